@@ -1,0 +1,49 @@
+"""What a scripted expert is: a controller that reads the simulator's ground truth."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+TRANSLATION_NOISE = np.array([1.0, 1.0, 1.0, 0.2, 0.2, 0.5, 0.0])
+"""Relative noise of a 7-dim OSC_POSE action: full in translation, little in rotation, none on the gripper."""
+
+
+class Expert(ABC):
+    """Solves one episode; built by `DemoSimulator.make_expert` after the reset.
+
+    An expert looks at the current state every time (a closed loop), so that it recovers from the noise that
+    `experts/episode.py` adds to its actions.
+    """
+
+    @abstractmethod
+    def act(self) -> np.ndarray:
+        """The clean action (D,) for the current state, within [-1, 1]; called exactly once a control step."""
+
+    def noise_scale(self) -> np.ndarray:
+        """Relative noise (D,) for the step whose action was just given; zeros while precision matters.
+
+        Base: `TRANSLATION_NOISE` while `noisy`, else zeros.
+        """
+        return TRANSLATION_NOISE if self.noisy else np.zeros_like(TRANSLATION_NOISE)
+
+    @property
+    @abstractmethod
+    def noisy(self) -> bool:
+        """True while approaching and descending; False from the moment the gripper closes."""
+
+
+def move_towards(target: np.ndarray, position: np.ndarray, gripper: float, gain: float = 10.0) -> np.ndarray:
+    """A 7-dim OSC_POSE delta action that moves the gripper to `target` without turning it.
+
+    Args:
+        target: (3,) metres, world frame.
+        position: (3,) current gripper position, metres.
+        gripper: -1 opens, +1 closes.
+        gain: Action units a metre (a full unit is 5 cm with robosuite's default OSC_POSE).
+    """
+    action = np.zeros(7, dtype=np.float32)
+    action[:3] = np.clip(gain * (target - position), -1.0, 1.0)
+    action[6] = gripper
+    return action
