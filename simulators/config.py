@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from simulators.errors import SimulatorError
@@ -20,7 +20,7 @@ class SimulatorConfig:
 
     Args:
         name: `robosuite`, `libero`, `robocasa`, or an adapter of your own as `package.module:Class`.
-        tasks: Task names; `["all"]` takes every task of the suite (resolved by the worker in `check`).
+        tasks: Task names; `["all"]` stands for every task of the suite until `check` has named them.
         cameras: Camera names, in the order of the data.
         image_size: Height and width of a picture in pixels.
         suite: Suite of tasks; the simulator's default if empty.
@@ -73,10 +73,11 @@ class SimulatorConfig:
         """Episodes spread evenly over the tasks, one of each task after the other.
 
         The k-th episode of every task has seed `first_seed + k` and, where there are recorded initial states, starts
-        from number `(first_seed + k) % num_init_states`; so adding a task leaves the episodes of the others as they are.
+        from number `(first_seed + k) % num_init_states`; so more tasks leave those of the others as they are.
         """
         if num_episodes < 1:
             raise SimulatorError(f"the number of episodes is {num_episodes}; it must be at least 1.")
+        assert self.tasks != ["all"], "check() names the tasks"
         specs = []
         for index in range(num_episodes):
             seed = first_seed + index // len(self.tasks)
@@ -84,15 +85,19 @@ class SimulatorConfig:
             specs.append(EpisodeSpec(self.suite, self.tasks[index % len(self.tasks)], seed, init_state))
         return specs
 
-    def check(self) -> None:
+    def check(self) -> SimulatorConfig:
         """Start one worker and ask it whether it could run every task; takes as long as importing the simulator.
+
+        Returns:
+            This config, with `["all"]` replaced by the names of the tasks.
 
         Raises:
             SimulatorError: Not installed, unknown task or camera, no OpenGL, or no such interpreter.
         """
         from simulators.worker_process import check_simulator  # here: worker_process imports this module
 
-        check_simulator(self)
+        available = check_simulator(self)
+        return replace(self, tasks=available) if self.tasks == ["all"] else self
 
     @property
     def interpreter(self) -> str:

@@ -103,7 +103,7 @@ class DemoEpisode:
 
 
 class Simulator(Protocol):
-    """One adapter. A worker process owns one instance, built as `Adapter(config)`, and asks it for one episode at a time.
+    """One adapter. A worker process owns one instance, `Adapter(config)`, and asks it for one episode at a time.
 
     Simulator packages are imported inside methods only. `__init__` is cheap; `reset` builds (or reuses) the environment
     of `spec.task`. The same spec gives the same initial state whatever ran before in this worker.
@@ -117,11 +117,13 @@ class Simulator(Protocol):
     def __init__(self, config: SimulatorConfig) -> None: ...
 
     @classmethod
-    def check(cls, config: SimulatorConfig) -> None:
-        """Raise `SimulatorError` if this cannot run; called in a worker process at set-up.
+    def check(cls, config: SimulatorConfig) -> list[str]:
+        """Return every task of `config.suite`; called in a worker process at set-up, builds no environment.
 
-        Not installed (say the extra), unknown suite, task or camera (list what there is). Fast: no environment is built
-        where a list will do. That OpenGL works has been checked before this is called.
+        The caller compares `config.tasks` with the answer. That OpenGL works has been checked before.
+
+        Raises:
+            SimulatorError: Simulator not installed (say what to install), unknown suite (list them), bad `options`.
         """
 
     def reset(self, spec: EpisodeSpec, render: bool = True) -> Observation:
