@@ -1,0 +1,83 @@
+"""What a dataset yields and what a training step receives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Window:
+    """One training sample: a demo seen from one start step.
+
+    Attributes:
+        frames: (V, T, 3, H, W) uint8; empty with shape (0,) if frames were not read.
+        actions: (A, D) float32, normalised.
+        action_is_pad: (A,) bool, True past the end of the demo.
+        frame_is_pad: (T,) bool, True past the end of the demo (the last frame is held).
+        instruction: What the robot was told to do.
+        index: Position of this window in its dataset.
+    """
+
+    frames: Tensor
+    actions: Tensor
+    action_is_pad: Tensor
+    frame_is_pad: Tensor
+    instruction: str
+    index: int
+
+
+@dataclass
+class Batch:
+    """Several windows.
+
+    Attributes:
+        frames: (B, V, T, 3, H, W), uint8 as collated, float in [-1, 1] once
+            ``DemoDataModule.on_after_batch_transfer`` has run; (B, 0) if frames were not read.
+        actions: (B, A, D) float32, normalised.
+        action_is_pad: (B, A) bool.
+        frame_is_pad: (B, T) bool.
+        instructions: B sentences.
+        windows: (B,) int64, position of each window in its dataset; the key of feature caches.
+    """
+
+    frames: Tensor
+    actions: Tensor
+    action_is_pad: Tensor
+    frame_is_pad: Tensor
+    instructions: list[str]
+    windows: Tensor
+
+    def __len__(self) -> int:
+        return self.actions.shape[0]
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether frames were read (they are not when training from a feature cache)."""
+        return self.frames.numel() > 0
+
+    def pin_memory(self) -> Batch:
+        """Copy every tensor to page-locked memory; the DataLoader calls this."""
+        return Batch(
+            self.frames.pin_memory(),
+            self.actions.pin_memory(),
+            self.action_is_pad.pin_memory(),
+            self.frame_is_pad.pin_memory(),
+            self.instructions,
+            self.windows.pin_memory(),
+        )
+
+    @staticmethod
+    def collate(windows: Sequence[Window]) -> Batch:
+        """Stack windows along a new first axis."""
+        return Batch(
+            frames=torch.stack([w.frames for w in windows]),
+            actions=torch.stack([w.actions for w in windows]),
+            action_is_pad=torch.stack([w.action_is_pad for w in windows]),
+            frame_is_pad=torch.stack([w.frame_is_pad for w in windows]),
+            instructions=[w.instruction for w in windows],
+            windows=torch.tensor([w.index for w in windows], dtype=torch.int64),
+        )

@@ -1,0 +1,120 @@
+"""The one object through which training and rollout see images and actions alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from datamodules.errors import DatasetError
+from datamodules.statistics import ActionStatistics
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What turns camera images and raw actions into network values and back; travels in every checkpoint.
+
+    Attributes:
+        cameras: V camera names, the lead camera first.
+        image_size: S, height and width of every frame in pixels.
+        num_frames: T frames a camera, the first being the current one.
+        frame_stride: Steps between two frames.
+        action_horizon: A actions a window.
+        action_dims: Which D dimensions of the recorded action are used.
+        statistics: Ranges of these D dimensions.
+    """
+
+    cameras: tuple[str, ...]
+    image_size: int
+    num_frames: int
+    frame_stride: int
+    action_horizon: int
+    action_dims: tuple[int, ...]
+    statistics: ActionStatistics
+
+    @property
+    def num_views(self) -> int:
+        """V, the number of cameras."""
+        return len(self.cameras)
+
+    @property
+    def action_dim(self) -> int:
+        """D, the number of predicted action dimensions."""
+        return len(self.action_dims)
+
+    def stack(self, images: Mapping[str, npt.NDArray[np.uint8]]) -> Tensor:
+        """Gather the cameras in their order and bring them to the network's size.
+
+        Args:
+            images: Camera name to upright uint8 (..., H, W, 3); cameras that are not used are ignored.
+
+        Returns:
+            uint8 (V, ..., 3, S, S).
+
+        Raises:
+            DatasetError: A camera is missing, or an image is not square uint8 RGB.
+        """
+        if missing := [name for name in self.cameras if name not in images]:
+            raise DatasetError(
+                f"no image of camera {missing}; there are images of {sorted(images)}. "
+                f"Render the cameras {list(self.cameras)} that the policy was trained with."
+            )
+        return torch.stack([self._resized(name, images[name]) for name in self.cameras])
+
+    def to_float(self, frames: Tensor) -> Tensor:
+        """Bytes 0..255 to float32 in [-1, 1]; the only place that sets the range."""
+        return frames.float() / 127.5 - 1
+
+    def to_uint8(self, frames: Tensor) -> Tensor:
+        """Floats in [-1, 1] (clipped) to bytes 0..255."""
+        return ((frames.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    def normalize_actions(self, actions: Tensor) -> Tensor:
+        """Raw actions (..., D) to the network's range."""
+        return self.statistics.normalize(actions)
+
+    def denormalize_actions(self, actions: Tensor) -> Tensor:
+        """The network's actions (..., D) to raw ones."""
+        return self.statistics.denormalize(actions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and checkpoints."""
+        return asdict(self) | {
+            "cameras": list(self.cameras),
+            "action_dims": list(self.action_dims),
+            "statistics": self.statistics.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Rebuild what ``to_dict`` returned."""
+        return cls(
+            **{
+                **values,
+                "cameras": tuple(values["cameras"]),
+                "action_dims": tuple(values["action_dims"]),
+                "statistics": ActionStatistics.from_dict(values["statistics"]),
+            }
+        )
+
+    def _resized(self, camera: str, images: npt.NDArray[np.uint8]) -> Tensor:
+        height, width, channels = images.shape[-3:]
+        if images.dtype != np.uint8 or channels != 3 or height != width:
+            raise DatasetError(
+                f"camera {camera}: images are {images.dtype} of {height}x{width}x{channels}; "
+                "they must be square uint8 RGB, so render or convert them so."
+            )
+        frames = torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, -3)
+        if height == self.image_size:
+            return frames
+        flat = frames.reshape(-1, channels, height, width).float()
+        # antialias: without it a 256 px frame shrunk to 64 keeps one pixel in sixteen
+        small = functional.interpolate(flat, size=(self.image_size,) * 2, mode="bilinear", antialias=True)
+        small = small.round().clamp(0, 255).to(torch.uint8)
+        return small.reshape(*frames.shape[:-3], channels, self.image_size, self.image_size)
