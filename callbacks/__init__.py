@@ -1,1 +1,15 @@
-"""callbacks."""
+"""What some runs need: handoff, rollouts, videos, caches, averaging."""
+
+from callbacks.feature_cache import FeatureCache
+from callbacks.handoff import CheckpointHandoff
+from callbacks.predicted_videos import PredictedVideos
+from callbacks.rollout import SimulationRollout
+from callbacks.weight_averaging import TrainableWeightAveraging
+
+__all__ = [
+    "CheckpointHandoff",
+    "FeatureCache",
+    "PredictedVideos",
+    "SimulationRollout",
+    "TrainableWeightAveraging",
+]

@@ -1,0 +1,205 @@
+"""The border between the stages: a folder with the video U-Net, its statistics and a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from callbacks.weight_averaging import TrainableWeightAveraging
+from lightning_modules import ActionStage, Stage, VideoStage, differing_keys
+from networks import NetworkError, VideoModel
+
+MANIFEST = "manifest.json"
+WEIGHTS = "video.safetensors"
+FORMAT = 1
+
+
+class CheckpointHandoff(Callback):
+    """Write the trained video network when stage 1 ends; load it, freeze it and guard it in stage 2.
+
+    The folder holds ``video.safetensors`` (U-Net and preconditioning statistics, averaged weights if the run averages)
+    and ``manifest.json``: SHA-256 of the weights, network config, cameras, frame counts, action statistics. Both are
+    written to a temporary folder that is renamed in one step, so a handoff is whole or not there.
+
+    In stage 2 the manifest is compared key by key with the action stage's own network and data before any weight is
+    loaded; a difference is an error that lists the keys. The loaded network gets no gradient, stays in eval mode and
+    its hash is checked again when the stage ends.
+
+    Args:
+        folder: The handoff folder, shared by both stages.
+        same_statistics: Also require equal action statistics. Set to false where stage 2 trains on other demos than
+            stage 1 (the paper's generalisation study: actions of 12 tasks, videos of 24).
+    """
+
+    def __init__(self, folder: str, same_statistics: bool = True) -> None:
+        self.folder = Path(folder)
+        self.same_statistics = same_statistics
+        self._written = False
+        self._sha256 = ""
+
+    # --- stage 2: load, freeze, guard ---------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load the handoff into an action stage that is about to be trained."""
+        if stage == "fit" and isinstance(pl_module, ActionStage):
+            datamodule = getattr(trainer, "datamodule", None)
+            if datamodule is not None and pl_module.preprocessing is None:
+                pl_module.attach(datamodule.preprocessing)
+            self.load_into(pl_module)
+
+    def load_into(self, stage: ActionStage) -> None:
+        """Check the manifest against a stage, load the weights and freeze them.
+
+        Raises:
+            NetworkError: Nothing to load, damaged weights, or a handoff of another network or other data.
+        """
+        manifest = read_manifest(self.folder)
+        wanted = describe(stage)
+        if not self.same_statistics:
+            for document in (manifest, wanted):
+                document["data"] = {k: v for k, v in document["data"].items() if k != "statistics"}
+        wrong = differing_keys(
+            {key: manifest[key] for key in ("network", "data")}, {key: wanted[key] for key in ("network", "data")}
+        )
+        if wrong:
+            raise NetworkError(
+                f"{self.folder / MANIFEST}: the handoff does not fit this action stage: "
+                + "; ".join(wrong)
+                + ". Train the video stage with these settings (make train-video) or change the action stage's."
+            )
+        weights = self.folder / WEIGHTS
+        if not weights.exists() or file_sha256(weights) != manifest["sha256"]:
+            raise NetworkError(
+                f"{weights}: the weights are missing or damaged (SHA-256 differs from {MANIFEST}). "
+                "Delete the folder and run the video stage again; it goes on from its last checkpoint."
+            )
+        load_handoff_state(stage.video, load_file(weights))
+        stage.video.freeze()
+        self._sha256 = state_sha256(handoff_state(stage.video))
+
+    # --- stage 1: write -----------------------------------------------------------------------------------------
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the handoff of a finished video stage; prove that stage 2 left the video network alone."""
+        if isinstance(pl_module, VideoStage):
+            self._write(trainer, pl_module)
+        elif self._sha256 and state_sha256(handoff_state(pl_module.video)) != self._sha256:
+            raise RuntimeError("the frozen video network changed during the action stage")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hand over where no step was left to train: ``max_steps: 0``, or killed between last step and handoff."""
+        if isinstance(pl_module, VideoStage) and not self._written:
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, stage: VideoStage) -> None:
+        averaging = [callback for callback in trainer.callbacks if isinstance(callback, TrainableWeightAveraging)]
+        with averaging[0].averaged(stage) if averaging else nullcontext():
+            state = trainer.strategy.lightning_module_state_dict()  # gathers the shards under FSDP
+            if trainer.is_global_zero:
+                names = handoff_state(stage.video)
+                prefixed = {name: state[f"video.{name}"] for name in names}
+                write_handoff(self.folder, prefixed, describe(stage) | {"global_step": trainer.global_step})
+        trainer.strategy.barrier("handoff")
+        self._written = True
+
+
+# --- the folder -------------------------------------------------------------------------------------------------
+
+
+def describe(stage: Stage) -> dict[str, Any]:
+    """What has to agree between the two stages, as a JSON-able document."""
+    data = json.loads(json.dumps(stage.data.to_dict()))
+    keys = ("cameras", "image_size", "num_frames", "frame_stride", "statistics")
+    return {
+        "network": json.loads(json.dumps(stage.video.config)),
+        "data": {key: data[key] for key in keys},
+    }
+
+
+def write_handoff(folder: Path, state: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Write weights and manifest, replacing an older handoff in one step.
+
+    Args:
+        folder: Where the handoff will stand.
+        state: Tensors by name inside the video model.
+        description: `describe` of the stage, plus whatever else is worth recording.
+    """
+    temporary = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary / WEIGHTS)
+    manifest = {
+        "format": FORMAT,
+        "sha256": file_sha256(temporary / WEIGHTS),
+        "num_tensors": len(state),
+        "torch": torch.__version__,
+        **description,
+    }
+    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a handoff's manifest.
+
+    Raises:
+        NetworkError: There is none, or it was written by another version of the format.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise NetworkError(f"{path}: no handoff here. Train the video stage first: `make train-video`.")
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    if manifest.get("format") != FORMAT:
+        raise NetworkError(
+            f"{path}: format {manifest.get('format')!r}; this version reads {FORMAT}. Train stage 1 again."
+        )
+    return manifest
+
+
+def handoff_state(video: VideoModel) -> dict[str, Tensor]:
+    """What stage 1 learned or measured: U-Net and preconditioning, without the frozen autoencoder and text tower."""
+    state: dict[str, Tensor] = video.state_dict()
+    return {name: value for name, value in state.items() if name.startswith(("unet.", "preconditioning."))}
+
+
+def load_handoff_state(video: VideoModel, state: dict[str, Tensor]) -> None:
+    """Load a handoff's tensors; every one must be there and fit.
+
+    Raises:
+        NetworkError: Names or shapes differ; the message lists them.
+    """
+    own = handoff_state(video)
+    wrong = differing_keys(
+        {name: list(value.shape) for name, value in state.items()},
+        {name: list(value.shape) for name, value in own.items()},
+    )
+    if wrong:
+        raise NetworkError(f"The handoff's tensors do not fit the video network: {'; '.join(wrong[:10])}.")
+    video.load_state_dict({**video.state_dict(), **state})
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def state_sha256(state: dict[str, Tensor]) -> str:
+    """Hex SHA-256 over names and bytes of tensors, wherever they live."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

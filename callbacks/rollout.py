@@ -1,0 +1,158 @@
+"""Success rates in a simulator, on every validation epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from callbacks.clips import log_clip, side_by_side, write_clip
+from lightning_modules import ActionStage, VideoPolicy
+from simulators import EpisodeResult, EpisodeSpec, RolloutEngine, SimulatorConfig, summarize
+
+
+class SimulationRollout(Callback):
+    """Roll the policy out with the weights of the moment and log how often it succeeds.
+
+    Runs on validation epochs of the action stage (not in the sanity check), and in ``lightning validate`` and ``test``.
+    Logs ``rollout/<task>/success_rate``, ``rollout/success_rate`` (mean over tasks; monitor this), the bounds of its
+    Wilson 95 % interval, ``rollout/episode_length``, ``rollout/seconds_per_replan`` and ``rollout/errors``. Under DDP
+    the ranks share the episodes. Recorded episodes become videos with executed above predicted frames, as files and in
+    TensorBoard.
+
+    Args:
+        simulator: Simulator, tasks and cameras.
+        num_episodes: Episodes in all, spread evenly over the tasks.
+        first_seed: Seed of the first episode; choose it so that no demo started from it.
+        execute_steps: Actions executed before the policy is asked again.
+        num_workers: Simulator processes a rank.
+        every_n_epochs: Roll out on every n-th validation epoch.
+        record_episodes: Episodes to film.
+        folder: Where results (JSON lines) and videos go; `rollouts` beside the logger's files if None.
+        timeout_s: A worker that says nothing for so long is restarted.
+    """
+
+    def __init__(
+        self,
+        simulator: SimulatorConfig,
+        num_episodes: int,
+        first_seed: int = 100_000,
+        execute_steps: int = 16,
+        num_workers: int = 1,
+        every_n_epochs: int = 1,
+        record_episodes: int = 2,
+        folder: str | None = None,
+        timeout_s: float = 300.0,
+    ) -> None:
+        self.simulator = simulator
+        self.num_episodes = num_episodes
+        self.first_seed = first_seed
+        self.execute_steps = execute_steps
+        self.num_workers = num_workers
+        self.every_n_epochs = every_n_epochs
+        self.record_episodes = record_episodes
+        self.folder = Path(folder) if folder is not None else None
+        self.timeout_s = timeout_s
+        self._engine: RolloutEngine | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find out now, not after hours of training, whether the simulator runs and shows what the policy needs."""
+        if not isinstance(pl_module, ActionStage):
+            raise MisconfigurationException(
+                f"SimulationRollout needs the action stage, not {type(pl_module).__name__}; "
+                "move it to stages.action.trainer.callbacks."
+            )
+        datamodule = getattr(trainer, "datamodule", None)
+        cameras = datamodule.preprocessing.cameras if datamodule is not None else pl_module.data.cameras
+        if missing := [camera for camera in cameras if camera not in self.simulator.cameras]:
+            raise MisconfigurationException(
+                f"SimulationRollout.simulator.cameras is {list(self.simulator.cameras)} but the policy was trained on "
+                f"{list(cameras)}; add {missing}."
+            )
+        if trainer.is_global_zero:
+            self.simulator.check()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Roll out and log; every rank logs the same numbers."""
+        if trainer.sanity_checking or trainer.current_epoch % self.every_n_epochs:
+            return
+        self._roll_out(trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Roll out as on validation."""
+        self._roll_out(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Stop the simulator processes."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _roll_out(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ActionStage)
+        episodes = self.simulator.episodes(self.num_episodes, self.first_seed)
+        share = episodes[trainer.global_rank :: trainer.world_size]
+        results = self._run(pl_module, share, show_progress=trainer.is_global_zero)
+        folder = self._folder(trainer)
+        for result in results:
+            self._save_recording(trainer, folder, result)
+        records = [result.to_dict() for result in results]
+        if trainer.world_size > 1:
+            shares: list[Any] = [None] * trainer.world_size
+            dist.all_gather_object(shares, records)
+            records = [record for part in shares for record in part]
+        everything = [EpisodeResult.from_dict(record) for record in records]
+        if trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / f"step_{trainer.global_step:07d}.jsonl").open("w") as stream:
+                stream.writelines(result.to_json() + "\n" for result in everything)
+        self._log(pl_module, everything)
+
+    def _run(self, stage: ActionStage, share: Sequence[EpisodeSpec], show_progress: bool) -> list[EpisodeResult]:
+        if self._engine is None:
+            self._engine = RolloutEngine(
+                self.simulator,
+                num_workers=self.num_workers,
+                execute_steps=self.execute_steps,
+                timeout_s=self.timeout_s,
+                record_episodes=self.record_episodes,
+                record_stride=stage.data.frame_stride,
+            )
+        return self._engine.run(VideoPolicy(stage), share, progress=show_progress)
+
+    def _log(self, pl_module: LightningModule, results: list[EpisodeResult]) -> None:
+        summary = summarize(results)
+        for row in summary.tasks:
+            pl_module.log(f"rollout/{row.task}/success_rate", row.success_rate, rank_zero_only=False)
+        errors = [result for result in results if result.success is None]
+        if errors:
+            rank_zero_warn(f"{len(errors)} of {len(results)} episodes ended in an error, the first: {errors[0].error}")
+        replans = sum(result.replans for result in results)
+        counted = [result for result in results if result.success is not None]
+        pl_module.log_dict(
+            {
+                "rollout/success_rate": summary.success_rate,
+                "rollout/success_rate_low": summary.interval[0],
+                "rollout/success_rate_high": summary.interval[1],
+                "rollout/episode_length": sum(r.steps for r in counted) / max(len(counted), 1),
+                "rollout/seconds_per_replan": sum(r.policy_s for r in results) / max(replans, 1),
+                "rollout/errors": float(len(errors)),
+            },
+        )
+        pl_module.log("success_rate", summary.success_rate, prog_bar=True, logger=False)
+
+    def _save_recording(self, trainer: Trainer, folder: Path, result: EpisodeResult) -> None:
+        if result.recording is None:
+            return
+        clip = side_by_side(result.recording)
+        name = f"{result.task}_seed{result.seed}"
+        write_clip(folder / f"step_{trainer.global_step:07d}_{name}.mp4", clip)
+        log_clip(trainer.loggers, f"rollout/{name}", clip, trainer.global_step)
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "rollouts"

@@ -1,0 +1,149 @@
+"""The trained policy as a rollout sees it: simulator observations in, raw action chunks out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules import Preprocessing
+from lightning_modules.action_stage import ActionStage
+from networks import Conditioning, NetworkError, build
+from simulators import PolicyReply, PolicyRequest
+
+
+class VideoPolicy:
+    """Answer batches of observations with action chunks, through the training's own preprocessing.
+
+    Args:
+        stage: An action stage whose data is attached; it is used as it stands, so a callback may judge the weights of
+            a running training.
+    """
+
+    def __init__(self, stage: ActionStage) -> None:
+        self.stage = stage
+
+    @torch.inference_mode()
+    def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+        """Sample one action chunk a request.
+
+        Noise is seeded by the request alone, so an answer does not depend on which other requests share the batch.
+
+        Args:
+            requests: Observations with a picture of every camera the policy was trained on.
+
+        Returns:
+            Actions in the demos' units (A, D), and where wanted predicted frames uint8 (V, T, H, W, 3).
+        """
+        was_training = self.stage.training
+        self.stage.eval()
+        try:
+            actions, latents = self._sample(requests)
+            predictions = self._predictions(requests, latents)
+        finally:
+            self.stage.train(was_training)
+        raw = self.stage.data.denormalize_actions(actions.float().clamp(-1.0, 1.0)).cpu().numpy()
+        return [
+            PolicyReply(actions=chunk.astype(np.float32), prediction=prediction)
+            for chunk, prediction in zip(raw, predictions, strict=True)
+        ]
+
+    def _conditioning(self, requests: Sequence[PolicyRequest]) -> Conditioning:
+        data = self.stage.data
+        pictures = torch.stack([data.stack(request.observation.images) for request in requests])
+        instructions = [request.observation.instruction for request in requests]
+        current = data.to_float(pictures.to(self.stage.device))
+        return self.stage.video.condition(current, instructions)
+
+    def _sample(self, requests: Sequence[PolicyRequest]) -> tuple[Tensor, Tensor | None]:
+        """Normalised actions (B, A, D) and, where they come for free, video latents (B, F, c, h, w)."""
+        stage = self.stage
+        seeds = [request.seed for request in requests]
+        conditioning = self._conditioning(requests)
+        if stage.noise_levels == "shared":
+            return stage.sample_jointly(conditioning, seeds)
+        actions = stage.sample_independently(conditioning, seeds)
+        if not any(request.want_prediction for request in requests):
+            return actions, None
+        video = stage.video
+        noise = stage.fixed_noise(len(requests))
+        return actions, video.predict_video(conditioning, stage.video_sampler, noise)
+
+    def _predictions(self, requests: Sequence[PolicyRequest], latents: Tensor | None) -> list[np.ndarray | None]:
+        wanted = [index for index, request in enumerate(requests) if request.want_prediction]
+        predictions: list[np.ndarray | None] = [None] * len(requests)
+        if latents is None or not wanted:
+            return predictions
+        frames = self.stage.data.to_uint8(self.stage.video.decode(latents[wanted]).float())
+        for index, clip in zip(wanted, frames.movedim(-3, -1).cpu().numpy(), strict=True):
+            predictions[index] = clip
+        return predictions
+
+
+def load_policy(checkpoint: str | Path, device: str | torch.device = "cpu") -> VideoPolicy:
+    """Build a policy from an action-stage checkpoint alone; no experiment file or handoff is needed.
+
+    Args:
+        checkpoint: A ``.ckpt`` written by an action stage.
+        device: Where the policy runs.
+
+    Raises:
+        NetworkError: The file is missing, is no action-stage checkpoint, holds code instead of plain data, or its
+            weights do not fit its own description.
+    """
+    document = load_checkpoint(checkpoint)
+    if "policy" not in document:
+        raise NetworkError(
+            f"{checkpoint}: no policy inside; it has {sorted(document)}. Give a checkpoint of the action stage, "
+            "for instance runs/lift/action/checkpoints/last.ckpt."
+        )
+    stage = build_stage(document["policy"], Preprocessing.from_dict(document["preprocessing"]))
+    missing, unexpected = stage.load_state_dict(document["state_dict"], strict=False)
+    if missing or unexpected:
+        raise NetworkError(f"{checkpoint}: weights do not fit: missing {missing[:5]}, unexpected {unexpected[:5]}.")
+    return VideoPolicy(stage.to(device).eval())
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint as plain data; nothing in it is executed.
+
+    Raises:
+        NetworkError: The file is missing, truncated, or holds objects other than tensors and plain data.
+    """
+    if not Path(path).is_file():
+        raise NetworkError(f"{path}: no such checkpoint. Train first (make train-action) or correct the path.")
+    try:
+        document: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise NetworkError(
+            f"{path}: not a checkpoint of plain tensors ({type(error).__name__}); it is damaged or holds pickled code, "
+            "which is never run. Use a checkpoint written by this framework."
+        ) from error
+    return document
+
+
+def build_stage(config: dict[str, Any], preprocessing: Preprocessing) -> ActionStage:
+    """An action stage with fresh weights from its description.
+
+    Args:
+        config: `ActionStage.policy_config` of the stage to rebuild.
+        preprocessing: Data the stage was trained on.
+    """
+    adapter, action_unet = build(config["adapter"]), build(config["action_unet"])
+    stage = ActionStage(
+        video=build(config["video"]),
+        adapter=lambda *_: adapter,
+        action_unet=lambda *_: action_unet,
+        taps=config["taps"],
+        noise_levels=config["noise_levels"],
+        video_sigma=config["video_sigma"],
+        standardize_features=config["standardize_features"],
+        sampler=build(config["sampler"]),
+        video_sampler=build(config["video_sampler"]),
+    )
+    stage.attach(preprocessing)
+    return stage

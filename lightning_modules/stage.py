@@ -1,0 +1,125 @@
+"""What both stages are: a LightningModule around one video model, told about the data when it is set up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from datamodules import Batch, DatasetError, Preprocessing
+from lightning_modules.differences import differing_keys
+from networks import Conditioning, VideoModel
+
+
+def adam_1e5(params: Any) -> torch.optim.Optimizer:  # noqa: ANN401 - an optimizer's params are an iterable of many kinds
+    """Adam with the paper's constant learning rate."""
+    return torch.optim.Adam(params, lr=1e-5)
+
+
+class Stage(LightningModule):
+    """Base of `VideoStage` and `ActionStage`.
+
+    Args:
+        video: Video model: U-Net, autoencoder, text tower and preconditioning.
+        optimizer: Called with the parameter groups of this stage.
+        lr_scheduler: Called with the optimizer; stepped after every optimizer step. None keeps the rate constant.
+
+    Attributes:
+        preprocessing: Camera layout, window and action statistics; taken from the datamodule at set-up and from the
+            checkpoint on load, so that a checkpoint is all that a rollout needs.
+    """
+
+    def __init__(
+        self, video: VideoModel, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None
+    ) -> None:
+        super().__init__()
+        self.video = video
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.preprocessing: Preprocessing | None = None
+
+    # --- the data this stage was made for -----------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Take over the datamodule's preprocessing before a checkpoint is restored or a strategy wraps the model."""
+        if self.preprocessing is None:
+            datamodule = getattr(self.trainer, "datamodule", None)
+            if datamodule is None:
+                raise DatasetError(
+                    f"{type(self).__name__} has no data: pass one of the datamodules "
+                    "(RobosuiteDataModule, RoboCasaDataModule, LiberoDataModule) to fit, validate or test."
+                )
+            self.attach(datamodule.preprocessing)
+
+    def attach(self, preprocessing: Preprocessing) -> None:
+        """Check that the video model films what the data shows, and remember the data's preprocessing.
+
+        Raises:
+            DatasetError: The number of cameras or frames differs; the message lists the keys.
+        """
+        wrong = differing_keys(
+            {"num_views": self.video.num_views, "num_frames": self.video.num_frames},
+            {"num_views": preprocessing.num_views, "num_frames": preprocessing.num_frames},
+        )
+        if wrong:
+            raise DatasetError(
+                f"model.init_args.video does not fit the data (cameras {list(preprocessing.cameras)}): "
+                + "; ".join(wrong)
+                + ". Set both from the same place in the experiment file."
+            )
+        self.preprocessing = preprocessing
+
+    @property
+    def data(self) -> Preprocessing:
+        """The preprocessing; only valid once attached."""
+        assert self.preprocessing is not None, "configure_model or attach comes first"
+        return self.preprocessing
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store plain, unpickled descriptions, so that the file loads with ``weights_only=True``."""
+        checkpoint["preprocessing"] = self.data.to_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on training on data that the checkpoint was not made for."""
+        wrong = differing_keys(self.data.to_dict(), checkpoint["preprocessing"])
+        if wrong:
+            raise DatasetError(
+                "The checkpoint was trained on other data than this run reads: "
+                + "; ".join(wrong)
+                + ". Use the data settings of the checkpoint or start a new run directory."
+            )
+
+    # --- one batch ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def conditioning(self, batch: Batch) -> Conditioning:
+        """Condition latents and text tokens of a batch, from each camera's current frame and the instruction."""
+        result: Conditioning = self.video.condition(batch.frames[:, :, 0], batch.instructions)
+        return result
+
+    # --- optimizers ---------------------------------------------------------------------------------------------
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups with ``params`` and ``lr_scale``, the factor on the optimizer's own learning rate."""
+        raise AssertionError("each stage names what it trains")
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union is private
+        """Give the optimizer what this stage trains, and nothing else."""
+        groups = self.parameter_groups()
+        optimizer = self.optimizer([{"params": group["params"]} for group in groups])
+        for group, wanted in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] *= wanted["lr_scale"]
+        if self.lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def log_batch(self, values: Mapping[str, Tensor], batch: Batch, *, train: bool = False) -> None:
+        """Log means over a batch; validation values are averaged over the ranks."""
+        self.log_dict(dict(values), batch_size=len(batch), prog_bar=train, sync_dist=not train)
