@@ -1,0 +1,51 @@
+"""Noise levels for training, and noise that is the same on every device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from networks.errors import NetworkError
+
+
+class LogNormalNoise:
+    """Noise levels of training: ln(sigma) ~ N(mean, std²).
+
+    Args:
+        mean: Mean of ln(sigma).
+        std: Standard deviation of ln(sigma).
+    """
+
+    def __init__(self, mean: float = 1.0, std: float = 1.6) -> None:
+        if std < 0:
+            raise NetworkError(f"noise levels: std is {std}; it must be 0 or more.")
+        self.mean = mean
+        self.std = std
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {"mean": self.mean, "std": self.std}
+
+    def sample(
+        self, n: int, generator: torch.Generator | None = None, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Draw one level a sample, (n,); a generator's draws do not depend on where they are needed."""
+        source = generator.device if generator is not None else device
+        draws = torch.randn(n, generator=generator, device=source)
+        return (self.mean + self.std * draws).exp().to(device or draws.device)
+
+
+def seeded_noise(shape: Sequence[int], seeds: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+    """Unit Gaussian noise (len(seeds), *shape), each sample from its own seed.
+
+    Drawn on the CPU, so that neither the device nor the other samples of the batch change the numbers.
+
+    Args:
+        shape: Shape of one sample.
+        seeds: One seed a sample.
+        device: Where the result is wanted.
+    """
+    draws = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(draws).to(device or "cpu")

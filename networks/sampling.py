@@ -1,0 +1,165 @@
+"""Samplers: diffusers' schedulers run on our noise levels, for any number of things denoised together."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from networks.errors import NetworkError
+
+Denoise = Callable[[tuple[Tensor, ...], Tensor], tuple[Tensor, ...]]
+"""(noisy tensors (B, ...), sigma (B,)) -> clean tensors of the same shapes."""
+
+SCHEDULERS = (  # those that take our noise levels and clean predictions, checked in tests/networks/test_sampling.py
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+)
+SCHEDULER_DEFAULTS = {  # latents are not bounded; every level is used once; the last step is a plain one
+    "clip_sample": False,
+    "thresholding": False,
+    "timestep_spacing": "leading",
+    "lower_order_final": True,
+}
+
+
+class Sampler:
+    """How samples are drawn: noise levels, guidance, and the scheduler that steps between the levels.
+
+    The levels follow Karras et al. 2022 (equation 5): evenly spaced in sigma^(1/rho), then 0.
+
+    Args:
+        num_steps: Noise levels above 0; with most schedulers the number of network passes.
+        sigma_max: First level.
+        sigma_min: Last level above 0.
+        rho: Larger puts more steps at low noise.
+        guidance: g of classifier-free guidance, unconditional + g (conditional - unconditional); 1 asks for no unconditional
+            pass.
+        scheduler: Name of a diffusers scheduler class.
+        scheduler_options: Further arguments of that class.
+
+    Raises:
+        NetworkError: A value out of range, or a scheduler or option that does not exist.
+    """
+
+    def __init__(
+        self,
+        num_steps: int = 30,
+        sigma_max: float = 700.0,
+        sigma_min: float = 0.002,
+        rho: float = 7.0,
+        guidance: float = 2.0,
+        scheduler: str = "EulerDiscreteScheduler",
+        scheduler_options: dict[str, Any] | None = None,
+    ) -> None:
+        if num_steps < 1 or not 0 < sigma_min <= sigma_max or rho <= 0:
+            raise NetworkError(
+                f"sampler: num_steps {num_steps}, sigma_min {sigma_min}, sigma_max {sigma_max}, rho {rho}; "
+                "needed are num_steps >= 1, 0 < sigma_min <= sigma_max and rho > 0."
+            )
+        self.num_steps = num_steps
+        self.sigma_max = sigma_max
+        self.sigma_min = sigma_min
+        self.rho = rho
+        self.guidance = guidance
+        self.scheduler = scheduler
+        self.scheduler_options = dict(scheduler_options or {})
+        self._new_scheduler()  # a wrong name or option fails here, not in the first rollout
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        names = ("num_steps", "sigma_max", "sigma_min", "rho", "guidance", "scheduler", "scheduler_options")
+        return {name: getattr(self, name) for name in names}
+
+    def sigmas(self) -> Tensor:
+        """Noise levels (num_steps + 1,), descending, 0 at the end."""
+        ramp = torch.linspace(0, 1, self.num_steps, dtype=torch.float64)
+        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return torch.cat([(high + ramp * (low - high)) ** self.rho, torch.zeros(1, dtype=torch.float64)]).float()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        denoise: Denoise,
+        start: tuple[Tensor, ...],
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        on_step: Callable[[int, tuple[Tensor, ...]], None] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Denoise from `sigma_max` to 0, all tensors at the same levels.
+
+        Args:
+            denoise: The denoiser, guidance included (see `guided`).
+            start: Noisy tensors at `sigma_max`, each (B, ...), as `Preconditioning.pure_noise` gives them.
+            generator: Source of the noise that stochastic schedulers add; a list has one a sample.
+            on_step: Called after each step with its index and the tensors so far.
+        """
+        schedulers = [self._new_scheduler() for _ in start]  # multistep schedulers remember what they stepped
+        first = schedulers[0]
+        scaled = first.init_noise_sigma == 1.0  # these schedulers work on x / sqrt(sigma² + 1)
+        takes_generator = "generator" in inspect.signature(first.step).parameters
+        options = {"generator": generator} if takes_generator else {}
+        x = tuple(t / (_level(first, first.timesteps[0]) ** 2 + 1) ** 0.5 if scaled else t for t in start)
+        for step, timestep in enumerate(first.timesteps):
+            sigma = _level(first, timestep)
+            noisy = tuple(t * (sigma**2 + 1) ** 0.5 for t in x) if scaled else x
+            clean = denoise(noisy, torch.full((len(x[0]),), sigma, device=x[0].device, dtype=x[0].dtype))
+            for scheduler, tensor in zip(schedulers, x, strict=True):
+                scheduler.scale_model_input(tensor, timestep)  # sets its step index; the denoiser scales by itself
+            steps = zip(schedulers, clean, x, strict=True)
+            x = tuple(s.step(c.to(t.dtype), timestep, t, **options).prev_sample for s, c, t in steps)
+            if on_step is not None:
+                on_step(step, x)
+        return x
+
+    def _new_scheduler(self) -> Any:  # noqa: ANN401 - diffusers is untyped
+        """A scheduler that predicts clean data and steps over `sigmas()`.
+
+        Its training schedule is set to have exactly our levels, so that every class understands them.
+        """
+        if self.scheduler not in SCHEDULERS:
+            raise NetworkError(f"sampler: no scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}.")
+        cls = getattr(diffusers, self.scheduler)
+        sigmas = self.sigmas()
+        ours = {"num_train_timesteps": self.num_steps, "trained_betas": _betas(sigmas), "prediction_type": "sample"}
+        known = set(inspect.signature(cls.__init__).parameters) - {"self", *ours}
+        if unknown := sorted(set(self.scheduler_options) - known):
+            raise NetworkError(
+                f"sampler: {self.scheduler} has no option {unknown} for scheduler_options; it has {sorted(known)}."
+            )
+        defaults = {name: value for name, value in SCHEDULER_DEFAULTS.items() if name in known}
+        scheduler = cls(**ours, **defaults | self.scheduler_options)
+        scheduler.set_timesteps(self.num_steps)
+        if hasattr(scheduler, "sigmas") and scheduler.sigmas.shape == sigmas.shape:
+            scheduler.sigmas = sigmas  # undo float32 rounding of the way over betas
+            scheduler.timesteps = torch.arange(self.num_steps - 1, -1, -1).to(scheduler.timesteps.dtype)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)
+        return scheduler
+
+
+def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance (Ho and Salimans 2022) on clean predictions."""
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def _betas(sigmas: Tensor) -> list[float]:
+    """Variances of the diffusion steps at whose ends the levels are sigmas (descending, 0 last)."""
+    alphas_cumprod = 1 / (1 + sigmas.double().flip(0).square())  # of levels 0, sigma_min, ..., sigma_max
+    betas: list[float] = (1 - alphas_cumprod[1:] / alphas_cumprod[:-1]).tolist()
+    return betas
+
+
+def _level(scheduler: Any, timestep: Tensor) -> float:  # noqa: ANN401 - diffusers is untyped
+    """Noise level that the scheduler believes its sample has now."""
+    if hasattr(scheduler, "sigmas"):
+        return float(scheduler.sigmas[scheduler.step_index or 0])
+    alpha = scheduler.alphas_cumprod[int(timestep)]
+    return float(((1 - alpha) / alpha) ** 0.5)

@@ -1,0 +1,276 @@
+"""The video generator: autoencoder, text tower, conditioning, denoiser. Stage 1 trains it, stage 2 freezes it."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from networks.autoencoders import Autoencoder
+from networks.component_config import component_config
+from networks.conditioning import Conditioning
+from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise
+from networks.errors import NetworkError
+from networks.noise import seeded_noise
+from networks.sampling import Sampler, guided
+from networks.text import TextEncoder
+from networks.video_unet import VideoUNet
+
+
+class VideoModel(nn.Module):
+    """Films the task from the first observation and the instruction.
+
+    A sample is F = 1 + V * T video rows: the first frame of the first camera once more, then the T frames of each of the V
+    cameras. Every row is conditioned on its own camera's current frame. Only the U-Net is trained.
+
+    Args:
+        unet: Denoising network; reads noisy and condition latents on channels.
+        autoencoder: Between images and latents; frozen.
+        text_encoder: Embeds instructions; frozen.
+        num_views: Cameras V.
+        num_frames: Frames T of each camera, the current one included.
+        preconditioning: Scalings around the network; None is the published EDM.
+        fps_id: First id of Stable Video Diffusion: its frame rate less one.
+        motion_bucket: Second id: the amount of motion.
+        condition_noise: Standard deviation of the Gaussian noise on conditioning images, and the third id.
+
+    Raises:
+        NetworkError: The parts do not fit one another.
+    """
+
+    def __init__(
+        self,
+        unet: VideoUNet,
+        autoencoder: Autoencoder,
+        text_encoder: TextEncoder,
+        num_views: int,
+        num_frames: int,
+        preconditioning: Preconditioning | None = None,
+        fps_id: int = 6,
+        motion_bucket: int = 100,
+        condition_noise: float = 0.02,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
+        self.text_encoder = text_encoder.requires_grad_(False).eval()
+        self.preconditioning = preconditioning or EDMPreconditioning()
+        self.num_views = num_views
+        self.num_frames = num_frames
+        self.fps_id = fps_id
+        self.motion_bucket = motion_bucket
+        self.condition_noise = condition_noise
+        self.is_frozen = False
+        self._require_fit()
+
+    @property
+    def num_rows(self) -> int:
+        """F, the video rows of one sample."""
+        return 1 + self.num_views * self.num_frames
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments, parts as `component_config`: enough to build the model again."""
+        parts = ("unet", "autoencoder", "text_encoder", "preconditioning")
+        values = ("num_views", "num_frames", "fps_id", "motion_bucket", "condition_noise")
+        described = {name: component_config(getattr(self, name)) for name in parts}
+        return described | {name: getattr(self, name) for name in values}
+
+    def latent_shape(self, image_size: int | tuple[int, int]) -> tuple[int, int, int, int]:
+        """Shape (F, c, h, w) of one sample's latents, for drawing noise.
+
+        Args:
+            image_size: Height and width of the images.
+        """
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        return (self.num_rows, self.autoencoder.latent_channels, *self.autoencoder.latent_size(height, width))
+
+    def rows(self, frames: Tensor) -> Tensor:
+        """Video rows (B, F, ...) of the frames of all cameras (B, V, T, ...)."""
+        return torch.cat([frames[:, 0, :1], frames.flatten(1, 2)], dim=1)
+
+    def views(self, rows: Tensor) -> Tensor:
+        """Frames (B, V, T, ...) in video rows (B, F, ...); row 0 is left out."""
+        return rows[:, 1:].unflatten(1, (self.num_views, self.num_frames))
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor, sample: bool = True) -> Tensor:
+        """Latents (B, F, c, h, w) of frames (B, V, T, 3, H, W) in [-1, 1].
+
+        Args:
+            frames: Frames of all cameras.
+            sample: Draw from the autoencoder's posterior (training targets) rather than take its mode.
+        """
+        self._require_layout("frames", frames, (self.num_views, self.num_frames))
+        return self.autoencoder.encode(self.rows(frames).flatten(0, 1), sample).unflatten(0, (len(frames), -1))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Frames (B, V, T, 3, H, W), not clipped, of latents (B, F, c, h, w)."""
+        images = self.autoencoder.decode(latents.flatten(0, 1), num_frames=self.num_rows)
+        return self.views(images.unflatten(0, (len(latents), -1)))
+
+    @torch.no_grad()
+    def condition(
+        self,
+        current: Tensor,
+        instructions: Sequence[str],
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Conditioning:
+        """Conditions from the current observation and the instruction.
+
+        Args:
+            current: Current frame of each camera (B, V, 3, H, W) in [-1, 1].
+            instructions: One a sample.
+            generator: Source of the noise on the conditioning images.
+            seeds: One a sample, instead of a generator: the noise then does not depend on the rest of the batch.
+        """
+        self._require_layout("current frames", current, (self.num_views,))
+        images = torch.cat([current[:, :1], current], dim=1)  # row 0 has a noise draw of its own
+        if self.condition_noise:
+            images = images + self.condition_noise * _noise_like(images, generator, seeds)
+        return self.condition_from_images(images, instructions)
+
+    @torch.no_grad()
+    def condition_from_images(self, images: Tensor, instructions: Sequence[str]) -> Conditioning:
+        """Conditions from images (B, 1 + V, 3, H, W) that already carry their noise: row 0's, then each camera's."""
+        latents = self.autoencoder.encode_condition(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        sources = [0] + [1 + view for view in range(self.num_views) for _ in range(self.num_frames)]
+        latents = latents[:, sources]
+        context = self.text_encoder(instructions)[:, None, None].expand(-1, self.num_rows, -1, -1)
+        return Conditioning(latents, context, latents)
+
+    def denoise(self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        """Clean latents (B, F, c, h, w) of noisy ones at levels sigma (B,)."""
+        return self.denoise_with_features(noisy, sigma, conditioning, ())[0]
+
+    def denoise_with_features(
+        self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, taps: Sequence[int]
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """As `denoise`, with what `features` returns from the same pass."""
+        output = self.unet(*self._unet_input(noisy, sigma, conditioning), taps=taps)
+        clean = self.preconditioning.denoised(output.sample, noisy, sigma, conditioning.anchor)
+        return clean, self._by_view(output.taps), output.emb
+
+    def features(
+        self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, taps: Sequence[int]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Features of the frames at some taps; the pass stops after the last of them.
+
+        Returns:
+            One (B, V, T, C, h, w) a tap, fine to coarse (later taps first, row 0 left out), and the embedding of the noise
+            level (B, E).
+        """
+        found, emb = self.unet.features(*self._unet_input(noisy, sigma, conditioning), taps=taps)
+        return self._by_view(found), emb
+
+    def imagine_features(
+        self, conditioning: Conditioning, sigma: float | Tensor, noise: Tensor, taps: Sequence[int]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Features of a first look at pure noise: no future frame is needed, so training and rollout do the same.
+
+        Args:
+            conditioning: Conditions of B samples.
+            sigma: Noise level of the video, one for all or (B,).
+            noise: Unit noise (B, F, c, h, w), or (F, c, h, w) for all samples.
+            taps: As in `features`.
+        """
+        noise = noise.expand_as(conditioning.latents)
+        levels = torch.as_tensor(sigma, dtype=torch.float32, device=noise.device).expand(len(noise))
+        noisy = self.preconditioning.pure_noise(noise, levels, conditioning.anchor)
+        return self.features(noisy, levels, conditioning, taps)
+
+    @torch.no_grad()
+    def predict_video(
+        self,
+        conditioning: Conditioning,
+        sampler: Sampler,
+        noise: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Sample the latents (B, F, c, h, w) of the film.
+
+        Args:
+            conditioning: Conditions of B samples.
+            sampler: Noise levels, scheduler and guidance.
+            noise: Unit noise (B, F, c, h, w).
+            generator: For stochastic schedulers.
+        """
+        use_guidance = sampler.guidance != 1.0
+        both = conditioning.with_unconditional() if use_guidance else conditioning
+
+        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
+            if not use_guidance:
+                return (self.denoise(noisy[0], sigma, both),)
+            clean = self.denoise(noisy[0].repeat(2, 1, 1, 1, 1), sigma.repeat(2), both)
+            return (guided(*clean.chunk(2), sampler.guidance),)
+
+        start = self.preconditioning.pure_noise(noise, self._first_level(sampler, noise), conditioning.anchor)
+        return sampler.sample(denoise, (start,), generator)[0]
+
+    def freeze(self) -> Self:
+        """Stop training for good: no gradients, and evaluation mode even after `train()`."""
+        self.is_frozen = True
+        return self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of the U-Net; what is frozen stays in evaluation mode."""
+        super().train(mode and not self.is_frozen)
+        self.autoencoder.eval()
+        self.text_encoder.eval()
+        return self
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """What an optimizer should get: the U-Net's, none once frozen."""
+        return [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
+
+    def _unet_input(
+        self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        scaled = self.preconditioning.net_input(noisy, sigma, conditioning.anchor)
+        x = torch.cat([scaled, conditioning.latents.to(scaled.dtype)], dim=2)
+        ids = torch.tensor([self.fps_id, self.motion_bucket, self.condition_noise], device=x.device, dtype=x.dtype)
+        return x, c_noise(sigma), conditioning.context, ids.expand(len(x), -1)
+
+    def _by_view(self, taps: dict[int, Tensor]) -> list[Tensor]:
+        return [self.views(taps[position]) for position in sorted(taps, reverse=True)]
+
+    @staticmethod
+    def _first_level(sampler: Sampler, noise: Tensor) -> Tensor:
+        return torch.full((len(noise),), sampler.sigma_max, device=noise.device)
+
+    def _require_layout(self, what: str, images: Tensor, leading: tuple[int, ...]) -> None:
+        if images.shape[1 : 1 + len(leading)] != leading:
+            raise NetworkError(
+                f"video model: {what} are {tuple(images.shape)}, but it has {self.num_views} views of {self.num_frames} "
+                "frames; set num_views and num_frames to those of the data."
+            )
+
+    def _require_fit(self) -> None:
+        """Fail at set-up where a channel count or a size of two parts differs."""
+        latents, unet = self.autoencoder.latent_channels, self.unet.config
+        wanted = {
+            "in_channels": (2 * latents, "twice the autoencoder's latent channels, noisy and condition latents"),
+            "out_channels": (latents, "the autoencoder's latent channels"),
+            "cross_attention_dim": (self.text_encoder.embed_dim, "the text encoder's embed_dim"),
+        }
+        for name, (value, reason) in wanted.items():
+            if unet[name] != value:
+                raise NetworkError(f"video model: unet.{name} is {unet[name]} but must be {value}: {reason}.")
+        if self.num_views < 1 or self.num_frames < 1:
+            raise NetworkError(
+                f"video model: num_views {self.num_views}, num_frames {self.num_frames}; both must be at least 1."
+            )
+        if isinstance(self.preconditioning, ResidualPreconditioning) and not self.autoencoder.same_space:
+            raise NetworkError(
+                f"video model: ResidualPreconditioning needs an autoencoder whose condition latents lie in the space of "
+                f"its latents, which {type(self.autoencoder).__name__}'s do not; use EDMPreconditioning."
+            )
+
+
+def _noise_like(images: Tensor, generator: torch.Generator | None, seeds: Sequence[int] | None) -> Tensor:
+    if seeds is not None:
+        return seeded_noise(images.shape[1:], seeds, images.device).to(images.dtype)
+    device = generator.device if generator is not None else images.device
+    return torch.randn(images.shape, generator=generator, device=device, dtype=images.dtype).to(images.device)
