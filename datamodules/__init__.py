@@ -1,8 +1,24 @@
 """Robot demos in HDF5: readers, windows, statistics, and the batches that training receives."""
 
+from datamodules.augmentation import ColourJitter
 from datamodules.batch import Batch, Window
+from datamodules.datamodule import DemoDataModule
 from datamodules.errors import DatasetError
 from datamodules.preprocessing import Preprocessing
+from datamodules.sources import LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule
 from datamodules.statistics import ActionStatistics
+from datamodules.windows import WindowDataset
 
-__all__ = ["ActionStatistics", "Batch", "DatasetError", "Preprocessing", "Window"]
+__all__ = [
+    "ActionStatistics",
+    "Batch",
+    "ColourJitter",
+    "DatasetError",
+    "DemoDataModule",
+    "LiberoDataModule",
+    "Preprocessing",
+    "RoboCasaDataModule",
+    "RobosuiteDataModule",
+    "Window",
+    "WindowDataset",
+]

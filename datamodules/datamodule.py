@@ -1,0 +1,326 @@
+"""From demo files to batches: list, check, split, measure the actions, load."""
+
+from __future__ import annotations
+
+import copy
+import os
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from datamodules.augmentation import PAPER_JITTER, ColourJitter
+from datamodules.batch import Batch, Window
+from datamodules.demos import DemoEntry, find_files, list_demos, read_actions
+from datamodules.errors import DatasetError
+from datamodules.preprocessing import Preprocessing
+from datamodules.readers import READERS, DemoReader, LayoutName, Orientation
+from datamodules.sampling import ResumableLoader, WindowSampler
+from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod, compute_statistics
+from datamodules.statistics_file import load_or_compute
+from datamodules.windows import ActionPadding, WindowDataset
+
+
+class DemoDataModule(LightningDataModule):
+    """Stream windows of robot demos from HDF5 files. Use a subclass: it knows the layout and its defaults.
+
+    Args:
+        paths: Files, globs (``**`` too) or folders, one or several.
+        cameras: Camera names, the lead camera first. None: the source's default.
+        image_size: Pixels of a side to resize to. None: as recorded.
+        num_frames: Frames a camera, the current one included.
+        frame_stride: Steps between frames.
+        action_horizon: Actions a window.
+        action_dims: Which numbers of the recorded action to use. None: the source's default.
+        instruction: What the robot was told, in place of what the files say.
+        orientation: How the images are stored; they are turned upright. None: the source's default.
+        action_padding: Past the end of a demo: raw zeros (published) or the last action.
+        statistics: What actions are scaled by: minimum and maximum (published) or the 1 % and 99 % quantiles, of every
+            demo of all files, whether or not it is trained on.
+        constant_actions: A dimension that never changes is an error, or is predicted as 0 and put back.
+        val_fraction: Share of each task's demos held out for validation; 0 for none.
+        split_seed: Draws these demos.
+        batch_size: Windows a batch and process.
+        val_batch_size: The same for validation. None: ``batch_size``.
+        num_workers: Reading processes.
+        weights: Relative weight of a demo by its task or file name (without suffix); others have 1 (see
+            ``WindowSampler``). None: every window once an epoch.
+        colour_jitter: Strength in training; None switches it off.
+        limit_demos: Only the first so many demos of each file.
+        filter_key: Only the demos of ``mask/<filter_key>``.
+
+    Attributes:
+        train_set: Windows for training, after ``setup``.
+        val_set: Windows for validation, after ``setup``; may be empty.
+    """
+
+    layout: ClassVar[LayoutName]
+    default_cameras: ClassVar[tuple[str, ...]]
+    default_action_dims: ClassVar[tuple[int, ...] | None] = None
+    default_orientation: ClassVar[Orientation] = "upright"
+
+    train_set: WindowDataset
+    val_set: WindowDataset
+
+    def __init__(
+        self,
+        paths: str | list[str],
+        cameras: list[str] | None = None,
+        image_size: int | None = None,
+        num_frames: int = 8,
+        frame_stride: int = 4,
+        action_horizon: int = 32,
+        action_dims: list[int] | None = None,
+        instruction: str | None = None,
+        orientation: Orientation | None = None,
+        action_padding: ActionPadding = "zero",
+        statistics: StatisticsMethod = "minmax",
+        constant_actions: ConstantActions = "error",
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        batch_size: int = 8,
+        val_batch_size: int | None = None,
+        num_workers: int = 0,
+        weights: dict[str, float] | None = None,
+        colour_jitter: ColourJitter | None = PAPER_JITTER,
+        limit_demos: int | None = None,
+        filter_key: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.paths = paths
+        self.cameras = list(self.default_cameras if cameras is None else cameras)
+        self.image_size = image_size
+        self.num_frames = num_frames
+        self.frame_stride = frame_stride
+        self.action_horizon = action_horizon
+        self.action_dims = action_dims
+        self.instruction = instruction
+        self.orientation: Orientation = orientation or self.default_orientation
+        self.action_padding: ActionPadding = action_padding
+        self.statistics: StatisticsMethod = statistics
+        self.constant_actions: ConstantActions = constant_actions
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size or batch_size
+        self.num_workers = num_workers
+        self.weights = weights
+        self.colour_jitter = colour_jitter
+        self.limit_demos = limit_demos
+        self.filter_key = filter_key
+        self.reader: DemoReader = READERS[self.layout]()
+        self._read_frames = True
+        self._preprocessing: Preprocessing | None = None
+        self._check_settings()
+
+    def prepare_data(self) -> None:
+        """Compute and store the action statistics in one process, before the others look for them."""
+        files = find_files(self.paths)
+        demos = self._list_demos(files)
+        self._load_statistics(files, self._used_dims(demos))
+
+    def setup(self, stage: str | None = None) -> None:
+        """List, check and split the demos; the same in every process.
+
+        Raises:
+            DatasetError: The first thing found wrong with the files or settings.
+        """
+        if self._preprocessing is not None:
+            return
+        files = find_files(self.paths)
+        demos = self._list_demos(files)
+        dims = self._used_dims(demos)
+        train, val = self._split(demos)
+        self._demo_weights(train)  # an unknown task in `weights` must fail here, not at the first epoch
+        preprocessing = Preprocessing(
+            cameras=tuple(self.cameras),
+            image_size=self._common_size(demos),
+            num_frames=self.num_frames,
+            frame_stride=self.frame_stride,
+            action_horizon=self.action_horizon,
+            action_dims=dims,
+            statistics=self._load_statistics(files, dims),
+        )
+        self.train_set = self._windows(train, preprocessing)
+        self.val_set = self._windows(val, preprocessing)
+        self._preprocessing = preprocessing
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What a checkpoint must carry; sets up the data on first use."""
+        self.setup()
+        assert self._preprocessing is not None
+        return self._preprocessing
+
+    @property
+    def num_train_windows(self) -> int:
+        """Windows of one epoch, over all ranks."""
+        self.setup()
+        return len(self.train_set)
+
+    @property
+    def read_frames(self) -> bool:
+        """Whether batches hold frames; set it to False, before loaders are made, to train from a feature cache."""
+        return self._read_frames
+
+    @read_frames.setter
+    def read_frames(self, value: bool) -> None:
+        self._read_frames = value
+        if self._preprocessing is not None:
+            self.train_set.read_frames = self.val_set.read_frames = value
+
+    def train_dataloader(self) -> DataLoader[Window]:
+        """Shuffled (or weighted) windows; resumable mid-epoch."""
+        # same on every rank, unlike torch.initial_seed() without seed_everything
+        seed = int(os.environ.get("PL_GLOBAL_SEED", self.split_seed))
+        sampler = WindowSampler(self.train_set, seed, self._demo_weights(self.train_set.demos))
+        return ResumableLoader(
+            self.train_set,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=Batch.collate,
+            pin_memory=self._on_gpu(),
+            drop_last=len(sampler) >= self.batch_size,  # equal batches, unless there is not even one
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[Window] | list[DataLoader[Window]]:
+        """All validation windows in order; no loader at all if no demo was held out."""
+        if not len(self.val_set):
+            return []
+        return self._loader(self.val_set, self.val_batch_size)
+
+    def test_dataloader(self) -> DataLoader[Window] | list[DataLoader[Window]]:
+        """The validation windows: demos have no test split, rollouts are the test."""
+        return self.val_dataloader()
+
+    def window_loader(self, split: Literal["train", "val"], batch_size: int) -> DataLoader[Window]:
+        """Every window of a split once, in order, with frames, whatever ``read_frames`` says; for feature caches."""
+        self.setup()
+        windows = copy.copy(self.train_set if split == "train" else self.val_set)
+        windows.read_frames = True
+        return self._loader(windows, batch_size)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turn bytes into floats in [-1, 1] on the device, and jitter their colours in training."""
+        if not batch.has_frames:
+            return batch
+        batch.frames = self.preprocessing.to_float(batch.frames)
+        if self.colour_jitter is not None and self.trainer is not None and self.trainer.training:
+            batch.frames = self.colour_jitter(batch.frames)
+        return batch
+
+    def _check_settings(self) -> None:
+        positive = ("num_frames", "frame_stride", "action_horizon", "batch_size", "val_batch_size")
+        for name in (*positive, *(n for n in ("image_size", "limit_demos") if getattr(self, n) is not None)):
+            if (value := getattr(self, name)) < 1:
+                raise DatasetError(f"data.init_args.{name} is {value}; it must be at least 1.")
+        if not 0 <= self.val_fraction < 1:
+            raise DatasetError(f"data.init_args.val_fraction is {self.val_fraction}; it must be from 0 to below 1.")
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise DatasetError(f"data.init_args.cameras is {self.cameras}; name at least one camera, each once.")
+        if any(weight < 0 for weight in (self.weights or {}).values()):
+            raise DatasetError(f"data.init_args.weights is {self.weights}; weights must be 0 or more.")
+
+    def _list_demos(self, files: Sequence[Path]) -> list[DemoEntry]:
+        listed = []
+        for path in files:
+            listed += list_demos(
+                path,
+                self.reader,
+                self.cameras,
+                instruction=self.instruction,
+                filter_key=self.filter_key,
+                limit=self.limit_demos,
+            )
+        return listed
+
+    def _used_dims(self, demos: Sequence[DemoEntry]) -> tuple[int, ...]:
+        first = demos[0]
+        for demo in demos:
+            if demo.action_width != first.action_width:
+                raise DatasetError(
+                    f"{demo}: actions are {demo.action_width} wide but those of {first} are {first.action_width} wide; "
+                    "train on files with one action space."
+                )
+        default = self.default_action_dims or range(first.action_width)
+        dims = tuple(default if self.action_dims is None else self.action_dims)
+        if not dims or len(set(dims)) != len(dims) or min(dims) < 0 or max(dims) >= first.action_width:
+            raise DatasetError(
+                f"{first}: actions are {first.action_width} wide but action_dims is {list(dims)}; "
+                f"set data.init_args.action_dims to some of 0 to {first.action_width - 1}, each once."
+            )
+        return dims
+
+    def _common_size(self, demos: Sequence[DemoEntry]) -> int:
+        if self.image_size is not None:
+            return self.image_size
+        first = demos[0]
+        for demo in demos:
+            if demo.image_size != first.image_size:
+                raise DatasetError(
+                    f"{demo}: images are {demo.image_size} pixels wide but those of {first} {first.image_size}; "
+                    "set data.init_args.image_size to resize both."
+                )
+        return first.image_size
+
+    def _split(self, demos: Sequence[DemoEntry]) -> tuple[list[DemoEntry], list[DemoEntry]]:
+        """Hold out the same share of every task; adding a task leaves the split of the others as it was."""
+        held_out: set[int] = set()
+        for task in sorted({demo.task for demo in demos}):
+            members = [i for i, demo in enumerate(demos) if demo.task == task]
+            rng = np.random.default_rng([self.split_seed, zlib.crc32(task.encode())])
+            count = round(self.val_fraction * len(members))
+            if self.val_fraction > 0 and len(members) > 1:
+                count = min(max(count, 1), len(members) - 1)
+            held_out.update(members[i] for i in rng.permutation(len(members))[:count])
+        train = [demo for i, demo in enumerate(demos) if i not in held_out]
+        val = [demo for i, demo in enumerate(demos) if i in held_out]
+        if not train or (self.val_fraction > 0 and not val):
+            raise DatasetError(
+                f"{demos[0].path}: {len(demos)} demo(s) cannot be split with val_fraction {self.val_fraction}; "
+                "add demos or set data.init_args.val_fraction to 0."
+            )
+        return train, val
+
+    def _demo_weights(self, demos: Sequence[DemoEntry]) -> list[float] | None:
+        if self.weights is None:
+            return None
+        names = {demo.task for demo in demos} | {Path(demo.path).stem for demo in demos}
+        if unknown := sorted(set(self.weights) - names):
+            raise DatasetError(
+                f"data.init_args.weights names {unknown}, but the tasks and files are {sorted(names)}; use these names."
+            )
+        weights = [self.weights.get(Path(d.path).stem, self.weights.get(d.task, 1.0)) for d in demos]
+        if not any(weights):
+            raise DatasetError("data.init_args.weights gives every demo weight 0; give at least one task a weight.")
+        return weights
+
+    def _load_statistics(self, files: Sequence[Path], dims: tuple[int, ...]) -> ActionStatistics:
+        method, constant = self.statistics, self.constant_actions
+        return load_or_compute(
+            files, dims, method, constant, lambda: compute_statistics(read_actions(files, dims), method, constant)
+        )
+
+    def _windows(self, demos: Sequence[DemoEntry], preprocessing: Preprocessing) -> WindowDataset:
+        return WindowDataset(
+            demos, preprocessing, self.reader, self.orientation, self.action_padding, read_frames=self._read_frames
+        )
+
+    def _loader(self, windows: WindowDataset, batch_size: int) -> DataLoader[Window]:
+        return DataLoader(
+            windows,
+            batch_size=batch_size,
+            shuffle=False,
+            num_workers=self.num_workers,
+            collate_fn=Batch.collate,
+            pin_memory=self._on_gpu(),
+        )
+
+    def _on_gpu(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"

@@ -1,0 +1,137 @@
+"""Every step of every demo as the start of a window of frames and actions, streamed from HDF5."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.batch import Window
+from datamodules.demos import DemoEntry
+from datamodules.errors import DatasetError
+from datamodules.preprocessing import Preprocessing
+from datamodules.readers import DemoReader, Orientation, open_demo_file, turn_upright
+
+ActionPadding = Literal["zero", "hold"]
+
+
+class DemoFiles:
+    """Open each file once per process, when it is first needed.
+
+    HDF5 handles survive neither pickling nor a fork, so neither carries them over.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._open: dict[str, h5py.File] = {}
+
+    def demo(self, entry: DemoEntry) -> h5py.Group:
+        """The group of a demo."""
+        if self._pid != os.getpid():
+            self._pid, self._open = os.getpid(), {}
+        if entry.path not in self._open:
+            self._open[entry.path] = open_demo_file(entry.path)
+        return self._open[entry.path]["data"][entry.name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_pid": self._pid, "_open": {}}
+
+
+class WindowDataset(Dataset[Window]):
+    """Windows over a list of demos; window i belongs to the demo in which step i of all demos laid end to end falls.
+
+    A window that starts at step t holds, for every camera, the frames t, t + stride, ... and the actions t, t + 1, ...
+    Past the end of the demo the last frame is held, and actions are raw zeros ("zero", as published) or the last
+    action ("hold"). Only the frames of the window are read.
+
+    Args:
+        demos: Demos in order.
+        preprocessing: Cameras, sizes, horizons and statistics.
+        reader: Layout of the files.
+        orientation: How images are stored; they leave upright.
+        action_padding: What stands past the end of a demo.
+        read_frames: False leaves the frames empty, for training from a feature cache.
+    """
+
+    def __init__(
+        self,
+        demos: Sequence[DemoEntry],
+        preprocessing: Preprocessing,
+        reader: DemoReader,
+        orientation: Orientation = "upright",
+        action_padding: ActionPadding = "zero",
+        read_frames: bool = True,
+    ) -> None:
+        self.demos = list(demos)
+        self.preprocessing = preprocessing
+        self.reader = reader
+        self.orientation = orientation
+        self.action_padding = action_padding
+        self.read_frames = read_frames
+        self._files = DemoFiles()
+        self._ends = np.cumsum([demo.length for demo in self.demos], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def locate(self, index: int) -> tuple[DemoEntry, int]:
+        """The demo of a window and the step at which it starts."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        position = int(np.searchsorted(self._ends, index, side="right"))
+        demo = self.demos[position]
+        return demo, index - int(self._ends[position]) + demo.length
+
+    def first_window(self, demo: int) -> int:
+        """Index of the window that starts at step 0 of the demo at this position."""
+        return int(self._ends[demo]) - self.demos[demo].length
+
+    def __getitem__(self, index: int) -> Window:
+        entry, start = self.locate(index)
+        pre = self.preprocessing
+        group = self._files.demo(entry)
+        action_steps = start + np.arange(pre.action_horizon)
+        frame_steps = start + np.arange(pre.num_frames) * pre.frame_stride
+        try:
+            actions = self._actions(group, start, entry.length)
+            frames = self._frames(group, frame_steps, entry.length) if self.read_frames else torch.empty(0)
+        except (OSError, KeyError) as error:
+            what = " ".join(str(error).split())
+            raise DatasetError(f"{entry}: step {start} cannot be read ({what}); the file is damaged.") from error
+        return Window(
+            frames=frames,
+            actions=actions,
+            action_is_pad=torch.from_numpy(action_steps >= entry.length),
+            frame_is_pad=torch.from_numpy(frame_steps >= entry.length),
+            instruction=entry.instruction,
+            index=index,
+        )
+
+    def _actions(self, group: h5py.Group, start: int, length: int) -> Tensor:
+        pre = self.preprocessing
+        stop = min(start + pre.action_horizon, length)
+        raw = group["actions"][start:stop][:, list(pre.action_dims)].astype(np.float64)
+        padding = ((0, pre.action_horizon - len(raw)), (0, 0))
+        padded = np.pad(raw, padding, mode="constant" if self.action_padding == "zero" else "edge")
+        return pre.normalize_actions(torch.from_numpy(padded)).float()
+
+    def _frames(self, group: h5py.Group, steps: npt.NDArray[np.int64], length: int) -> Tensor:
+        """Frames (V, T, 3, S, S) uint8 at these steps, the last frame of the demo in place of later ones."""
+        images = {}
+        for camera in self.preprocessing.cameras:
+            data = group[self.reader.camera_key(camera)]
+            inside = steps[steps < length]
+            # one strided read: a list of indices would be one HDF5 selection per frame
+            clip = data[inside[0] : inside[-1] + 1 : self.preprocessing.frame_stride]
+            if held := len(steps) - len(inside):
+                last = clip[-1:] if inside[-1] == length - 1 else data[length - 1 : length]
+                clip = np.concatenate([clip, *[last] * held])
+            images[camera] = turn_upright(clip, self.orientation)
+        return self.preprocessing.stack(images).contiguous()
