@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from simulators.config import SimulatorConfig
     from simulators.experts.base import Expert
 
-Images = dict[str, np.ndarray]
+Array = NDArray[Any]
+"""A numpy array; docstrings give shape and type."""
+Images = dict[str, Array]
 """Camera name -> uint8 (H, W, 3)."""
 
 
@@ -55,7 +57,7 @@ class Observation:
     """
 
     images: Images
-    proprio: dict[str, np.ndarray]
+    proprio: dict[str, Array]
     instruction: str
     step: int
 
@@ -95,9 +97,9 @@ class DemoEpisode:
 
     success: bool
     num_steps: int
-    actions: np.ndarray | None
+    actions: Array | None
     images: Images
-    states: np.ndarray | None
+    states: Array | None
     instruction: str
     attrs: dict[str, str]
 
@@ -129,7 +131,7 @@ class Simulator(Protocol):
     def reset(self, spec: EpisodeSpec, render: bool = True) -> Observation:
         """Begin an episode; settling steps belong in here and are not counted."""
 
-    def step_chunk(self, actions: np.ndarray, render: bool, record_stride: int) -> Transition:
+    def step_chunk(self, actions: Array, render: bool, record_stride: int) -> Transition:
         """Execute (n, D) actions, stopping at success or the step limit.
 
         Args:
@@ -150,16 +152,16 @@ class DemoSimulator(Simulator, Protocol):
     def make_expert(self, spec: EpisodeSpec) -> Expert:
         """The expert of the current task, for the episode just reset; `SimulatorError` if there is none."""
 
-    def step(self, action: np.ndarray) -> bool:
+    def step(self, action: Array) -> bool:
         """Execute one (D,) action; return whether the task is solved now."""
 
     def render(self) -> Images:
         """Pictures of the current state from every configured camera."""
 
-    def state(self) -> np.ndarray:
+    def state(self) -> Array:
         """The flattened simulator state (S,) float64."""
 
-    def restore(self, state: np.ndarray) -> None:
+    def restore(self, state: Array) -> None:
         """Go to a state of this episode, so that `render` shows it."""
 
     def demo_attrs(self) -> dict[str, str]:
@@ -194,8 +196,8 @@ class PolicyReply:
         prediction: Predicted frames uint8 (V, T, H, W, 3), if wanted and there are any.
     """
 
-    actions: np.ndarray
-    prediction: np.ndarray | None = None
+    actions: Array
+    prediction: Array | None = None
 
 
 class Policy(Protocol):

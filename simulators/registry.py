@@ -60,7 +60,7 @@ def entry(name: str) -> SimulatorEntry:
     if ":" in name:
         return SimulatorEntry(adapter=name, suite=name.rpartition(":")[2])
     raise SimulatorError(
-        f"unknown simulator {name!r}; there are {sorted(SIMULATORS)}, or an adapter of your own: 'package.module:Class'."
+        f"unknown simulator {name!r}; there are {sorted(SIMULATORS)}, or your own adapter as 'package.module:Class'."
     )
 
 

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from simulators.protocol import Array
+
 TRANSLATION_NOISE = np.array([1.0, 1.0, 1.0, 0.2, 0.2, 0.5, 0.0])
 """Relative noise of a 7-dim OSC_POSE action: full in translation, little in rotation, none on the gripper."""
 
@@ -18,10 +20,10 @@ class Expert(ABC):
     """
 
     @abstractmethod
-    def act(self) -> np.ndarray:
+    def act(self) -> Array:
         """The clean action (D,) for the current state, within [-1, 1]; called exactly once a control step."""
 
-    def noise_scale(self) -> np.ndarray:
+    def noise_scale(self) -> Array:
         """Relative noise (D,) for the step whose action was just given; zeros while precision matters.
 
         Base: `TRANSLATION_NOISE` while `noisy`, else zeros.
@@ -34,7 +36,7 @@ class Expert(ABC):
         """True while approaching and descending; False from the moment the gripper closes."""
 
 
-def move_towards(target: np.ndarray, position: np.ndarray, gripper: float, gain: float = 10.0) -> np.ndarray:
+def move_towards(target: Array, position: Array, gripper: float, gain: float = 10.0) -> Array:
     """A 7-dim OSC_POSE delta action that moves the gripper to `target` without turning it.
 
     Args:
@@ -47,3 +49,8 @@ def move_towards(target: np.ndarray, position: np.ndarray, gripper: float, gain:
     action[:3] = np.clip(gain * (target - position), -1.0, 1.0)
     action[6] = gripper
     return action
+
+
+def height(metres: float) -> Array:
+    """An offset (3,) straight up."""
+    return np.array([0.0, 0.0, metres])

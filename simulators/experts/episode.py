@@ -1,0 +1,71 @@
+"""Run a scripted expert through one episode and keep it as a demo; runs inside a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from simulators.protocol import Array, DemoEpisode, EpisodeSpec
+
+if TYPE_CHECKING:
+    from simulators.protocol import DemoSimulator
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """How demos are varied.
+
+    The executed action is the expert's plus first-order autoregressive noise; the recorded one is the expert's own, so
+    the data shows how to recover.
+
+    Args:
+        noise: Standard deviation of the noise in action units, times the expert's own `noise_scale`.
+        correlation: Share of the noise that stays from one step to the next.
+        random_steps: Up to this many unrecorded random steps come first.
+        tail_steps: Recording goes on for this many steps after success.
+    """
+
+    noise: float = 0.3
+    correlation: float = 0.6
+    random_steps: int = 3
+    tail_steps: int = 5
+
+
+def record_episode(sim: DemoSimulator, spec: EpisodeSpec, settings: ExpertSettings) -> DemoEpisode:
+    """Drive the expert without rendering; draw the pictures afterwards from the recorded states, if it succeeded."""
+    sim.reset(spec, render=False)
+    expert = sim.make_expert(spec)
+    rng = np.random.default_rng(spec.seed)
+    for _ in range(rng.integers(settings.random_steps + 1)):
+        action = np.zeros(sim.action_dim, dtype=np.float32)
+        action[:3] = rng.uniform(-1.0, 1.0, 3)
+        action[-1] = -1.0  # an open gripper, in every simulator here
+        sim.step(action)
+
+    states: list[Array] = []
+    actions: list[Array] = []
+    noise = np.zeros(sim.action_dim)
+    solved_at: int | None = None
+    while len(actions) < sim.max_steps:
+        states.append(sim.state())
+        actions.append(np.asarray(expert.act(), dtype=np.float32))
+        fresh = rng.standard_normal(sim.action_dim)
+        noise = settings.correlation * noise + np.sqrt(1.0 - settings.correlation**2) * fresh
+        noisy_action = actions[-1] + settings.noise * noise * expert.noise_scale()
+        solved = sim.step(np.clip(noisy_action, -1.0, 1.0))
+        if solved and solved_at is None:
+            solved_at = len(actions)
+        if solved_at is not None and len(actions) >= solved_at + settings.tail_steps:
+            break
+
+    if solved_at is None:
+        return DemoEpisode(False, len(actions), None, {}, None, sim.instruction, {})
+    attrs = sim.demo_attrs()
+    frames = []
+    for state in states:
+        sim.restore(state)
+        frames.append(sim.render())
+    images = {camera: np.stack([frame[camera] for frame in frames]) for camera in frames[0]}
+    return DemoEpisode(True, len(actions), np.stack(actions), images, np.stack(states), sim.instruction, attrs)

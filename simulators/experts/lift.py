@@ -1,0 +1,62 @@
+"""Scripted expert of robosuite Lift: over the cube, down, close, up."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simulators.experts.base import Expert, height, move_towards
+from simulators.mujoco_types import Environment
+from simulators.protocol import Array
+
+OPEN, CLOSE = -1.0, 1.0
+HOVER = 0.05
+"""Height above the cube, in metres, at which the descent starts."""
+ALIGNED = 0.012
+"""Horizontal distance in metres within which the gripper may go down."""
+CLOSE_STEPS = 4
+LIFT_HEIGHT = 0.1
+
+
+class LiftExpert(Expert):
+    """Grasp the cube and raise it; goes back over the cube when noise pushed the gripper aside.
+
+    Args:
+        env: robosuite's Lift environment.
+    """
+
+    def __init__(self, env: Environment) -> None:
+        self.env = env
+        self.closed_steps = 0
+        self.lift_from: Array | None = None
+
+    @property
+    def noisy(self) -> bool:
+        """Until the gripper closes."""
+        return self.closed_steps == 0
+
+    def act(self) -> Array:
+        """See `Expert.act`."""
+        data = self.env.sim.data
+        gripper = np.array(data.site_xpos[self.env.robots[0].eef_site_id])
+        cube = np.array(data.body_xpos[self.env.cube_body_id])
+        if self.closed_steps == 0:
+            if not grasp_ready(gripper, cube):
+                return move_towards(above_or_on(gripper, cube), gripper, OPEN)
+            self.lift_from = gripper
+        self.closed_steps += 1
+        assert self.lift_from is not None
+        if self.closed_steps <= CLOSE_STEPS:
+            return move_towards(gripper, gripper, CLOSE)
+        return move_towards(self.lift_from + height(LIFT_HEIGHT), gripper, CLOSE)
+
+
+def grasp_ready(gripper: Array, cube: Array) -> bool:
+    """The cube is between the fingers."""
+    offset = np.abs(cube - gripper)
+    return bool(offset[:2].max() < ALIGNED and offset[2] < 0.01)
+
+
+def above_or_on(gripper: Array, cube: Array) -> Array:
+    """Next point on the way to a grasp: over the cube first, then straight down to its centre."""
+    aligned = np.linalg.norm((cube - gripper)[:2]) < ALIGNED
+    return cube if aligned else cube + height(HOVER)

@@ -1,0 +1,191 @@
+"""What the robosuite family (robosuite, LIBERO, RoboCasa) has in common; an adapter is a few methods on top."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from simulators.errors import SimulatorError
+from simulators.mujoco_types import Environment, MjData, MjModel
+from simulators.protocol import Array, EpisodeSpec, Images, Observation, Transition
+from simulators.rendering import CameraRenderer, refresh
+
+if TYPE_CHECKING:
+    from simulators.config import SimulatorConfig
+    from simulators.experts.base import Expert
+
+_Value = TypeVar("_Value")
+
+
+class MujocoSimulator(ABC):
+    """A `DemoSimulator` around a robosuite-style environment (`.sim`, `.robots`, `.step`, `._check_success`).
+
+    The environment is built once a task, without cameras of its own; pictures come from `CameraRenderer`, and only
+    when asked for. Subclasses say how an environment is built and how an episode starts.
+
+    Attributes:
+        env: The environment of the current task.
+        task: The current task.
+        instruction: The task in words, set by `begin`.
+        steps: Control steps since the episode began.
+    """
+
+    action_dim: int
+    max_steps: int
+    instruction: str
+    env: Environment
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        self.config = config
+        self.task: str | None = None
+        self.steps = 0
+        self._renderer: CameraRenderer | None = None
+        self._rendered_model: MjModel = None
+
+    # --- what a subclass says ---
+
+    @classmethod
+    @abstractmethod
+    def check(cls, config: SimulatorConfig) -> list[str]:
+        """See `Simulator.check`; call `rendering.check_gl()` in here."""
+
+    @abstractmethod
+    def build(self, task: str) -> Environment:
+        """Build the environment; global random numbers have been seeded with a constant."""
+
+    @abstractmethod
+    def begin(self, spec: EpisodeSpec) -> None:
+        """Bring `self.env` to the episode's start, random numbers being seeded, and set `self.instruction`."""
+
+    @abstractmethod
+    def step_limit(self, task: str) -> int:
+        """The task's own step limit."""
+
+    @abstractmethod
+    def make_expert(self, spec: EpisodeSpec) -> Expert:
+        """See `DemoSimulator.make_expert`."""
+
+    @abstractmethod
+    def demo_attrs(self) -> dict[str, str]:
+        """See `DemoSimulator.demo_attrs`."""
+
+    # --- the protocol ---
+
+    def reset(self, spec: EpisodeSpec, render: bool = True) -> Observation:
+        """Begin an episode; the same spec gives the same start whatever this process did before."""
+        if spec.task != self.task:
+            self.close()
+            seed_everything(0)  # sizes drawn at construction (Lift's cube) are the same in every worker
+            self.env = self.build(spec.task)
+            self.task = spec.task
+        self.max_steps = self.config.max_steps or self.step_limit(spec.task)
+        seed_everything(spec.seed)
+        self.begin(spec)
+        self.action_dim = int(self.env.action_dim)
+        self.steps = 0
+        return self.observe(render)
+
+    def step(self, action: Array) -> bool:
+        """Execute one (D,) action; return whether the task is solved."""
+        self.env.step(action)
+        self.steps += 1
+        return bool(self.env._check_success())
+
+    def step_chunk(self, actions: Array, render: bool, record_stride: int) -> Transition:
+        """See `Simulator.step_chunk`."""
+        if actions.ndim != 2 or actions.shape[1] != self.action_dim:
+            raise SimulatorError(
+                f"actions have shape {actions.shape}; task {self.task} takes (steps, {self.action_dim}). "
+                "Check the policy's action dimensions."
+            )
+        frames: list[Images] = []
+        success = done = False
+        start = self.steps
+        for action in actions:
+            success = self.step(action)
+            done = success or self.steps >= self.max_steps
+            if record_stride and (self.steps % record_stride == 0 or done):
+                frames.append(self.render())
+            if done:
+                break
+        observation = None if done else self.observe(render)
+        return Transition(observation, success, done, self.steps - start, frames)
+
+    def observe(self, render: bool) -> Observation:
+        """The current observation."""
+        refresh(self.raw_model, self.raw_data)
+        images = self.render() if render else {}
+        return Observation(images, self.proprio(), self.instruction, self.steps)
+
+    def proprio(self) -> dict[str, Array]:
+        """Pose of the gripper in the world, and its finger joints."""
+        robot, data = self.env.robots[0], self.env.sim.data
+        quat_wxyz = np.asarray(data.get_body_xquat(_right_arm(robot.robot_model.eef_name)))
+        fingers = _right_arm(robot._ref_gripper_joint_pos_indexes)
+        return {
+            "eef_pos": np.array(data.site_xpos[_right_arm(robot.eef_site_id)], dtype=np.float32),
+            "eef_quat": np.roll(quat_wxyz, -1).astype(np.float32),
+            "gripper_qpos": np.array([data.qpos[i] for i in fingers], dtype=np.float32),
+        }
+
+    def render(self) -> Images:
+        """Pictures of the current state from every configured camera."""
+        if self._renderer is None or self._rendered_model is not self.raw_model:  # a hard reset makes a new model
+            self._close_renderer()
+            config = self.config
+            self._renderer = CameraRenderer(
+                self.raw_model,
+                config.cameras,
+                config.image_size,
+                config.shadows,
+                config.reflections,
+                config.multisampling,
+            )
+            self._rendered_model = self.raw_model
+        refresh(self.raw_model, self.raw_data)
+        return self._renderer(self.raw_data)
+
+    def state(self) -> Array:
+        """Time, joint positions and velocities, (S,) float64."""
+        return np.array(self.env.sim.get_state().flatten(), dtype=np.float64)
+
+    def restore(self, state: Array) -> None:
+        """Go to a state of this episode."""
+        self.env.sim.set_state_from_flattened(state)
+        self.env.sim.forward()
+
+    def close(self) -> None:
+        """Free the environment and its GL context."""
+        self._close_renderer()
+        if self.task is not None:
+            self.env.close()
+            self.task = None
+
+    def _close_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = self._rendered_model = None
+
+    @property
+    def raw_model(self) -> MjModel:
+        """The `mujoco.MjModel` inside robosuite's wrapper."""
+        return self.env.sim.model._model
+
+    @property
+    def raw_data(self) -> MjData:
+        """The `mujoco.MjData` inside robosuite's wrapper."""
+        return self.env.sim.data._data
+
+
+def _right_arm(value: _Value | dict[str, _Value]) -> _Value:
+    """The entry itself, or the right arm's: robosuite 1.5 keeps one an arm."""
+    return value["right"] if isinstance(value, dict) else value
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators, which robosuite 1.4 and LIBERO draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

@@ -1,0 +1,116 @@
+"""robosuite 1.4 tasks with a single Panda, OSC_POSE, 20 Hz: 7-dim delta actions (translation, rotation, gripper)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from simulators.errors import SimulatorError
+from simulators.mujoco_simulator import MujocoSimulator
+from simulators.mujoco_types import Environment
+from simulators.protocol import EpisodeSpec
+from simulators.registry import SIMULATORS
+from simulators.rendering import check_gl
+
+if TYPE_CHECKING:
+    from simulators.config import SimulatorConfig
+    from simulators.experts.base import Expert
+
+TASKS: dict[str, tuple[str, int]] = {
+    "Lift": ("lift the red cube", 120),
+    "Stack": ("stack the red cube on the green cube", 300),
+    "Door": ("open the door", 300),
+    "NutAssemblySquare": ("put the square nut on the square peg", 400),
+    "NutAssemblyRound": ("put the round nut on the round peg", 400),
+    "PickPlaceCan": ("put the can into its bin", 400),
+    "PickPlaceMilk": ("put the milk into its bin", 400),
+    "PickPlaceBread": ("put the bread into its bin", 400),
+    "PickPlaceCereal": ("put the cereal into its bin", 400),
+}
+"""Task -> instruction, step limit."""
+
+OPTIONS = {"robot": "Panda", "controller": "OSC_POSE", "control_freq": 20, "hard_reset": False}
+"""What `options` may change. A hard reset rebuilds the model for every episode (0.6 s with a new GL context)."""
+
+
+def import_robosuite() -> ModuleType:
+    """Import robosuite without its advice about private macro files.
+
+    Raises:
+        SimulatorError: If it is not installed.
+    """
+    logging.disable(logging.WARNING)
+    try:
+        import robosuite
+    except ImportError as error:
+        raise SimulatorError(f"robosuite cannot be imported ({error}); {SIMULATORS['robosuite'].install}.") from error
+    finally:
+        logging.disable(logging.NOTSET)
+    module: ModuleType = robosuite
+    return module
+
+
+class RobosuiteSimulator(MujocoSimulator):
+    """Adapter of robosuite 1.4; `options` may set `robot`, `controller`, `control_freq` and `hard_reset`."""
+
+    @classmethod
+    def check(cls, config: SimulatorConfig) -> list[str]:
+        """See `Simulator.check`."""
+        if unknown := sorted(set(config.options) - set(OPTIONS)):
+            raise SimulatorError(f"robosuite has no option {unknown}; allowed are {sorted(OPTIONS)}.")
+        if config.suite != "robosuite":
+            raise SimulatorError(f"robosuite has no suite {config.suite!r}; the only one is 'robosuite'.")
+        import_robosuite()
+        check_gl()
+        return list(TASKS)
+
+    def build(self, task: str) -> Environment:
+        """Build the task's environment without cameras and without observations, which nobody reads."""
+        robosuite = import_robosuite()
+        env = robosuite.make(**self._make_args(task))
+        for name in list(env.observation_names):  # 15 % of a step
+            env.modify_observable(name, "enabled", False)
+        return env
+
+    def _make_args(self, task: str) -> dict[str, Any]:
+        from robosuite.controllers import load_controller_config
+
+        options = {**OPTIONS, **self.config.options}
+        return {
+            "env_name": task,
+            "robots": options["robot"],
+            "controller_configs": load_controller_config(default_controller=options["controller"]),
+            "control_freq": options["control_freq"],
+            "hard_reset": options["hard_reset"],
+            "has_renderer": False,
+            "has_offscreen_renderer": False,
+            "use_camera_obs": False,
+            "ignore_done": True,
+        }
+
+    def begin(self, spec: EpisodeSpec) -> None:
+        """Reset; robosuite 1.4 draws the start from numpy's global generator."""
+        self.env.reset()
+        self.instruction = TASKS[spec.task][0]
+
+    def step_limit(self, task: str) -> int:
+        """The task's own step limit."""
+        return TASKS[task][1]
+
+    def make_expert(self, spec: EpisodeSpec) -> Expert:
+        """See `DemoSimulator.make_expert`."""
+        from simulators.experts.lift import LiftExpert
+        from simulators.experts.stack import StackExpert
+
+        experts = {"Lift": LiftExpert, "Stack": StackExpert}
+        if spec.task not in experts:
+            raise SimulatorError(f"no scripted expert for robosuite task {spec.task!r}; there are {sorted(experts)}.")
+        return experts[spec.task](self.env)
+
+    def demo_attrs(self) -> dict[str, str]:
+        """Arguments and model in robomimic's form."""
+        args = self._make_args(self.task or "")
+        env_args = {"env_name": args.pop("env_name"), "type": 1, "env_kwargs": args}  # 1: robomimic's robosuite type
+        return {"env_args": json.dumps(env_args), "model_file": self.env.sim.model.get_xml()}
