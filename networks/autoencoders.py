@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution, Encoder
 from torch import Tensor, nn
 
+from networks.component_config import describe
 from networks.errors import NetworkError
 
 
@@ -33,7 +34,7 @@ class Autoencoder(nn.Module, ABC):
     @property
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Constructor arguments."""
+        """Class and constructor arguments."""
 
     @abstractmethod
     def encode(self, images: Tensor, sample: bool = True) -> Tensor:
@@ -99,8 +100,8 @@ class PixelShuffleAutoencoder(Autoencoder):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return dict(self._config)
+        """Class and constructor arguments."""
+        return describe(self, self._config)
 
     def encode(self, images: Tensor, sample: bool = True) -> Tensor:
         """Fold; there is no posterior to sample from."""
@@ -122,7 +123,7 @@ class SVDAutoencoder(Autoencoder):
     Runs outside autocast, as in Stable Video Diffusion: half precision overflows in its decoder.
 
     Args:
-        pretrained: Hub id or folder of a video pipeline (with `vae/`) or of the autoencoder itself; None for random weights.
+        pretrained: Hub id or folder of a video pipeline (with `vae/`) or of the autoencoder itself; None is random.
         separate_condition_encoder: The conditioning frame has an encoder of its own, as in the published checkpoints.
             Otherwise the same one serves both.
         condition_pretrained: Hub id or folder of the image autoencoder (AutoencoderKL) whose encoder that is.
@@ -149,8 +150,8 @@ class SVDAutoencoder(Autoencoder):
         super().__init__()
         if condition_pretrained and not separate_condition_encoder:
             raise NetworkError(
-                f"SVD autoencoder: condition_pretrained is {condition_pretrained!r} but separate_condition_encoder is false; "
-                "set it to true, or leave condition_pretrained out."
+                f"SVD autoencoder: condition_pretrained is {condition_pretrained!r} but separate_condition_encoder is "
+                "false; set it to true, or leave condition_pretrained out."
             )
         self._config: dict[str, Any] = {
             "pretrained": pretrained,
@@ -187,8 +188,8 @@ class SVDAutoencoder(Autoencoder):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return dict(self._config)
+        """Class and constructor arguments."""
+        return describe(self, self._config)
 
     @torch.no_grad()
     def encode(self, images: Tensor, sample: bool = True) -> Tensor:

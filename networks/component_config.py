@@ -7,21 +7,27 @@ from typing import Any
 from networks.errors import NetworkError
 
 
-def component_config(component: Any) -> dict[str, Any]:  # noqa: ANN401 - anything with a `config`
-    """JSON-able `{"class_path": ..., "init_args": ...}` of a component whose `config` is its constructor arguments."""
+def describe(component: object, init_args: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON-able description of a component: `{"class_path": ..., "init_args": ...}`, as in an experiment file."""
     cls = type(component)
-    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(component.config)}
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(init_args)}
 
 
-def build_component(config: Mapping[str, Any], **overrides: Any) -> Any:  # noqa: ANN401 - whatever class is named
-    """Build what `component_config` described, its parts included.
+def config_of(component: Any) -> dict[str, Any]:  # noqa: ANN401 - anything with a `config`
+    """Description of a component whose `config` is such a description or just its constructor arguments."""
+    config: dict[str, Any] = component.config
+    return config if "class_path" in config else describe(component, config)
+
+
+def build(config: Mapping[str, Any], load_pretrained: bool = True) -> Any:  # noqa: ANN401 - whatever class is named
+    """Build what `describe` described, its parts included.
 
     Args:
         config: Class path and arguments; arguments may be such descriptions themselves.
-        overrides: Arguments to use instead of the stored ones.
+        load_pretrained: Load what the arguments `pretrained` name; leave it out where weights come from a checkpoint.
 
     Raises:
-        NetworkError: The class does not exist, has no `config`, or refuses an argument.
+        NetworkError: The class does not exist or refuses an argument.
     """
     module, _, name = str(config["class_path"]).rpartition(".")
     try:
@@ -30,12 +36,15 @@ def build_component(config: Mapping[str, Any], **overrides: Any) -> Any:  # noqa
         raise NetworkError(
             f"component {config['class_path']!r} cannot be imported ({error}); make its module importable."
         ) from error
-    arguments = {key: _build_nested(value) for key, value in (dict(config["init_args"]) | overrides).items()}
+    arguments = {key: _build_nested(value, load_pretrained) for key, value in config["init_args"].items()}
+    if not load_pretrained:
+        arguments |= {key: None for key in arguments if key.endswith("pretrained")}
     try:
         return cls(**arguments)
     except TypeError as error:
-        raise NetworkError(f"component {config['class_path']!r} does not take its stored arguments: {error}.") from error
+        raise NetworkError(f"component {config['class_path']!r} refuses its stored arguments: {error}.") from error
 
 
-def _build_nested(value: Any) -> Any:  # noqa: ANN401 - JSON values
-    return build_component(value) if isinstance(value, Mapping) and "class_path" in value else value
+def _build_nested(value: Any, load_pretrained: bool) -> Any:  # noqa: ANN401 - JSON values
+    described = isinstance(value, Mapping) and "class_path" in value
+    return build(value, load_pretrained) if described else value

@@ -26,6 +26,10 @@ class Conditioning:
         """Number of samples."""
         return len(self.latents)
 
+    def __getitem__(self, index: slice | Tensor) -> Conditioning:
+        """Some of the samples."""
+        return Conditioning(self.latents[index], self.context[index], self.anchor[index])
+
     def unconditional(self) -> Conditioning:
         """No observation and no instruction, for guidance."""
         return Conditioning(torch.zeros_like(self.latents), torch.zeros_like(self.context), self.anchor)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from networks.component_config import describe
 from networks.errors import NetworkError
 
 
@@ -18,9 +19,9 @@ def c_noise(sigma: Tensor) -> Tensor:
 
 
 class Preconditioning(nn.Module):
-    """Denoiser D = center + c_skip (x - center) + c_out F(c_in (x - center), c_noise), for data of standard deviation s_d.
+    """Denoiser D = center + c_skip (x - center) + c_out F(c_in (x - center), c_noise) of data with spread s_d.
 
-    c_skip = s_d² / (s² + s_d²), c_out = ± s s_d / √(s² + s_d²), c_in = 1 / √(s² + s_d²) (EDM, equation 7 and table 1). A
+    c_skip = s_d² / (s² + s_d²), c_out = ± s s_d / √(s² + s_d²), c_in = 1 / √(s² + s_d²) (EDM, equation 7, table 1). A
     subclass says where the data is centred and how far it spreads.
 
     Shape:
@@ -41,8 +42,21 @@ class Preconditioning(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments."""
+        """Class and constructor arguments."""
         raise NotImplementedError
+
+    @property
+    def fitted(self) -> bool:
+        """Whether it knows all it needs of the data; if not, `update` and `finish` come first."""
+        return True
+
+    def update(self, clean: Tensor, cond: Tensor) -> None:
+        """Take in one batch of latents and conditioning latents, both (B, R, ...)."""
+        raise NetworkError(f"{type(self).__name__} has nothing to fit to data.")
+
+    def finish(self) -> None:
+        """Turn what `update` saw into statistics."""
+        raise NetworkError(f"{type(self).__name__} has nothing to fit to data.")
 
     def scalings(self, sigma: Tensor, ndim: int) -> tuple[Tensor, Tensor, Tensor]:
         """(c_skip, c_out, c_in), each broadcastable to a tensor of `ndim` axes."""
@@ -106,16 +120,17 @@ class EDMPreconditioning(Preconditioning):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {"sigma_data": self.sigma_data}
+        """Class and constructor arguments."""
+        return describe(self, {"sigma_data": self.sigma_data})
 
 
 class ResidualPreconditioning(Preconditioning):
     """A denoiser centred on the conditioning frame: it only has to learn what changes.
 
-    The residual's standard deviation is measured for every latent element of every row, so that still background costs the
-    network nothing. On small runs this halves the error at low noise against `EDMPreconditioning`. It is measured on data
-    before training: call `update` with a few hundred samples, then `finish`; the result travels in the state dict.
+    The residual's standard deviation is measured for every latent element of every row, so that still background costs
+    the network nothing. On small runs this halves the error at low noise against `EDMPreconditioning`. It is measured
+    on data before training: call `update` with a few hundred samples, then `finish`; the result travels in the state
+    dict.
 
     Args:
         floor: Smallest standard deviation, in latent units: no element is taken for perfectly still.
@@ -133,7 +148,7 @@ class ResidualPreconditioning(Preconditioning):
         self._count = 0
 
     @property
-    def is_fitted(self) -> bool:
+    def fitted(self) -> bool:
         """Whether the standard deviations are known."""
         return self.std.numel() > 0
 
@@ -142,7 +157,8 @@ class ResidualPreconditioning(Preconditioning):
         """Take in one batch of latents and their conditioning frames, both (B, R, c, h, w)."""
         if clean.shape != cond.shape:
             raise NetworkError(
-                f"residual preconditioning: latents {tuple(clean.shape)} and conditioning frames {tuple(cond.shape)} differ."
+                f"residual preconditioning: latents are {tuple(clean.shape)}, conditions {tuple(cond.shape)}; "
+                "they must be of one shape."
             )
         total = (_exact(clean) - _exact(cond)).square().sum(0, dtype=torch.float64)
         self._sum = total if self._sum is None else self._sum + total
@@ -165,7 +181,7 @@ class ResidualPreconditioning(Preconditioning):
 
     def data_std(self) -> Tensor:
         """Measured standard deviation of each element of each row."""
-        if not self.is_fitted:
+        if not self.fitted:
             raise NetworkError(
                 "residual preconditioning: used before it was fitted to data; "
                 "run the video stage (it fits at its start), or load a checkpoint of it."
@@ -174,8 +190,8 @@ class ResidualPreconditioning(Preconditioning):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {"floor": self.floor}
+        """Class and constructor arguments."""
+        return describe(self, {"floor": self.floor})
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
         """Take the shape of the stored buffer, which only the data decides."""

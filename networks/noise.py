@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from networks.component_config import describe
 from networks.errors import NetworkError
 
 
@@ -25,8 +26,8 @@ class LogNormalNoise:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return {"mean": self.mean, "std": self.std}
+        """Class and constructor arguments."""
+        return describe(self, {"mean": self.mean, "std": self.std})
 
     def sample(
         self, n: int, generator: torch.Generator | None = None, device: torch.device | str | None = None

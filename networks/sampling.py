@@ -8,6 +8,7 @@ import diffusers
 import torch
 from torch import Tensor
 
+from networks.component_config import describe
 from networks.errors import NetworkError
 
 Denoise = Callable[[tuple[Tensor, ...], Tensor], tuple[Tensor, ...]]
@@ -40,8 +41,8 @@ class Sampler:
         sigma_max: First level.
         sigma_min: Last level above 0.
         rho: Larger puts more steps at low noise.
-        guidance: g of classifier-free guidance, unconditional + g (conditional - unconditional); 1 asks for no unconditional
-            pass.
+        guidance: g of classifier-free guidance, unconditional + g (conditional - unconditional); 1 asks for no
+            unconditional pass.
         scheduler: Name of a diffusers scheduler class.
         scheduler_options: Further arguments of that class.
 
@@ -75,15 +76,19 @@ class Sampler:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments."""
+        """Class and constructor arguments."""
         names = ("num_steps", "sigma_max", "sigma_min", "rho", "guidance", "scheduler", "scheduler_options")
-        return {name: getattr(self, name) for name in names}
+        return describe(self, {name: getattr(self, name) for name in names})
 
     def sigmas(self) -> Tensor:
         """Noise levels (num_steps + 1,), descending, 0 at the end."""
         ramp = torch.linspace(0, 1, self.num_steps, dtype=torch.float64)
         high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         return torch.cat([(high + ramp * (low - high)) ** self.rho, torch.zeros(1, dtype=torch.float64)]).float()
+
+    def first_level(self, like: Tensor) -> Tensor:
+        """`sigma_max` for every sample of a batch, (B,)."""
+        return like.new_full((len(like),), self.sigma_max)
 
     @torch.no_grad()
     def sample(
@@ -145,8 +150,14 @@ class Sampler:
         return scheduler
 
 
-def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022) on clean predictions."""
+def guided(clean: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) on clean predictions.
+
+    Args:
+        clean: Predictions of a doubled batch (2B, ...), conditional first.
+        guidance: 1 leaves the conditional prediction as it is.
+    """
+    conditional, unconditional = clean.chunk(2)
     return unconditional + guidance * (conditional - unconditional)
 
 

@@ -11,6 +11,7 @@ from open_clip.transformer import TextTransformer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from networks.component_config import describe
 from networks.errors import NetworkError
 
 END_TOKEN = 49407  # of OpenCLIP's byte-pair vocabulary; embeddings are read where it stands
@@ -32,7 +33,7 @@ class TextEncoder(nn.Module, ABC):
     @property
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """Constructor arguments."""
+        """Class and constructor arguments."""
 
     @abstractmethod
     def embed(self, instructions: Sequence[str]) -> Tensor:
@@ -55,7 +56,8 @@ class TextEncoder(nn.Module, ABC):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "TextEncoder":
         self._remembered.clear()
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
         self._remembered.clear()
@@ -67,8 +69,8 @@ class OpenCLIPTextEncoder(TextEncoder):
 
     Args:
         model: Model name that open_clip knows.
-        pretrained: open_clip's tag of the weights (`laion2b_s32b_b79k` for the paper's ViT-H-14, downloaded), or a file of the
-            whole model or of its text tower (.safetensors, .bin, .pt); None for random weights.
+        pretrained: open_clip's tag of the weights (`laion2b_s32b_b79k` for the paper's ViT-H-14, downloaded), or a
+            file of the whole model or of its text tower (.safetensors, .bin, .pt); None for random weights.
     """
 
     def __init__(self, model: str = "ViT-H-14", pretrained: str | None = None) -> None:
@@ -82,7 +84,7 @@ class OpenCLIPTextEncoder(TextEncoder):
         unsupported = set(text) - {"context_length", "vocab_size", "width", "heads", "layers"}
         if unsupported or settings.get("quick_gelu"):
             raise NetworkError(
-                f"text encoder: {model!r} is not a plain OpenCLIP tower (it sets {sorted(unsupported) or ['quick_gelu']}); "
+                f"text encoder: {model!r} is no plain OpenCLIP tower (sets {sorted(unsupported) or ['quick_gelu']}); "
                 "choose one that is, such as ViT-H-14, ViT-L-14 or ViT-B-32."
             )
         self._config = {"model": model, "pretrained": pretrained}
@@ -95,8 +97,8 @@ class OpenCLIPTextEncoder(TextEncoder):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return dict(self._config)
+        """Class and constructor arguments."""
+        return describe(self, self._config)
 
     def embed(self, instructions: Sequence[str]) -> Tensor:
         """Run the tower."""
@@ -105,9 +107,9 @@ class OpenCLIPTextEncoder(TextEncoder):
 
 
 class SeededTextEncoder(TextEncoder):
-    """A small OpenCLIP text tower with random weights that a seed decides: nothing to download, instructions told apart.
+    """A small OpenCLIP text tower with random weights that a seed decides: nothing to download.
 
-    It knows nothing of language: two wordings of one task are as far apart as two tasks.
+    It tells instructions apart but knows nothing of language: two wordings are as different as two tasks.
 
     Args:
         embed_dim: Size of an embedding.
@@ -130,8 +132,8 @@ class SeededTextEncoder(TextEncoder):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return dict(self._config)
+        """Class and constructor arguments."""
+        return describe(self, self._config)
 
     def embed(self, instructions: Sequence[str]) -> Tensor:
         """Run the tower."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.autoencoders import Autoencoder
-from networks.component_config import component_config
+from networks.component_config import config_of, describe
 from networks.conditioning import Conditioning
 from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise
 from networks.errors import NetworkError
@@ -20,8 +20,8 @@ from networks.video_unet import VideoUNet
 class VideoModel(nn.Module):
     """Films the task from the first observation and the instruction.
 
-    A sample is F = 1 + V * T video rows: the first frame of the first camera once more, then the T frames of each of the V
-    cameras. Every row is conditioned on its own camera's current frame. Only the U-Net is trained.
+    A sample is F = 1 + V * T video rows: the first frame of the first camera once more, then the T frames of each of
+    the V cameras. Every row is conditioned on its own camera's current frame. Only the U-Net is trained.
 
     Args:
         unet: Denoising network; reads noisy and condition latents on channels.
@@ -70,20 +70,21 @@ class VideoModel(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor arguments, parts as `component_config`: enough to build the model again."""
+        """Class and constructor arguments, parts included: enough to build the model again."""
         parts = ("unet", "autoencoder", "text_encoder", "preconditioning")
         values = ("num_views", "num_frames", "fps_id", "motion_bucket", "condition_noise")
-        described = {name: component_config(getattr(self, name)) for name in parts}
-        return described | {name: getattr(self, name) for name in values}
+        described = {name: config_of(getattr(self, name)) for name in parts}
+        return describe(self, described | {name: getattr(self, name) for name in values})
+
+    def latent_size(self, image_size: int | tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the latents of images of this height and width."""
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        size: tuple[int, int] = self.autoencoder.latent_size(height, width)
+        return size
 
     def latent_shape(self, image_size: int | tuple[int, int]) -> tuple[int, int, int, int]:
-        """Shape (F, c, h, w) of one sample's latents, for drawing noise.
-
-        Args:
-            image_size: Height and width of the images.
-        """
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        return (self.num_rows, self.autoencoder.latent_channels, *self.autoencoder.latent_size(height, width))
+        """Shape (F, c, h, w) of the latents of one sample, for drawing noise."""
+        return (self.num_rows, self.autoencoder.latent_channels, *self.latent_size(image_size))
 
     def rows(self, frames: Tensor) -> Tensor:
         """Video rows (B, F, ...) of the frames of all cameras (B, V, T, ...)."""
@@ -102,13 +103,14 @@ class VideoModel(nn.Module):
             sample: Draw from the autoencoder's posterior (training targets) rather than take its mode.
         """
         self._require_layout("frames", frames, (self.num_views, self.num_frames))
-        return self.autoencoder.encode(self.rows(frames).flatten(0, 1), sample).unflatten(0, (len(frames), -1))
+        rows = self.rows(frames)
+        return _unflat(self.autoencoder.encode(rows.flatten(0, 1), sample), rows)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, V, T, 3, H, W), not clipped, of latents (B, F, c, h, w)."""
         images = self.autoencoder.decode(latents.flatten(0, 1), num_frames=self.num_rows)
-        return self.views(images.unflatten(0, (len(latents), -1)))
+        return self.views(_unflat(images, latents))
 
     @torch.no_grad()
     def condition(
@@ -135,7 +137,7 @@ class VideoModel(nn.Module):
     @torch.no_grad()
     def condition_from_images(self, images: Tensor, instructions: Sequence[str]) -> Conditioning:
         """Conditions from images (B, 1 + V, 3, H, W) that already carry their noise: row 0's, then each camera's."""
-        latents = self.autoencoder.encode_condition(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        latents = _unflat(self.autoencoder.encode_condition(images.flatten(0, 1)), images)
         sources = [0] + [1 + view for view in range(self.num_views) for _ in range(self.num_frames)]
         latents = latents[:, sources]
         context = self.text_encoder(instructions)[:, None, None].expand(-1, self.num_rows, -1, -1)
@@ -144,6 +146,18 @@ class VideoModel(nn.Module):
     def denoise(self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """Clean latents (B, F, c, h, w) of noisy ones at levels sigma (B,)."""
         return self.denoise_with_features(noisy, sigma, conditioning, ())[0]
+
+    def loss(self, latents: Tensor, noise: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+        """Weighted denoising error of every row, (B, F).
+
+        Args:
+            latents: True latents (B, F, c, h, w).
+            noise: Unit noise of the same shape.
+            sigma: Noise levels (B,).
+            conditioning: Conditions of the samples.
+        """
+        noisy = latents + sigma.view(-1, 1, 1, 1, 1) * noise
+        return self.preconditioning.row_losses(self.denoise(noisy, sigma, conditioning), latents, sigma)
 
     def denoise_with_features(
         self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, taps: Sequence[int]
@@ -159,8 +173,8 @@ class VideoModel(nn.Module):
         """Features of the frames at some taps; the pass stops after the last of them.
 
         Returns:
-            One (B, V, T, C, h, w) a tap, fine to coarse (later taps first, row 0 left out), and the embedding of the noise
-            level (B, E).
+            One (B, V, T, C, h, w) a tap, fine to coarse (later taps first, row 0 left out), and the embedding of the
+            noise level (B, E).
         """
         found, emb = self.unet.features(*self._unet_input(noisy, sigma, conditioning), taps=taps)
         return self._by_view(found), emb
@@ -180,6 +194,10 @@ class VideoModel(nn.Module):
         levels = torch.as_tensor(sigma, dtype=torch.float32, device=noise.device).expand(len(noise))
         noisy = self.preconditioning.pure_noise(noise, levels, conditioning.anchor)
         return self.features(noisy, levels, conditioning, taps)
+
+    def level_embedding(self, sigma: Tensor) -> Tensor:
+        """Embedding (B, E) of noise levels (B,), which the networks of the action share."""
+        return self.unet.time_embedding(c_noise(sigma))
 
     @torch.no_grad()
     def predict_video(
@@ -204,9 +222,9 @@ class VideoModel(nn.Module):
             if not use_guidance:
                 return (self.denoise(noisy[0], sigma, both),)
             clean = self.denoise(noisy[0].repeat(2, 1, 1, 1, 1), sigma.repeat(2), both)
-            return (guided(*clean.chunk(2), sampler.guidance),)
+            return (guided(clean, sampler.guidance),)
 
-        start = self.preconditioning.pure_noise(noise, self._first_level(sampler, noise), conditioning.anchor)
+        start = self.preconditioning.pure_noise(noise, sampler.first_level(noise), conditioning.anchor)
         return sampler.sample(denoise, (start,), generator)[0]
 
     def freeze(self) -> Self:
@@ -236,15 +254,11 @@ class VideoModel(nn.Module):
     def _by_view(self, taps: dict[int, Tensor]) -> list[Tensor]:
         return [self.views(taps[position]) for position in sorted(taps, reverse=True)]
 
-    @staticmethod
-    def _first_level(sampler: Sampler, noise: Tensor) -> Tensor:
-        return torch.full((len(noise),), sampler.sigma_max, device=noise.device)
-
     def _require_layout(self, what: str, images: Tensor, leading: tuple[int, ...]) -> None:
         if images.shape[1 : 1 + len(leading)] != leading:
             raise NetworkError(
-                f"video model: {what} are {tuple(images.shape)}, but it has {self.num_views} views of {self.num_frames} "
-                "frames; set num_views and num_frames to those of the data."
+                f"video model: {what} are {tuple(images.shape)}, but it has {self.num_views} views of "
+                f"{self.num_frames} frames; set num_views and num_frames to those of the data."
             )
 
     def _require_fit(self) -> None:
@@ -264,9 +278,14 @@ class VideoModel(nn.Module):
             )
         if isinstance(self.preconditioning, ResidualPreconditioning) and not self.autoencoder.same_space:
             raise NetworkError(
-                f"video model: ResidualPreconditioning needs an autoencoder whose condition latents lie in the space of "
-                f"its latents, which {type(self.autoencoder).__name__}'s do not; use EDMPreconditioning."
+                f"video model: ResidualPreconditioning needs an autoencoder whose condition latents lie in the space "
+                f"of its latents, which {type(self.autoencoder).__name__}'s do not; use EDMPreconditioning."
             )
+
+
+def _unflat(x: Tensor, like: Tensor) -> Tensor:
+    """Give (B * F, ...) back the first two axes of `like`."""
+    return x.reshape(*like.shape[:2], *x.shape[1:])
 
 
 def _noise_like(images: Tensor, generator: torch.Generator | None, seeds: Sequence[int] | None) -> Tensor:

@@ -1,0 +1,213 @@
+"""The joint denoiser of the paper: video network, adapter on its features, action network."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from networks.action_unet import ActionUNet
+from networks.adapter import CNNAdapter
+from networks.component_config import config_of, describe
+from networks.conditioning import Conditioning
+from networks.edm import EDMPreconditioning, Preconditioning
+from networks.errors import NetworkError
+from networks.sampling import Sampler, guided
+from networks.video_model import VideoModel
+
+
+class PolicyModel(nn.Module):
+    """Denoises the film and the action chunk; the action network reads the video network's features.
+
+    The noise level of the two is shared (the paper: `denoise`, `sample`), or the video's is fixed and its features are
+    computed once (`VideoModel.imagine_features`, then `denoise_action`, `sample_actions`).
+
+    Args:
+        video: The video model; if frozen, no gradient is computed through it.
+        adapter: Turns tapped features into the condition of the action network.
+        action_unet: Denoises action chunks.
+        taps: Positions in the video U-Net whose features the adapter reads.
+        action_preconditioning: Scalings around the action network; None is EDM for data of unit variance.
+
+    Raises:
+        NetworkError: The parts do not fit one another.
+    """
+
+    def __init__(
+        self,
+        video: VideoModel,
+        adapter: CNNAdapter,
+        action_unet: ActionUNet,
+        taps: Sequence[int],
+        action_preconditioning: EDMPreconditioning | None = None,
+    ) -> None:
+        super().__init__()
+        self.video = video
+        self.adapter = adapter
+        self.action_unet = action_unet
+        self.taps = tuple(taps)
+        self.action_preconditioning: Preconditioning = action_preconditioning or EDMPreconditioning()
+        self._require_fit()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Class and constructor arguments, parts included."""
+        parts = ("video", "adapter", "action_unet", "action_preconditioning")
+        return describe(self, {name: config_of(getattr(self, name)) for name in parts} | {"taps": list(self.taps)})
+
+    def denoise(
+        self, noisy_video: Tensor, noisy_action: Tensor, sigma: Tensor, conditioning: Conditioning
+    ) -> tuple[Tensor, Tensor]:
+        """Clean film and action chunk, both noised to one level.
+
+        Args:
+            noisy_video: (B, F, c, h, w).
+            noisy_action: (B, A, D).
+            sigma: Noise levels (B,).
+            conditioning: Conditions of the samples.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.video.is_frozen):
+            clean, features, emb = self.video.denoise_with_features(noisy_video, sigma, conditioning, self.taps)
+        return clean, self.denoise_action(noisy_action, sigma, features, emb)
+
+    def denoise_action(
+        self, noisy_action: Tensor, sigma: Tensor, features: Sequence[Tensor], video_emb: Tensor
+    ) -> Tensor:
+        """Clean action chunk (B, A, D), given features of the film at whatever level they were read.
+
+        Args:
+            noisy_action: (B, A, D).
+            sigma: Noise levels of the action (B,).
+            features: One (B, V, T, C, h, w) a tap, fine to coarse.
+            video_emb: Embedding (B, E) of the noise level of the film.
+        """
+        return self._denoise_action(noisy_action, sigma, self.adapt(features, video_emb))
+
+    def adapt(self, features: Sequence[Tensor], video_emb: Tensor) -> Tensor:
+        """Condition of the action network (B, cond_dim); the same at every step of sampling actions."""
+        horizon: int = self.action_unet.action_horizon
+        adapted: Tensor = self.adapter(list(features), video_emb.unsqueeze(1).expand(-1, horizon, -1))
+        return adapted
+
+    def action_loss_weight(self, sigma: Tensor) -> Tensor:
+        """Weight (B,) of the squared error of actions at levels sigma (B,)."""
+        return self.action_preconditioning.loss_weight(sigma, 1)
+
+    def loss(
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        video_noise: Tensor,
+        action_noise: Tensor,
+        sigma: Tensor,
+        conditioning: Conditioning,
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted denoising errors at a shared level: of every video row (B, F) and of every action step (B, A)."""
+        noisy_video = latents + sigma.view(-1, 1, 1, 1, 1) * video_noise
+        noisy_action = actions + sigma.view(-1, 1, 1) * action_noise
+        video, action = self.denoise(noisy_video, noisy_action, sigma, conditioning)
+        return (
+            self.video.preconditioning.row_losses(video, latents, sigma),
+            self.action_preconditioning.row_losses(action, actions, sigma),
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        conditioning: Conditioning,
+        video_noise: Tensor,
+        action_noise: Tensor,
+        sampler: Sampler,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Sample film (B, F, c, h, w) and action chunk (B, A, D) together; guidance acts on both.
+
+        Args:
+            conditioning: Conditions of the samples.
+            video_noise: Unit noise (B, F, c, h, w).
+            action_noise: Unit noise (B, A, D).
+            sampler: Noise levels, scheduler and guidance.
+            generator: For stochastic schedulers.
+        """
+        guidance = sampler.guidance
+        both = conditioning if guidance == 1.0 else conditioning.with_unconditional()
+
+        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
+            if guidance == 1.0:
+                return self.denoise(*noisy, sigma, both)
+            clean = self.denoise(*(torch.cat([x, x]) for x in noisy), sigma.repeat(2), both)
+            return tuple(guided(x, guidance) for x in clean)
+
+        level = sampler.first_level(video_noise)
+        start = (
+            self.video.preconditioning.pure_noise(video_noise, level, conditioning.anchor),
+            self.action_preconditioning.pure_noise(action_noise, level),
+        )
+        video, action = sampler.sample(denoise, start, generator)
+        return video, action
+
+    @torch.no_grad()
+    def sample_actions(
+        self,
+        features: Sequence[Tensor],
+        video_emb: Tensor,
+        action_noise: Tensor,
+        sampler: Sampler,
+        unconditional: Sequence[Tensor] | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Sample action chunks (B, A, D) from features that were computed once.
+
+        Args:
+            features: One (B, V, T, C, h, w) a tap, fine to coarse.
+            video_emb: Embedding (B, E) of the noise level of the film.
+            action_noise: Unit noise (B, A, D).
+            sampler: Noise levels, scheduler and guidance.
+            unconditional: Features without observation and instruction, which guidance other than 1 needs.
+            generator: For stochastic schedulers.
+
+        Raises:
+            NetworkError: Guidance is asked for without unconditional features.
+        """
+        guidance = sampler.guidance
+        if guidance != 1.0 and unconditional is None:
+            raise NetworkError(
+                f"sampler: guidance is {guidance}, but the actions are sampled from features with a fixed video noise "
+                "level and no unconditional ones; set the sampler's guidance to 1."
+            )
+        cond = self.adapt(features, video_emb)
+        if guidance != 1.0 and unconditional is not None:
+            cond = torch.cat([cond, self.adapt(unconditional, video_emb)])
+
+        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
+            if guidance == 1.0:
+                return (self._denoise_action(noisy[0], sigma, cond),)
+            clean = self._denoise_action(torch.cat([noisy[0]] * 2), sigma.repeat(2), cond)
+            return (guided(clean, guidance),)
+
+        start = self.action_preconditioning.pure_noise(action_noise, sampler.first_level(action_noise))
+        return sampler.sample(denoise, (start,), generator)[0]
+
+    def _denoise_action(self, noisy_action: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
+        net_input = self.action_preconditioning.net_input(noisy_action, sigma)
+        output = self.action_unet(net_input, self.video.level_embedding(sigma), cond)
+        return self.action_preconditioning.denoised(output, noisy_action, sigma)
+
+    def _require_fit(self) -> None:
+        """Fail at set-up where a size of two parts differs."""
+        unet, video = self.video.unet, self.video
+        pairs = {
+            "adapter.num_views": (self.adapter.num_views, video.num_views, "video.num_views"),
+            "adapter.num_frames": (self.adapter.num_frames, video.num_frames, "video.num_frames"),
+            "adapter.emb_dim": (self.adapter.emb_dim, unet.emb_dim, "the video U-Net's emb_dim"),
+            "action_unet.emb_dim": (self.action_unet.emb_dim, unet.emb_dim, "the video U-Net's emb_dim"),
+            "action_unet.cond_dim": (self.action_unet.cond_dim, self.adapter.cond_dim, "adapter.cond_dim"),
+            "the number of taps of the adapter": (len(self.adapter.taps), len(self.taps), "len(taps)"),
+        }
+        for name, (found, wanted, source) in pairs.items():
+            if found != wanted:
+                raise NetworkError(f"policy model: {name} is {found} but {source} is {wanted}; make them equal.")
+        if unknown := sorted(set(self.taps) - set(range(unet.num_taps))):
+            raise NetworkError(
+                f"policy model: no tap {unknown} in the video U-Net; choose among 0 to {unet.num_taps - 1}."
+            )

@@ -1,0 +1,118 @@
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from networks.component_config import build
+from networks.errors import NetworkError
+from networks.sampling import SCHEDULERS, Sampler, guided
+
+MEAN, STD = torch.tensor([0.5, -1.0]), 0.5
+
+
+def ideal(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
+    """The best denoiser of Gaussian data."""
+    s = sigma.view(-1, 1)
+    return tuple(MEAN + (x - MEAN) * STD**2 / (s**2 + STD**2) for x in noisy)
+
+
+def exact_solution(start: Tensor, sigma_max: float) -> Tensor:
+    """Where the probability flow of Gaussian data ends."""
+    return MEAN + (start - MEAN) * STD / (sigma_max**2 + STD**2) ** 0.5
+
+
+@pytest.mark.parametrize("num_steps", [4, 30])
+def test_levels_are_the_published_ones(parity_arrays: Callable[[str], dict[str, Tensor]], num_steps: int) -> None:
+    expected = parity_arrays("joint_tiny")[f"sigmas_{num_steps}"]
+    torch.testing.assert_close(Sampler(num_steps).sigmas(), expected, rtol=1e-5, atol=0)
+
+
+def test_euler_is_the_textbook_step() -> None:
+    """x + (sigma_next - sigma) (x - D) / sigma, Karras et al. 2022, algorithm 2 without churn."""
+    sampler = Sampler(num_steps=7, sigma_max=80.0)
+    x = start = 80 * torch.randn(5, 2)
+    sigmas = sampler.sigmas()
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        (clean,) = ideal((x,), sigma.expand(5))
+        x = x + (following - sigma) * (x - clean) / sigma
+    torch.testing.assert_close(sampler.sample(ideal, (start,))[0], x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_samples_the_distribution(scheduler: str) -> None:
+    sampler = Sampler(num_steps=100, sigma_max=80.0, scheduler=scheduler)
+    levels = []
+
+    def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
+        levels.append(sigma[0].item())
+        return ideal(noisy, sigma)
+
+    start = 80 * torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    (samples,) = sampler.sample(denoise, (start,), torch.Generator().manual_seed(1))
+    torch.testing.assert_close(samples.mean(0), MEAN, atol=0.04, rtol=0)
+    torch.testing.assert_close(samples.std(0), torch.full((2,), STD), atol=0.06, rtol=0)
+    assert levels[0] == pytest.approx(80, rel=1e-3)
+    assert levels[-1] == pytest.approx(0.002, rel=2e-2)
+    if scheduler != "DDPMScheduler":  # the one that adds noise
+        torch.testing.assert_close(samples, exact_solution(start, 80), atol=0.15, rtol=0)
+
+
+@pytest.mark.parametrize("scheduler", ["HeunDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_second_order_schedulers_come_closer_than_euler(scheduler: str) -> None:
+    start = 700 * torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    errors = [
+        (Sampler(scheduler=name).sample(ideal, (start,))[0] - exact_solution(start, 700)).abs().max()
+        for name in (scheduler, "EulerDiscreteScheduler")
+    ]
+    assert errors[0] < 0.6 * errors[1]
+
+
+@pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_two_tensors_are_sampled_as_each_alone(scheduler: str) -> None:
+    sampler = Sampler(num_steps=5, scheduler=scheduler)
+    first, second = 700 * torch.randn(2, 3, 2)
+    together = sampler.sample(ideal, (first, second))
+    for alone, joint in zip((first, second), together, strict=True):
+        assert torch.equal(sampler.sample(ideal, (alone,))[0], joint)
+
+
+def test_on_step_sees_every_step() -> None:
+    seen: list[int] = []
+    Sampler(num_steps=3).sample(ideal, (torch.randn(1, 2),), on_step=lambda step, _: seen.append(step))
+    assert seen == [0, 1, 2]
+
+
+def test_guidance_formula() -> None:
+    clean = torch.tensor([[3.0], [1.0]])  # conditional, unconditional
+    assert guided(clean, 2.0).item() == 5.0
+    assert guided(clean, 1.0).item() == 3.0
+
+
+def test_unknown_scheduler_lists_those_there_are() -> None:
+    with pytest.raises(NetworkError, match="no scheduler 'Euler'; choose one of EulerDiscreteScheduler, Heun"):
+        Sampler(scheduler="Euler")
+
+
+def test_misspelt_scheduler_option_is_refused() -> None:
+    with pytest.raises(NetworkError, match=r"no option \['solver_odrer'\]"):
+        Sampler(scheduler="DPMSolverMultistepScheduler", scheduler_options={"solver_odrer": 3})
+
+
+def test_option_reaches_the_scheduler() -> None:
+    start = 700 * torch.randn(8, 2)
+    name = "DPMSolverMultistepScheduler"
+    first_order = Sampler(9, scheduler=name, scheduler_options={"solver_order": 1}).sample(ideal, (start,))[0]
+    assert not torch.equal(first_order, Sampler(9, scheduler=name).sample(ideal, (start,))[0])
+
+
+@pytest.mark.parametrize("wrong", [{"num_steps": 0}, {"sigma_min": 0.0}, {"sigma_max": 0.001}, {"rho": 0.0}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(NetworkError, match="needed are"):
+        Sampler(**wrong)  # type: ignore[arg-type]
+
+
+def test_config_rebuilds_the_sampler() -> None:
+    sampler = Sampler(10, 20.0, 0.02, guidance=1.0, scheduler="HeunDiscreteScheduler")
+    assert build(json.loads(json.dumps(sampler.config))).config == sampler.config
