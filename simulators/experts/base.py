@@ -24,9 +24,9 @@ class Expert(ABC):
         """The clean action (D,) for the current state, within [-1, 1]; called exactly once a control step."""
 
     def noise_scale(self) -> Array:
-        """Relative noise (D,) for the step whose action was just given; zeros while precision matters.
+        """Relative noise (D,) for the step whose action was just given.
 
-        Base: `TRANSLATION_NOISE` while `noisy`, else zeros.
+        Base: `TRANSLATION_NOISE` while `noisy`, else zeros. May shrink where precision matters.
         """
         return TRANSLATION_NOISE if self.noisy else np.zeros_like(TRANSLATION_NOISE)
 

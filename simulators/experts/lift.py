@@ -12,7 +12,11 @@ OPEN, CLOSE = -1.0, 1.0
 HOVER = 0.05
 """Height above the cube, in metres, at which the descent starts."""
 ALIGNED = 0.012
-"""Horizontal distance in metres within which the gripper may go down."""
+"""Horizontal distance in metres within which the cube lies between the fingers."""
+CONE = 0.4
+"""How fast the allowed horizontal distance grows with height on the way down."""
+NEAR = 0.06
+"""Closer to the cube than this, in metres, noise shrinks in proportion, else small corrections drown in it."""
 CLOSE_STEPS = 4
 LIFT_HEIGHT = 0.1
 
@@ -28,11 +32,16 @@ class LiftExpert(Expert):
         self.env = env
         self.closed_steps = 0
         self.lift_from: Array | None = None
+        self.calm = 1.0
 
     @property
     def noisy(self) -> bool:
         """Until the gripper closes."""
         return self.closed_steps == 0
+
+    def noise_scale(self) -> Array:
+        """Less noise close to the cube."""
+        return self.calm * super().noise_scale()
 
     def act(self) -> Array:
         """See `Expert.act`."""
@@ -40,6 +49,7 @@ class LiftExpert(Expert):
         gripper = np.array(data.site_xpos[self.env.robots[0].eef_site_id])
         cube = np.array(data.body_xpos[self.env.cube_body_id])
         if self.closed_steps == 0:
+            self.calm = noise_near(gripper, cube)
             if not grasp_ready(gripper, cube):
                 return move_towards(above_or_on(gripper, cube), gripper, OPEN)
             self.lift_from = gripper
@@ -56,7 +66,12 @@ def grasp_ready(gripper: Array, cube: Array) -> bool:
     return bool(offset[:2].max() < ALIGNED and offset[2] < 0.01)
 
 
+def noise_near(gripper: Array, cube: Array) -> float:
+    """Share of the noise to use at this distance."""
+    return float(np.clip(np.linalg.norm(cube - gripper) / NEAR, 0.3, 1.0))
+
+
 def above_or_on(gripper: Array, cube: Array) -> Array:
-    """Next point on the way to a grasp: over the cube first, then straight down to its centre."""
-    aligned = np.linalg.norm((cube - gripper)[:2]) < ALIGNED
-    return cube if aligned else cube + height(HOVER)
+    """Next point on the way to a grasp: over the cube first, then down to its centre within a cone."""
+    allowed = ALIGNED + CONE * max(gripper[2] - cube[2] - 0.02, 0.0)
+    return cube if np.linalg.norm((cube - gripper)[:2]) < allowed else cube + height(HOVER)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from simulators.experts.base import Expert, height, move_towards
-from simulators.experts.lift import CLOSE, OPEN, above_or_on, grasp_ready
+from simulators.experts.lift import CLOSE, OPEN, above_or_on, grasp_ready, noise_near
 from simulators.mujoco_types import Environment
 from simulators.protocol import Array
 
@@ -29,11 +29,16 @@ class StackExpert(Expert):
         self.phase = "grasp"
         self.closed_steps = 0
         self.released_at = np.zeros(3)
+        self.calm = 1.0
 
     @property
     def noisy(self) -> bool:
         """Until the gripper closes."""
         return self.phase == "grasp"
+
+    def noise_scale(self) -> Array:
+        """Less noise close to the cube."""
+        return self.calm * super().noise_scale()
 
     def act(self) -> Array:
         """See `Expert.act`."""
@@ -42,6 +47,7 @@ class StackExpert(Expert):
         red = np.array(data.body_xpos[self.env.cubeA_body_id])
         green = np.array(data.body_xpos[self.env.cubeB_body_id])
         if self.phase == "grasp":
+            self.calm = noise_near(gripper, red)
             if not grasp_ready(gripper, red):
                 return move_towards(above_or_on(gripper, red), gripper, OPEN)
             self.phase = "close"
