@@ -1,0 +1,39 @@
+import torch
+
+from datamodules import ColourJitter
+
+
+def test_zero_strength_changes_nothing() -> None:
+    frames = torch.rand(2, 2, 3, 3, 8, 8) * 2 - 1
+    torch.testing.assert_close(ColourJitter(0, 0, 0, 0)(frames), frames)
+
+
+def test_all_frames_of_a_clip_share_one_draw_and_clips_differ() -> None:
+    """Six clips of the same four equal frames: equal within a clip, different between clips."""
+    torch.manual_seed(0)
+    frames = (torch.rand(3, 8, 8) * 1.2 - 0.6).expand(3, 2, 4, 3, 8, 8)
+    clips = ColourJitter()(frames).flatten(0, 1)
+    assert clips.shape == (6, 4, 3, 8, 8)
+    for clip in clips:
+        assert torch.equal(clip, clip[:1].expand_as(clip))
+    assert len({float(clip.mean()) for clip in clips}) == 6
+
+
+def test_values_stay_in_range() -> None:
+    frames = torch.rand(1, 1, 2, 3, 8, 8) * 2 - 1
+    for _ in range(20):
+        jittered = ColourJitter(0.9, 0.9, 0.9, 0.5)(frames)
+        assert jittered.min() >= -1
+        assert jittered.max() <= 1
+
+
+def test_brightness_scales_the_unit_range() -> None:
+    """On [0, 1] a factor f maps x to f x (clipped), so every pixel of a clip has one ratio."""
+    torch.manual_seed(1)
+    frames = torch.rand(1, 1, 2, 3, 8, 8) - 1  # [0, 0.5] on the unit range: no clipping
+    jittered = ColourJitter(0.2, 0, 0, 0)(frames)
+    ratio = (jittered + 1) / (frames + 1).clamp(min=1e-6)
+    assert 0.8 <= float(ratio.median()) <= 1.2
+    torch.testing.assert_close(
+        ratio[frames > -0.99], ratio.median().expand(int((frames > -0.99).sum())), atol=1e-4, rtol=0
+    )

@@ -1,0 +1,315 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from datamodules import Batch, DatasetError, DemoDataModule, LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule
+
+FileFactory = Callable[..., Path]
+
+
+class Recorder(LightningModule):
+    """A model that learns nothing and remembers which windows it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.windows: list[list[int]] = []
+        self.ranges: list[tuple[float, float]] = []
+        self.val_frames: list[Tensor] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.windows.append(batch.windows.tolist())
+        self.ranges.append((float(batch.frames.min()), float(batch.frames.max())))
+        return self.weight * batch.frames.mean()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.val_frames.append(batch.frames)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(
+    module: Recorder, data: DemoDataModule, folder: Path, *, max_steps: int, every: int = 1, resume: Path | None = None
+) -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=max_steps,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[ModelCheckpoint(folder, filename="{step}", every_n_train_steps=every, save_top_k=-1)],
+    )
+    trainer.fit(module, data, ckpt_path=resume)
+
+
+def test_defaults_fit_each_source(
+    robomimic_file: FileFactory, robocasa_file: FileFactory, libero_file: FileFactory
+) -> None:
+    lift = RobosuiteDataModule(str(robomimic_file()), image_size=8)
+    assert lift.preprocessing.cameras == ("agentview", "robot0_eye_in_hand")
+    assert (lift.preprocessing.action_dim, lift.preprocessing.image_size) == (7, 8)
+    assert lift.train_set[0].instruction == "lift the cube"
+    drawer = RoboCasaDataModule(str(robocasa_file()))
+    assert drawer.preprocessing.action_dims == (0, 1, 2, 3, 4, 5, 6)
+    assert drawer.preprocessing.cameras[0] == "robot0_eye_in_hand"
+    assert drawer.train_set[0].frames.shape == (3, 8, 3, 16, 16)
+    assert drawer.train_set[0].instruction == "close the drawer"
+    milk = LiberoDataModule(str(libero_file()), instruction="fetch the milk")
+    assert milk.orientation == "flip_vertical"
+    assert milk.preprocessing.image_size == 16
+    assert milk.train_set[0].instruction == "fetch the milk"
+
+
+def test_the_split_is_by_demo_seeded_and_alike_for_every_task(robomimic_file: FileFactory, tmp_path: Path) -> None:
+    for task in ("Lift", "Stack"):
+        robomimic_file(name=f"{task}.hdf5", task=task, lengths=(3,) * 10)
+
+    def held_out(path: str, seed: int) -> set[tuple[str, str]]:
+        data = RobosuiteDataModule(path, val_fraction=0.2, split_seed=seed)
+        data.setup()
+        train = {(d.task, d.name) for d in data.train_set.demos}
+        val = {(d.task, d.name) for d in data.val_set.demos}
+        assert not train & val
+        return val
+
+    both = held_out(str(tmp_path), 0)
+    assert [sum(task == name for name, _ in both) for task in ("Lift", "Stack")] == [2, 2]
+    assert held_out(str(tmp_path), 0) == both
+    assert any(held_out(str(tmp_path), seed) != both for seed in (1, 2, 3))
+    assert held_out(str(tmp_path / "Lift.hdf5"), 0) == {demo for demo in both if demo[0] == "Lift"}
+
+
+def test_an_epoch_shows_every_window_once_in_an_order_given_by_seed_and_epoch(
+    robomimic_file: FileFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+    data = RobosuiteDataModule(str(robomimic_file()), batch_size=1, val_fraction=0)
+    data.setup()
+
+    def order(epoch: int) -> list[int]:
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        return [int(batch.windows) for batch in loader]
+
+    assert sorted(order(0)) == list(range(28))
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+    first = order(0)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "4")
+    assert order(0) != first
+
+
+def test_batches_reach_the_model_as_floats_in_range(robomimic_file: FileFactory, tmp_path: Path) -> None:
+    data = RobosuiteDataModule(str(robomimic_file()), batch_size=4, val_fraction=0.4, colour_jitter=None)
+    model = Recorder()
+    fit(model, data, tmp_path, max_steps=2)
+    for low, high in model.ranges:
+        assert -1 <= low < high <= 1
+
+
+def test_validation_frames_are_not_jittered(robomimic_file: FileFactory, tmp_path: Path) -> None:
+    data = RobosuiteDataModule(str(robomimic_file()), batch_size=50, val_fraction=0.4)
+    model = Recorder()
+    fit(model, data, tmp_path, max_steps=1)
+    expected = torch.stack([data.val_set[i].frames for i in range(len(data.val_set))])
+    assert torch.equal(data.preprocessing.to_uint8(model.val_frames[0]), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_sees_exactly_the_windows_it_had_left(
+    robomimic_file: FileFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """28 windows in batches of 4: stop mid-epoch (3), at an epoch's end (7) and mid second epoch (9)."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    path = str(robomimic_file())
+
+    def data() -> RobosuiteDataModule:
+        return RobosuiteDataModule(path, num_frames=1, batch_size=4, val_fraction=0, num_workers=workers)
+
+    whole = Recorder()
+    fit(whole, data(), tmp_path / "whole", max_steps=16)
+    assert sorted(sum(whole.windows[:7], [])) == list(range(28))
+    assert whole.windows[:7] != whole.windows[7:14]
+    for stop in (3, 7, 9):
+        resumed = Recorder()
+        fit(resumed, data(), tmp_path / f"resumed{stop}", max_steps=16, resume=tmp_path / f"whole/step={stop}.ckpt")
+        assert resumed.windows == whole.windows[stop:], f"resumed after step {stop}"
+
+
+def test_weights_say_how_often_a_demo_is_drawn_whatever_its_length(robomimic_file: FileFactory, tmp_path: Path) -> None:
+    """Lift 1 demo x weight 3, Stack 3 demos x weight 1: half of the draws each."""
+    robomimic_file(name="a.hdf5", task="Lift", lengths=(40,))
+    robomimic_file(name="b.hdf5", task="Stack", lengths=(5, 500, 20))
+    data = RobosuiteDataModule(str(tmp_path), val_fraction=0, weights={"Lift": 3.0}, batch_size=1)
+    data.setup()
+    sampler = data.train_dataloader().sampler
+    drawn = [data.train_set.locate(i)[0] for epoch in range(20) for i in sampler.order(epoch)]  # type: ignore[attr-defined]
+    share = {
+        (task, length): np.mean([d.task == task and d.length == length for d in drawn])
+        for task, length in (("Lift", 40), ("Stack", 5), ("Stack", 500), ("Stack", 20))
+    }
+    assert share == pytest.approx(
+        {("Lift", 40): 1 / 2, ("Stack", 5): 1 / 6, ("Stack", 500): 1 / 6, ("Stack", 20): 1 / 6}, abs=0.02
+    )
+
+
+def test_window_loader_goes_over_a_split_in_order_with_frames(robomimic_file: FileFactory) -> None:
+    data = RobosuiteDataModule(str(robomimic_file()), val_fraction=0.4)
+    data.read_frames = False
+    batches = list(data.window_loader("train", batch_size=3))
+    assert torch.cat([batch.windows for batch in batches]).tolist() == list(range(len(data.train_set)))
+    assert all(batch.frames.dtype == torch.uint8 and batch.has_frames for batch in batches)
+    assert not next(iter(data.train_dataloader())).has_frames
+
+
+def test_limit_demos_and_filter_key_choose_demos_but_not_statistics(robomimic_file: FileFactory) -> None:
+    path = str(robomimic_file(lengths=(5, 6, 7)))
+    everything = RobosuiteDataModule(path, val_fraction=0)
+    first = RobosuiteDataModule(path, val_fraction=0, limit_demos=1)
+    masked = RobosuiteDataModule(path, val_fraction=0, filter_key="first_two")
+    assert (everything.num_train_windows, first.num_train_windows, masked.num_train_windows) == (18, 5, 11)
+    assert first.preprocessing.statistics == everything.preprocessing.statistics == masked.preprocessing.statistics
+
+
+def test_files_globs_and_folders_are_found_once_each(robomimic_file: FileFactory, tmp_path: Path) -> None:
+    robomimic_file(name="x/a.hdf5", lengths=(2,))
+    robomimic_file(name="x/deep/b.h5", lengths=(3,))
+    for paths, windows in (
+        (str(tmp_path / "x"), 5),
+        (str(tmp_path / "x/*.hdf5"), 2),
+        (str(tmp_path / "x/**/*.h*5"), 5),
+        ([str(tmp_path / "x/a.hdf5"), str(tmp_path / "x")], 5),
+    ):
+        assert RobosuiteDataModule(paths, val_fraction=0).num_train_windows == windows
+
+
+LAYOUTS = {"robomimic": RobosuiteDataModule, "robocasa": RoboCasaDataModule, "libero": LiberoDataModule}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("corruption", "message"),
+    [
+        ("truncated", r"truncated .*download or collect it again\."),
+        ("not_hdf5", r"not an HDF5 file, or damaged .*download or collect it again\."),
+        ("no_data_group", r"no group 'data', only \['episodes', 'mask'\]"),
+        ("no_demos", r"no demo under 'data'"),
+        ("no_actions", r"demo_1: no dataset 'actions', only"),
+        ("empty_demo", r"demo_1: no steps, shorter than one step; remove this demo\."),
+        ("cut_short", r"demo_1: 4 actions but num_samples says 9"),
+        ("nan_actions", r"demo_1: the action at step 8, dimension 2 is nan"),
+        ("infinite_actions", r"demo_1: the action at step 8, dimension 2 is inf"),
+        ("wrong_width", r"demo_1: actions are \d+ wide but those of .* demo_0 are \d+ wide"),
+        ("constant_action", r"constant action dimensions 1 \(always 0\.25\).*constant_actions: zero"),
+        ("missing_camera", r"demo_1: no camera \['robot0_\w+'\]; the file has \['.*'\]\. Set data\.init_args\.cameras"),
+        ("unequal_cameras", r"demo_1: cameras of unequal size \(.*16x16.*8x8.*\)"),
+        ("not_square", r"demo_1: images are 8x16, not square"),
+        ("float_images", r"demo_1: images of \w+ are float32"),
+    ],
+)
+def test_bad_files_fail_at_setup_in_one_sentence(
+    request: pytest.FixtureRequest, layout: str, corruption: str, message: str
+) -> None:
+    path = request.getfixturevalue(f"{layout}_file")(corruption=corruption)
+    data = LAYOUTS[layout](str(path), val_fraction=0)
+    data.cameras.sort()  # robot0_* last: the camera that the fixture spoils
+    with pytest.raises(DatasetError, match=message) as caught:
+        data.setup()
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_were_never_rendered_are_missed_at_setup(robomimic_file: FileFactory) -> None:
+    data = RobosuiteDataModule(str(robomimic_file(corruption="no_images")))
+    with pytest.raises(DatasetError, match=r"no camera images \(obs has \['robot0_eef_pos'\]\)"):
+        data.setup()
+
+
+@pytest.mark.parametrize("written", LAYOUTS)
+@pytest.mark.parametrize("read", LAYOUTS)
+def test_a_wrong_layout_is_told_by_name(request: pytest.FixtureRequest, written: str, read: str) -> None:
+    path = str(request.getfixturevalue(f"{written}_file")())
+    cameras = ["robot0_eye_in_hand"]
+    if written == read:
+        assert LAYOUTS[read](path, cameras=cameras).num_train_windows > 0
+        return
+    with pytest.raises(DatasetError, match=f"looks like the .* layout.*use {LAYOUTS[written].__name__} for it"):
+        LAYOUTS[read](path, cameras=cameras).setup()
+
+
+def test_a_file_without_instruction_asks_for_one(robomimic_file: FileFactory, libero_file: FileFactory) -> None:
+    for data in (
+        RobosuiteDataModule(str(robomimic_file(corruption="no_instruction"))),
+        LiberoDataModule(str(libero_file(corruption="no_instruction"))),
+    ):
+        with pytest.raises(DatasetError, match=r"no instruction; set data\.init_args\.instruction"):
+            data.setup()
+
+
+def test_paths_that_match_nothing_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for path, message in (
+        (str(tmp_path / "*.hdf5"), "no file matches this pattern"),
+        (str(tmp_path / "missing.hdf5"), "no such file"),
+        (str(tmp_path / "empty"), r"the folder holds no \.hdf5 or \.h5 file"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            RobosuiteDataModule(path).setup()
+    with pytest.raises(DatasetError, match="paths is empty"):
+        RobosuiteDataModule([]).setup()
+
+
+def test_weights_of_an_unknown_task_list_the_known_ones(robomimic_file: FileFactory) -> None:
+    with pytest.raises(DatasetError, match=r"names \['Lfit'\].*\['Lift', 'lift'\]"):
+        RobosuiteDataModule(str(robomimic_file()), weights={"Lfit": 2.0}).setup()
+
+
+def test_an_unknown_filter_key_lists_those_there(robomimic_file: FileFactory) -> None:
+    with pytest.raises(DatasetError, match=r"no filter key '50_demos'; the file has \['first_two'\]"):
+        RobosuiteDataModule(str(robomimic_file()), filter_key="50_demos").setup()
+
+
+def test_action_dims_beyond_the_recorded_width_are_refused(robomimic_file: FileFactory) -> None:
+    with pytest.raises(DatasetError, match=r"7 wide but action_dims is \[0, 7\].*0 to 6"):
+        RobosuiteDataModule(str(robomimic_file()), action_dims=[0, 7]).setup()
+
+
+def test_files_of_other_image_size_need_a_common_one(robomimic_file: FileFactory, tmp_path: Path) -> None:
+    robomimic_file(name="a.hdf5", size=16)
+    robomimic_file(name="b.hdf5", size=8)
+    with pytest.raises(DatasetError, match="set data.init_args.image_size to resize both"):
+        RobosuiteDataModule(str(tmp_path)).setup()
+    data = RobosuiteDataModule(str(tmp_path), image_size=8, val_fraction=0)
+    data.setup()
+    assert {data.train_set[i].frames.shape for i in range(len(data.train_set))} == {(2, 8, 3, 8, 8)}
+
+
+def test_one_demo_cannot_be_split(robomimic_file: FileFactory) -> None:
+    path = str(robomimic_file(lengths=(9,)))
+    with pytest.raises(DatasetError, match="set data.init_args.val_fraction to 0"):
+        RobosuiteDataModule(path).setup()
+    assert RobosuiteDataModule(path, val_fraction=0).num_train_windows == 9
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("num_frames", 0),
+        ("frame_stride", -1),
+        ("image_size", 0),
+        ("val_fraction", 1.0),
+        ("cameras", ["a", "a"]),
+        ("weights", {"Lift": -1.0}),
+    ],
+)
+def test_impossible_settings_are_refused_when_the_module_is_made(setting: str, value: object) -> None:
+    with pytest.raises(DatasetError, match=f"data.init_args.{setting} is"):
+        RobosuiteDataModule("x.hdf5", **{setting: value})  # type: ignore[arg-type]
