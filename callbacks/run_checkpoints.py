@@ -1,0 +1,135 @@
+"""The two checkpoints of every stage: `last.ckpt` to go on from, `best.ckpt` to judge."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+
+class LastCheckpoint(Checkpoint):
+    """Keep ``checkpoints/last.ckpt`` fresh: by the clock, when the run is told to stop, and at the end.
+
+    Saved after an optimizer step, never between the micro-batches of one, so that a resumed run repeats nothing.
+    SIGTERM (a cluster's pre-emption; the command turns Ctrl-C into it) saves at the next step and ends the run, where
+    Lightning alone would wait for the end of the epoch. A crash does not save, for its weights may be broken.
+
+    Args:
+        every_minutes: Time between two saves.
+        every_steps: Save after every so many optimizer steps as well; None saves by the clock alone.
+    """
+
+    def __init__(self, every_minutes: float = 10.0, every_steps: int | None = None) -> None:
+        self.every_minutes = every_minutes
+        self.every_steps = every_steps
+        self.folder = Path()
+        self._saved_at = time.monotonic()
+        self._saved_step = 0
+        self._seen_step = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the run's folder from its logger."""
+        self.folder = checkpoint_folder(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock; a resumed run has just been saved."""
+        self._saved_at = time.monotonic()
+        self._saved_step = self._seen_step = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's signature
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Save if it is time and a step has just been taken."""
+        step = trainer.global_step
+        if step == self._seen_step or is_dry_run(trainer):
+            return
+        self._seen_step = step
+        due = self.every_steps is not None and step - self._saved_step >= self.every_steps
+        # Rank 0 has the clock; with several ranks it is asked every tenth step, as asking costs a broadcast.
+        if not due and (trainer.world_size == 1 or step % 10 == 0):
+            late = time.monotonic() - self._saved_at >= 60 * self.every_minutes
+            due = bool(trainer.strategy.broadcast(late))
+        told_to_stop = (
+            trainer.received_sigterm and trainer.world_size == 1
+        )  # several ranks: Lightning stops them together
+        if due or told_to_stop:
+            self._save(trainer)
+        if told_to_stop:
+            raise SIGTERMException
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save where the run is stopped from outside, between two steps."""
+        stopped = isinstance(exception, SIGTERMException) and trainer.state.fn == "fit" and not is_dry_run(trainer)
+        if stopped and trainer.global_step > self._saved_step:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the result."""
+        if not is_dry_run(trainer):
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.global_step == 0:
+            return
+        trainer.save_checkpoint(self.folder / "last.ckpt")
+        self._saved_at = time.monotonic()
+        self._saved_step = trainer.global_step
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep ``checkpoints/best.ckpt``, the weights with the best value of one logged metric.
+
+    It holds no optimizer state. Validations that do not log the metric are passed over.
+
+    Args:
+        monitor: A logged metric. None means ``rollout/success_rate`` where a callback rolls the policy out, and
+            ``val/loss`` elsewhere; the command decides that.
+        mode: Whether the best is the ``min`` or the ``max``.
+    """
+
+    def __init__(self, monitor: str | None = None, mode: str = "min") -> None:
+        super().__init__(
+            filename="best",
+            monitor=monitor or "val/loss",
+            mode=mode,
+            save_weights_only=True,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the run's folder from its logger."""
+        self.dirpath = str(checkpoint_folder(trainer))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare, where the metric is there."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so if the metric never came."""
+        if not self.best_model_path and not is_dry_run(trainer) and trainer.enable_validation:
+            rank_zero_warn(
+                f"best_checkpoint.monitor: {self.monitor!r} was never logged, so there is no best.ckpt; "
+                f"logged were {', '.join(sorted(trainer.callback_metrics))}."
+            )
+
+
+def checkpoint_folder(trainer: Trainer) -> Path:
+    """Where the checkpoints of a run go: beside its TensorBoard events. Every rank must ask."""
+    return Path(trainer.log_dir or trainer.default_root_dir).resolve() / "checkpoints"
+
+
+def is_dry_run(trainer: Trainer) -> bool:
+    """Whether this is a ``fast_dev_run``, which leaves no files."""
+    return bool(getattr(trainer, "fast_dev_run", False))

@@ -1,0 +1,238 @@
+"""Experiment files: what both stages share is written once, and `stages` says what differs.
+
+An experiment is a mapping of a stage's config keys (``seed_everything``, ``data``, ``model``, ``trainer``, ...) and a
+key ``stages`` with one partial config of the same shape a stage, merged over the common part. Three rules on top:
+
+- A string that ends in ``.yaml`` stands for that file's content; its path is relative to the file it is written in.
+- A mapping's key ``base`` names such a file, over which the rest of the mapping is merged.
+- A key that ends in ``+`` appends to the list that the key holds so far.
+
+``${data.init_args.num_frames}`` is resolved last, in the merged config of one stage.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from videopolicy.errors import CommandError
+
+STAGES = ("video", "action")
+Config = dict[str, Any]
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """Say which candidate was meant, as the end of an error sentence.
+
+    Args:
+        word: What was written.
+        candidates: What is allowed; must not be empty.
+    """
+    known = sorted(set(candidates))
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_experiment(paths: Sequence[str | Path]) -> Config:
+    """Read experiment files and merge them left to right; interpolations stay unresolved.
+
+    Raises:
+        CommandError: A file is missing, is no YAML mapping, names a part that is not there or an unknown stage.
+    """
+    experiment: Config = {}
+    for path in paths:
+        experiment = merge(experiment, read_part(Path(path)))
+    stages = experiment.get("stages") or {}
+    if not isinstance(stages, Mapping):
+        raise CommandError(f"{paths[-1]}: `stages` holds {stages!r}; it must be a mapping of {' and '.join(STAGES)}.")
+    for name in stages:
+        if name not in STAGES:
+            raise CommandError(f"{paths[-1]}: no stage {name!r} in `stages`; {nearest(name, STAGES)}")
+    return experiment
+
+
+def read_part(path: Path, including: tuple[Path, ...] = ()) -> Config:
+    """Read one YAML mapping with the parts that it names put in.
+
+    Args:
+        path: The file.
+        including: Files that are being read, outermost first; guards against a circle.
+    """
+    if not path.is_file():
+        there = sorted(str(other.name) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        named = f" named in {including[-1]}" if including else ""
+        found = f"; that folder has {', '.join(there)}" if there else ""
+        raise CommandError(f"{path}: no such file{named}{found}.")
+    if path.resolve() in including:
+        raise CommandError(f"{path}: includes itself, through {' > '.join(str(file) for file in including)}.")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise CommandError(f"{path}: holds a {type(content).__name__}; a mapping of config keys is needed.")
+    filled = _fill_in(content, path, (*including, path.resolve()))
+    assert isinstance(filled, dict)
+    return filled
+
+
+def _fill_in(value: Any, path: Path, including: tuple[Path, ...]) -> Any:  # noqa: ANN401 - any YAML value
+    if isinstance(value, str) and value.endswith((".yaml", ".yml")):
+        return read_part(path.parent / value, including)
+    if isinstance(value, list):
+        return [_fill_in(item, path, including) for item in value]
+    if not isinstance(value, dict):
+        return value
+    filled = {str(key): _fill_in(item, path, including) for key, item in value.items()}
+    base = filled.get("base")
+    if isinstance(base, dict) and isinstance(value["base"], str):
+        del filled["base"]
+        return merge(base, filled)
+    return filled
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Config:
+    """Merge two configs key by key; the second wins.
+
+    A mapping whose ``class_path`` changes loses the arguments of the old class. Lists are replaced, or extended where
+    the second config's key ends in ``+``.
+    """
+    merged = dict(below)
+    if "class_path" in above and "class_path" in below and not _same_class(below["class_path"], above["class_path"]):
+        merged = {key: value for key, value in merged.items() if key not in ("init_args", "dict_kwargs")}
+    for key, value in above.items():
+        if key.endswith("+"):
+            name = key[:-1] if key[:-1] in merged else key
+            merged[name] = [*_as_list(merged.get(name)), *_as_list(value)]
+            continue
+        merged.pop(f"{key}+", None)
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _same_class(one: Any, other: Any) -> bool:  # noqa: ANN401 - a broken file may hold anything there
+    """Whether two class paths name one class; a bare name may stand for a full path."""
+    if "." in str(one) and "." in str(other):
+        return bool(one == other)
+    return str(one).rpartition(".")[2] == str(other).rpartition(".")[2]
+
+
+def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - any YAML value
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _settle(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+    """Turn ``key+`` that found nothing to append to into ``key``."""
+    if isinstance(value, list):
+        return [_settle(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {key.removesuffix("+"): _settle(item) for key, item in value.items()}
+
+
+def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[tuple[str, Any]] = ()) -> Config:
+    """The config of one stage: common part, stage's part, overrides, interpolations resolved.
+
+    Args:
+        experiment: What `load_experiment` gave.
+        stage: ``video`` or ``action``.
+        overrides: Dotted keys and values, as on the command line; ``stages.<stage>.`` in front limits one to a stage.
+
+    Raises:
+        CommandError: An override names no stage, or an interpolation names no key.
+    """
+    config = merge({}, {key: value for key, value in experiment.items() if key != "stages"})
+    config = merge(config, (experiment.get("stages") or {}).get(stage) or {})
+    for key, value in overrides:
+        target, name = stage_of(key)
+        if target in (None, stage):
+            config = merge(config, nested(config, name, value))
+    settled = _settle(config)
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(settled), resolve=True)
+    except OmegaConfBaseException as error:
+        message = " ".join(str(getattr(error, "msg", error)).split())
+        key = getattr(error, "full_key", None) or "config"
+        raise CommandError(f"{key} of the {stage} stage: {message}.") from error
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def stage_of(key: str) -> tuple[str | None, str]:
+    """Split ``stages.video.trainer.max_steps`` into (``video``, ``trainer.max_steps``); None means both stages."""
+    if not key.startswith("stages."):
+        return None, key
+    _, stage, *rest = key.split(".")
+    if stage not in STAGES:
+        raise CommandError(f"--{key}: no stage {stage!r}; {nearest(stage, STAGES)}")
+    if not rest:
+        raise CommandError(f"--{key}: name a key of the stage, for instance --{key}.trainer.max_steps.")
+    return stage, ".".join(rest)
+
+
+def nested(config: Mapping[str, Any], key: str, value: Any) -> Config:  # noqa: ANN401 - any YAML value
+    """Turn a dotted key into a nested mapping; ``init_args`` may be left out, as in ``data.batch_size``."""
+    parts: list[str] = []
+    node: Any = config
+    for part in key.split("."):
+        inside = isinstance(node, Mapping) and ("class_path" in node or "init_args" in node)
+        if inside and part not in ("class_path", "init_args", "dict_kwargs"):
+            parts.append("init_args")
+            node = node.get("init_args")
+        parts.append(part)
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if isinstance(node, Mapping) and "class_path" in node and isinstance(value, str):
+        value = {"class_path": value}
+    result: Any = value
+    for part in reversed(parts):
+        result = {part: result}
+    assert isinstance(result, dict)
+    return result
+
+
+# --- the way back -----------------------------------------------------------------------------------------------------
+
+
+def join_stages(configs: Mapping[str, Mapping[str, Any]]) -> Config:
+    """Write complete stage configs as one experiment: what all share in common, the rest under ``stages``.
+
+    `stage_config` of the result gives every stage its config back.
+    """
+    common, rest = _factor(list(configs.values()))
+    return {**common, "stages": dict(zip(configs, rest, strict=True))}
+
+
+def _factor(configs: list[Mapping[str, Any]]) -> tuple[Config, list[Config]]:
+    common: Config = {}
+    rest: list[Config] = [{} for _ in configs]
+    for key in dict.fromkeys(key for config in configs for key in config):
+        values = [config.get(key) for config in configs]
+        if all(key in config for config in configs) and all(value == values[0] for value in values):
+            common[key] = values[0]
+        elif all(isinstance(value, Mapping) and value for value in values) and key != "dict_kwargs":
+            inner, parts = _factor([value for value in values if isinstance(value, Mapping)])
+            if inner:
+                common[key] = inner
+            for target, part in zip(rest, parts, strict=True):
+                if part:
+                    target[key] = part
+        else:
+            for config, target in zip(configs, rest, strict=True):
+                if key in config:
+                    target[key] = config[key]
+    return common, rest

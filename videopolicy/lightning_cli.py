@@ -1,0 +1,169 @@
+"""The `lightning` command: an experiment's two stages, one after the other, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import yaml
+
+from videopolicy.command_line import CommandLine, merged_experiment, parse
+from videopolicy.experiment import Config
+from videopolicy.processes import run_stages
+from videopolicy.run_directory import StageDirectory, is_rank_zero, write_atomically, write_experiment
+from videopolicy.versions import describe_environment
+
+if TYPE_CHECKING:
+    from videopolicy.stage_cli import StageCLI
+
+MANIFEST = "manifest.json"
+# By name, so that nothing heavy is imported to recognise an error.
+USERS_MISTAKES = {
+    "CommandError",
+    "DatasetError",
+    "SimulatorError",
+    "NetworkError",
+    "CheckpointError",
+    "MisconfigurationException",  # Lightning's own
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `lightning ARGUMENTS`; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return run(given)
+    except Exception as error:
+        if not is_users_mistake(error):
+            raise
+        print(f"lightning: {error}", file=sys.stderr)
+        return 2
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Whether an error's message is one sentence for the user, so that a traceback would only hide it."""
+    return any(kind.__name__ in USERS_MISTAKES for kind in type(error).__mro__)
+
+
+def run(arguments: list[str]) -> int:
+    """Dispatch a command line.
+
+    Raises:
+        CommandError: It, or an experiment file, cannot be used.
+    """
+    line = None if not arguments or arguments[0] in ("-h", "--help") else parse(arguments)
+    if line is None or line.help:
+        from videopolicy.stage_cli import HelpCLI
+
+        HelpCLI([line.subcommand, *line.help] if line else ["--help"])
+        return 0
+    experiment = line.experiment()
+    stages = line.stages(experiment)
+    if line.print_config:
+        print(config_text(line, experiment, stages))
+        return 0
+    if len(stages) > 1:
+        return run_stages(stages, arguments)
+    if line.subcommand == "fit":
+        return fit(line, experiment, stages[0])
+    return judge(line, experiment, stages[0])
+
+
+def config_text(line: CommandLine, experiment: Config, stages: Sequence[str]) -> str:
+    """The complete experiment, defaults included, as YAML that `-c` takes."""
+    from videopolicy.stage_cli import StageCLI
+
+    documents = {}
+    for stage in stages:
+        config = line.stage_config(experiment, stage)
+        documents[stage] = StageCLI(line.subcommand, config, instantiate=False).config_document
+    if len(stages) == 1:
+        return yaml.safe_dump(documents[stages[0]], sort_keys=False)
+    return yaml.safe_dump(merged_experiment(line, experiment, documents), sort_keys=False)
+
+
+# --- one stage --------------------------------------------------------------------------------------------------------
+
+
+def fit(line: CommandLine, experiment: Config, stage: str) -> int:
+    """Train one stage in this process, from where its folder stands."""
+    config = line.stage_config(experiment, stage)
+    directory = StageDirectory(line.run_directory(experiment), stage)
+    if message := finished_message(directory, config):
+        print(message)
+        return 0
+    directory.prepare()
+    from videopolicy.stage_cli import StageCLI
+
+    cli = StageCLI("fit", config)
+    resume = directory.last if directory.last.is_file() else None
+    if resume is not None:
+        cli.warn_of_changes()
+        print(f"{stage} stage: going on from {resume}", flush=True)
+    if is_rank_zero() and not cli.is_dry_run:
+        record_start(line, experiment, directory, config, cli)
+    stop_on_interrupt()
+    cli.execute(resume)
+    if is_rank_zero() and cli.trainer.state.finished and not cli.is_dry_run:
+        directory.mark_finished(config, global_step=cli.trainer.global_step, epoch=cli.trainer.current_epoch)
+    return 0
+
+
+def judge(line: CommandLine, experiment: Config, stage: str) -> int:
+    """Validate, test or predict with a stage's best checkpoint, or its last, or the one given."""
+    config = line.stage_config(experiment, stage)
+    directory = StageDirectory(line.run_directory(experiment), stage)
+    checkpoint = None if config.get("ckpt_path") else directory.checkpoint()
+    from videopolicy.stage_cli import StageCLI
+
+    StageCLI(line.subcommand, config).execute(checkpoint)
+    return 0
+
+
+def finished_message(directory: StageDirectory, config: Config) -> str | None:
+    """What to say of a stage that has nothing left to do, or None."""
+    record = directory.finished(config)
+    manifest = directory.root / "handoff" / MANIFEST
+    handed_over = directory.stage == "action" or config.get("handoff") or manifest.is_file()
+    if record is None or not handed_over or config.get("ckpt_path"):
+        return None
+    reached = ", ".join(f"{name} {value}" for name, value in record["limits"].items()) or "its limit"
+    return (
+        f"{directory.stage} stage: finished after {record.get('global_step')} steps ({reached}): {directory.last}. "
+        f"To train on, raise --stages.{directory.stage}.trainer.max_steps; to start over, give another --run_dir."
+    )
+
+
+def record_start(
+    line: CommandLine, experiment: Config, directory: StageDirectory, config: Config, cli: StageCLI
+) -> None:
+    """Write the merged experiment and the versions that this start depends on."""
+    write_experiment(directory.root, merged_experiment(line, experiment, {directory.stage: config}))
+    environment = describe_environment()
+    environment |= {
+        "seed": cli.config["fit"].seed_everything,
+        "device": cli.trainer.strategy.root_device.type,
+        "num_devices": cli.trainer.num_devices,
+        "world_size": cli.trainer.world_size,
+    }
+    write_atomically(directory.versions, json.dumps(environment, indent=2))
+
+
+def stop_on_interrupt() -> None:
+    """Turn the first Ctrl-C into SIGTERM, at which a stage saves and ends; the second one ends it at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("Ctrl-C: saving after this step; press it again to stop at once", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, handle)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

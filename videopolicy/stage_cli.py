@@ -1,0 +1,239 @@
+"""A LightningCLI for one stage: its config comes composed, its defaults are those that every run of a stage needs."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+import callbacks as _callbacks
+import datamodules as _datamodules
+import lightning_modules as _lightning_modules
+import networks as _networks
+from callbacks import CheckpointHandoff
+from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
+from callbacks.progress import StageProgress
+from callbacks.run_checkpoints import BestCheckpoint, LastCheckpoint, is_dry_run
+from videopolicy.command_line import CommandLine
+from videopolicy.errors import CommandError
+from videopolicy.experiment import Config
+from videopolicy.parser_messages import one_sentence
+from videopolicy.run_directory import StageDirectory, changed_keys
+
+BARE_NAMES = (_callbacks, _datamodules, _lightning_modules, _networks)  # imported, so that YAML may name classes bare
+ROLLOUT = "SimulationRollout"
+DESCRIPTION = """Train and judge the two stages of an experiment:
+lightning fit -c experiments/lift.yaml [-c more.yaml] [--stage video|action] [--run_dir DIR] [--trainer.max_steps 10]
+[--stages.video.trainer.max_steps 10] [--print_config]. Without --stage, fit runs both; validate, test and predict take
+the action stage."""
+
+
+class StageCLI(LightningCLI):
+    """Parse, and unless told otherwise instantiate, one stage.
+
+    Every stage gets a progress bar, a learning-rate monitor, `LastCheckpoint`, `BestCheckpoint`, `CheckpointHandoff`, a
+    TensorBoard logger into its folder and atomic checkpoints, unless its trainer config brings its own.
+
+    Args:
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        config: The stage's composed config (`CommandLine.stage_config`).
+        instantiate: False stops after parsing; `config_document` then has the complete config.
+
+    Raises:
+        CommandError: A key, class or value does not fit.
+    """
+
+    def __init__(self, subcommand: str, config: Mapping[str, Any], instantiate: bool = True) -> None:
+        self.composed = dict(config)
+        self._instantiate = instantiate
+        parser_kwargs = {"parser_mode": "omegaconf", "exit_on_error": False}
+        super().__init__(
+            save_config_callback=StageConfig,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_kwargs={**parser_kwargs, **{name: dict(parser_kwargs) for name in self.subcommands()}},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args={"subcommand": subcommand, subcommand: self.composed},
+        )
+
+    # --- parsing ------------------------------------------------------------------------------------------------------
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what belongs to a run rather than to the model, the data or the trainer."""
+        parser.add_argument(
+            "--stage", type=Literal["video", "action"] | None, default=None, help="Run this stage only."
+        )
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder of the run, gone on with if it was interrupted (default: runs/<name of the experiment file>).",
+        )
+        parser.add_argument(
+            "--handoff",
+            type=str | None,
+            default=None,
+            help="Folder through which the video network reaches the action stage (default: <run_dir>/handoff).",
+        )
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Parse the composed config; errors become one sentence."""
+        subcommand = args["subcommand"]
+        try:
+            self.config = parser.parse_object(args)
+        except (ArgumentError, TypeError, ValueError) as error:
+            known = list(self._subcommand_parsers[subcommand].get_defaults(skip_validation=True).keys())
+            raise CommandError(one_sentence(str(getattr(error, "message", error)), known)) from error
+        config = self.config[subcommand]
+        if config.best_checkpoint.monitor is None and _rolls_out(config.trainer):
+            config.best_checkpoint.update({"monitor": "rollout/success_rate", "mode": "max"})
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the config as the files say; Lightning would overwrite it with a checkpoint's hyperparameters."""
+
+    @property
+    def config_document(self) -> Config:
+        """The complete config of the stage, defaults included, as plain YAML values."""
+        parser = self._subcommand_parsers[str(self.config["subcommand"])]
+        text = parser.dump(self.config[self.config["subcommand"]], skip_none=False, skip_validation=True)
+        document: Config = yaml.safe_load(text)
+        return document
+
+    # --- instantiating ------------------------------------------------------------------------------------------------
+
+    def _set_seed(self) -> None:
+        if self._instantiate:
+            super()._set_seed()
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer."""
+        if self._instantiate:
+            super().instantiate_classes()
+
+    @property
+    def directory(self) -> StageDirectory:
+        """The stage's folder in the run directory."""
+        return StageDirectory(Path(self.composed["run_dir"]), self.composed["stage"])
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
+        """Fill in the defaults that depend on the run directory."""
+        config = self._get(self.config_init, "trainer")
+        folder = self.directory.path if self.subcommand == "fit" else self.directory.path / str(self.subcommand)
+        wanted: dict[str, Any] = {"default_root_dir": config.get("default_root_dir") or str(folder)}
+        if config.get("logger") in (None, True):
+            wanted["logger"] = TensorBoardLogger(str(folder), name="", version="")
+        plugins = config.get("plugins") or []
+        wanted["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        given = config.get("callbacks") or []
+        config["callbacks"] = [*(given if isinstance(given, list) else [given]), *self._default_callbacks(config)]
+        return super().instantiate_trainer(**{**wanted, **kwargs})
+
+    def _default_callbacks(self, config: Mapping[str, Any]) -> list[Callback]:
+        given = config.get("callbacks") or []
+        kinds = [type(callback) for callback in (given if isinstance(given, list) else [given])]
+
+        def wanted(kind: type[Callback]) -> bool:
+            return not any(issubclass(other, kind) for other in kinds)
+
+        defaults: list[Callback] = []
+        if config.get("enable_progress_bar") is not False and wanted(ProgressBar):
+            defaults.append(StageProgress(self.composed["stage"]))
+        if config.get("logger") is not False and wanted(LearningRateMonitor):
+            defaults.append(LearningRateMonitor(logging_interval="step"))
+        if wanted(CheckpointHandoff):
+            defaults.append(
+                CheckpointHandoff(self._get(self.config, "handoff") or str(self.directory.root / "handoff"))
+            )
+        return defaults
+
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether this is a ``fast_dev_run``, which leaves no files."""
+        return is_dry_run(self.trainer)
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Wait for `execute`: building a stage and running it are two things."""
+
+    def execute(self, ckpt_path: str | Path | None) -> None:
+        """Run the subcommand.
+
+        Args:
+            ckpt_path: Checkpoint to go on from or to judge, where the config names none.
+        """
+        arguments = self._prepare_subcommand_kwargs(str(self.subcommand))
+        arguments["ckpt_path"] = arguments.get("ckpt_path") or (str(ckpt_path) if ckpt_path else None)
+        getattr(self.trainer, str(self.subcommand))(**arguments)
+
+    def warn_of_changes(self) -> None:
+        """List what differs in networks and data from the config that this run was started with."""
+        recorded = self.directory.recorded_config()
+        if recorded is None:
+            return
+        if changed := changed_keys(recorded, self.config_document):
+            rank_zero_warn(f"{self.directory.config}: the run goes on with a changed config: {'; '.join(changed)}")
+
+
+class HelpCLI(StageCLI):
+    """Print what ``--help``, ``fit --help`` or ``fit --data.help CLASS`` asks for and end the process.
+
+    Args:
+        arguments: Such a command line.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        parser_kwargs = {"description": DESCRIPTION, "prog": "lightning"}
+        LightningCLI.__init__(self, parser_kwargs=parser_kwargs, auto_configure_optimizers=False, args=list(arguments))
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Let jsonargparse print and exit."""
+        parser.parse_args(args)
+
+
+class StageConfig(SaveConfigCallback):
+    """Write the complete config beside the checkpoints."""
+
+
+def _rolls_out(trainer: Mapping[str, Any]) -> bool:
+    given = trainer.get("callbacks") or []
+    entries = given if isinstance(given, list) else [given]
+    return any(str(entry.get("class_path", "")).endswith(ROLLOUT) for entry in entries)
+
+
+def instantiate_stage(
+    configs: Sequence[str | Path],
+    stage: str,
+    overrides: Sequence[tuple[str, Any]] = (),
+    run_dir: str | Path | None = None,
+) -> StageCLI:
+    """Build a stage as `lightning fit` would, without running it.
+
+    Args:
+        configs: Experiment files, merged left to right.
+        stage: ``video`` or ``action``.
+        overrides: Dotted keys and values, as on the command line.
+        run_dir: The run directory; by default the experiment's.
+
+    Returns:
+        A CLI with ``model``, ``datamodule``, ``trainer`` and, for a run, ``execute``.
+    """
+    line = CommandLine(
+        "fit",
+        configs=[str(path) for path in configs],
+        overrides=list(overrides),
+        stage=stage,
+        run_dir=None if run_dir is None else str(run_dir),
+    )
+    return StageCLI("fit", line.stage_config(line.experiment(), stage))
