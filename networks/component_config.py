@@ -1,5 +1,6 @@
 """A network as plain data, class by class: what a checkpoint stores to build it again and a handoff compares."""
 
+import dataclasses
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -8,9 +9,15 @@ from networks.errors import NetworkError
 
 
 def describe(component: object, init_args: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON-able description of a component: `{"class_path": ..., "init_args": ...}`, as in an experiment file."""
+    """JSON-able description of a component: `{"class_path": ..., "init_args": ...}`, as in an experiment file.
+
+    Args:
+        component: The object to describe.
+        init_args: Its constructor arguments: plain values, descriptions, dataclasses, and sequences of these.
+    """
     cls = type(component)
-    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(init_args)}
+    arguments = {name: _plain(value) for name, value in init_args.items()}
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
 
 
 def config_of(component: Any) -> dict[str, Any]:  # noqa: ANN401 - anything with a `config`
@@ -45,6 +52,16 @@ def build(config: Mapping[str, Any], load_pretrained: bool = True) -> Any:  # no
         raise NetworkError(f"component {config['class_path']!r} refuses its stored arguments: {error}.") from error
 
 
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any constructor argument
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return describe(value, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    return value
+
+
 def _build_nested(value: Any, load_pretrained: bool) -> Any:  # noqa: ANN401 - JSON values
+    if isinstance(value, list):
+        return [_build_nested(item, load_pretrained) for item in value]
     described = isinstance(value, Mapping) and "class_path" in value
     return build(value, load_pretrained) if described else value

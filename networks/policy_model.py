@@ -85,8 +85,7 @@ class PolicyModel(nn.Module):
 
     def adapt(self, features: Sequence[Tensor], video_emb: Tensor) -> Tensor:
         """Condition of the action network (B, cond_dim); the same at every step of sampling actions."""
-        horizon: int = self.action_unet.action_horizon
-        adapted: Tensor = self.adapter(list(features), video_emb.unsqueeze(1).expand(-1, horizon, -1))
+        adapted: Tensor = self.adapter(features, video_emb)
         return adapted
 
     def action_loss_weight(self, sigma: Tensor) -> Tensor:
@@ -133,9 +132,10 @@ class PolicyModel(nn.Module):
         both = conditioning if guidance == 1.0 else conditioning.with_unconditional()
 
         def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
+            video, action = noisy
             if guidance == 1.0:
-                return self.denoise(*noisy, sigma, both)
-            clean = self.denoise(*(torch.cat([x, x]) for x in noisy), sigma.repeat(2), both)
+                return self.denoise(video, action, sigma, both)
+            clean = self.denoise(torch.cat([video] * 2), torch.cat([action] * 2), sigma.repeat(2), both)
             return tuple(guided(x, guidance) for x in clean)
 
         level = sampler.first_level(video_noise)
@@ -195,19 +195,22 @@ class PolicyModel(nn.Module):
 
     def _require_fit(self) -> None:
         """Fail at set-up where a size of two parts differs."""
-        unet, video = self.video.unet, self.video
-        pairs = {
-            "adapter.num_views": (self.adapter.num_views, video.num_views, "video.num_views"),
-            "adapter.num_frames": (self.adapter.num_frames, video.num_frames, "video.num_frames"),
-            "adapter.emb_dim": (self.adapter.emb_dim, unet.emb_dim, "the video U-Net's emb_dim"),
-            "action_unet.emb_dim": (self.action_unet.emb_dim, unet.emb_dim, "the video U-Net's emb_dim"),
-            "action_unet.cond_dim": (self.action_unet.cond_dim, self.adapter.cond_dim, "adapter.cond_dim"),
-            "the number of taps of the adapter": (len(self.adapter.taps), len(self.taps), "len(taps)"),
-        }
-        for name, (found, wanted, source) in pairs.items():
-            if found != wanted:
-                raise NetworkError(f"policy model: {name} is {found} but {source} is {wanted}; make them equal.")
+        unet, video, adapter = self.video.unet, self.video, self.adapter
         if unknown := sorted(set(self.taps) - set(range(unet.num_taps))):
             raise NetworkError(
                 f"policy model: no tap {unknown} in the video U-Net; choose among 0 to {unet.num_taps - 1}."
             )
+        shapes = unet.tap_shapes(1)  # only the channels are looked at
+        pairs = {
+            "adapter.num_views": (adapter.num_views, video.num_views, "video.num_views"),
+            "adapter.num_frames": (adapter.num_frames, video.num_frames, "video.num_frames"),
+            "channels of adapter.taps": (
+                [tap.channels for tap in adapter.taps],
+                [shapes[tap].channels for tap in sorted(self.taps, reverse=True)],
+                f"taps {sorted(self.taps, reverse=True)} of the video U-Net",
+            ),
+            "action_unet.cond_dim": (self.action_unet.cond_dim, adapter.cond_dim, "adapter.cond_dim"),
+        }
+        for name, (found, wanted, source) in pairs.items():
+            if found != wanted:
+                raise NetworkError(f"policy model: {name} is {found} but {source} gives {wanted}; make them equal.")

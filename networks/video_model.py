@@ -92,7 +92,7 @@ class VideoModel(nn.Module):
 
     def views(self, rows: Tensor) -> Tensor:
         """Frames (B, V, T, ...) in video rows (B, F, ...); row 0 is left out."""
-        return rows[:, 1:].unflatten(1, (self.num_views, self.num_frames))
+        return rows[:, 1:].reshape(len(rows), self.num_views, self.num_frames, *rows.shape[2:])
 
     @torch.no_grad()
     def encode(self, frames: Tensor, sample: bool = True) -> Tensor:

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -30,11 +31,11 @@ def test_levels_are_the_published_ones(parity_arrays: Callable[[str], dict[str, 
 
 
 def test_euler_is_the_textbook_step() -> None:
-    """x + (sigma_next - sigma) (x - D) / sigma, Karras et al. 2022, algorithm 2 without churn."""
+    """Step x + (sigma_next - sigma) (x - D) / sigma, Karras et al. 2022, algorithm 2 without churn."""
     sampler = Sampler(num_steps=7, sigma_max=80.0)
     x = start = 80 * torch.randn(5, 2)
     sigmas = sampler.sigmas()
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         (clean,) = ideal((x,), sigma.expand(5))
         x = x + (following - sigma) * (x - clean) / sigma
     torch.testing.assert_close(sampler.sample(ideal, (start,))[0], x, rtol=1e-4, atol=1e-5)
@@ -59,7 +60,9 @@ def test_every_scheduler_samples_the_distribution(scheduler: str) -> None:
         torch.testing.assert_close(samples, exact_solution(start, 80), atol=0.15, rtol=0)
 
 
-@pytest.mark.parametrize("scheduler", ["HeunDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.parametrize(
+    "scheduler", ["HeunDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"]
+)
 def test_second_order_schedulers_come_closer_than_euler(scheduler: str) -> None:
     start = 700 * torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     errors = [
