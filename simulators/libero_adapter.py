@@ -1,0 +1,178 @@
+"""LIBERO's five suites: Panda, OSC_POSE, 20 Hz, 7-dim delta actions, episodes from recorded initial states."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulators.availability import import_simulator, read_options, require_known
+from simulators.errors import SimulatorError
+from simulators.libero_assets import import_libero
+from simulators.mujoco_simulator import MujocoSimulator
+from simulators.mujoco_types import Environment
+from simulators.protocol import Array, EpisodeSpec
+from simulators.rendering import check_gl
+
+if TYPE_CHECKING:
+    from simulators.config import SimulatorConfig
+    from simulators.experts.base import Expert
+
+STEP_LIMITS = {
+    "libero_spatial": 220,
+    "libero_object": 280,
+    "libero_goal": 300,
+    "libero_10": 520,
+    "libero_90": 400,
+}
+"""Published step limits (OpenVLA's evaluation): the longest human demo of the suite, rounded up."""
+
+SETTLING_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+"""No motion, gripper open: objects of a recorded state hang a little in the air and fall first."""
+
+Suite = Any
+"""A benchmark object of LIBERO; has `tasks`."""
+Task = Any
+"""One of its tasks: `name`, `language`, `problem_folder`, `bddl_file`, `init_states_file`."""
+
+OPTIONS: dict[str, Any] = {"assets": None, "instruction": "benchmark", "settling_steps": 10}
+"""What `options` may change."""
+
+
+class LiberoSimulator(MujocoSimulator):
+    """Adapter of LIBERO (hf-libero 0.1.4 or the original repository) on robosuite 1.4.
+
+    `options` may set `assets` (folder of the meshes), `settling_steps` (10) and `instruction`: `benchmark` takes the
+    words of the task's name, which published evaluations use; `bddl` those of the task file, which the official
+    demos store. They differ in 29 tasks of 130, among them all of libero_spatial and libero_object.
+    """
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        super().__init__(config)
+        self.options = read_options("libero", config.options, OPTIONS)
+        self._init_states: Array = np.zeros((0, 0))
+
+    @classmethod
+    def check(cls, config: SimulatorConfig) -> list[str]:
+        """See `Simulator.check`."""
+        options = read_options("libero", config.options, OPTIONS)
+        require_known("instruction option", options["instruction"], ("benchmark", "bddl"), "libero")
+        require_known("suite", config.suite, STEP_LIMITS, "libero")
+        tasks = [task.name for task in load_suite(config.suite, options["assets"]).tasks]
+        check_gl()
+        return tasks
+
+    def build(self, task: str) -> Environment:
+        """Build the task's environment without cameras and observations, and load its recorded initial states."""
+        suite = load_suite(self.config.suite, self.options["assets"])
+        names = [known.name for known in suite.tasks]
+        require_known("task", task, names, self.config.suite)
+        self._task = suite.tasks[names.index(task)]
+        libero = import_libero(self.options["assets"])
+        folder = self._task.problem_folder
+        self._init_states = _load_init_states(Path(libero.get_libero_path("init_states"), folder), self._task)
+        bddl = Path(libero.get_libero_path("bddl_files"), folder, self._task.bddl_file)
+        wrapper = import_simulator("libero.libero.envs.env_wrapper", "libero").ControlEnv(
+            bddl_file_name=str(bddl), **self._make_args()
+        )
+        self.instruction = (
+            wrapper.language_instruction if self.options["instruction"] == "bddl" else self._task.language
+        )
+        env = wrapper.env  # the wrapper's reset tries for ever, whatever the error
+        for name in list(env.observation_names):  # nobody reads them
+            env.modify_observable(name, "enabled", False)
+        return env
+
+    def _make_args(self) -> dict[str, Any]:
+        return {
+            "robots": ["Panda"],
+            "controller": "OSC_POSE",
+            "control_freq": 20,
+            "has_renderer": False,
+            "has_offscreen_renderer": False,
+            "use_camera_obs": False,
+            "ignore_done": True,
+            "hard_reset": False,  # 25 times faster and the same to the bit, see `begin`
+        }
+
+    def begin(self, spec: EpisodeSpec) -> None:
+        """Place the fixtures by the seed, everything else by the recorded state, and let the objects settle."""
+        for robot in self.env.robots:  # a soft reset forgets the finger command of the last episode here
+            robot.gripper.current_action = np.zeros_like(robot.gripper.current_action)
+        self._reset()
+        count = len(self._init_states)
+        index = spec.seed % count if spec.init_state is None else spec.init_state
+        if not 0 <= index < count:
+            raise SimulatorError(f"libero task {spec.task!r} has initial states 0 to {count - 1}, not {index}.")
+        self.env.sim.set_state_from_flattened(self._init_states[index])
+        self.env.sim.forward()
+        self.env._post_process()
+        for _ in range(self.options["settling_steps"]):
+            self.env.step(SETTLING_ACTION)
+
+    def _reset(self) -> None:
+        errors = import_simulator("robosuite.utils.errors", "robosuite")
+        for attempt in range(10):  # each draws other places; the movable objects' are then overwritten
+            try:
+                self.env.reset()
+                return
+            except errors.RandomizationError:
+                if attempt == 9:
+                    raise
+
+    def step_limit(self, task: str) -> int:
+        """The suite's step limit."""
+        return STEP_LIMITS[self.config.suite]
+
+    def make_expert(self, spec: EpisodeSpec) -> Expert:
+        """See `DemoSimulator.make_expert`; there are experts for libero_object."""
+        if self.config.suite != "libero_object":
+            raise SimulatorError(
+                f"no scripted expert for suite {self.config.suite!r}; there is one for 'libero_object'. "
+                "Download the suite's human demos instead."
+            )
+        from simulators.experts.libero_object import LiberoObjectExpert
+
+        item, basket = self.env.obj_of_interest
+        site = self.env.robots[0].eef_site_id
+        data = self.env.sim.data
+        bodies = self.env.obj_body_id
+        return LiberoObjectExpert(
+            item.rpartition("_")[0],  # milk_1 > milk
+            item_position=lambda: np.array(data.body_xpos[bodies[item]]),
+            basket_position=lambda: np.array(data.body_xpos[bodies[basket]]),
+            gripper_position=lambda: np.array(data.site_xpos[site]),
+            gripper_rotation=lambda: np.array(data.site_xmat[site]).reshape(3, 3),
+        )
+
+    def demo_attrs(self) -> dict[str, str]:
+        """Arguments, task file and instruction in the form of LIBERO's own demos."""
+        bddl = f"{self._task.problem_folder}/{self._task.bddl_file}"
+        env_args = {"env_name": self.task, "type": 1, "env_kwargs": {"bddl_file_name": bddl, **self._make_args()}}
+        return {
+            "env_args": json.dumps(env_args),
+            "problem_info": json.dumps({"language_instruction": self.instruction}),
+            "bddl_file_name": bddl,
+            "model_file": self.env.sim.model.get_xml(),
+        }
+
+
+def load_suite(name: str, assets: str | None = None) -> Suite:
+    """LIBERO's benchmark object of a suite."""
+    import_libero(assets)
+    benchmark = import_simulator("libero.libero.benchmark", "libero")
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its task order
+        return benchmark.get_benchmark(name)()
+
+
+def _load_init_states(folder: Path, task: Task) -> Array:
+    """The recorded initial states (N, S) that LIBERO ships as a torch file."""
+    import torch  # LIBERO depends on it
+
+    path = folder / task.init_states_file
+    states = torch.load(path, weights_only=False)  # numpy arrays, part of the installed package
+    return np.asarray(states, dtype=np.float64)
