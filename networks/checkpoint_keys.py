@@ -1,7 +1,8 @@
 """The published checkpoint's names for weights, and ours, in both directions.
 
-A published name is the prefix of a part (`PREFIX_BY_PART`) and a key inside it. `split_parts` takes a file's table apart and
-`join_parts` puts it together; the functions below turn the keys of a part (autoencoders: `networks.autoencoder_keys`).
+A published name is the prefix of a part (`PREFIX_BY_PART`) and a key inside it. `split_parts` takes a file's table
+apart and `join_parts` puts it together; the functions below turn the keys of a part (autoencoders:
+`networks.autoencoder_keys`).
 
 | part | ours |
 | --- | --- |
@@ -45,6 +46,22 @@ UNET_ENDS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
+ACTION_UNET = {
+    "diffusion_step_encoder": "step_encoder",
+    "down_modules": "down",
+    "mid_modules": "mid",
+    "up_modules": "up",
+    "final_conv": "final",
+}
+ACTION_BLOCK = {
+    "blocks.0.block.0": "first.conv",
+    "blocks.0.block.1": "first.norm",
+    "blocks.1.block.0": "second.conv",
+    "blocks.1.block.1": "second.norm",
+    "cond_encoder": "film",
+    "residual_conv": "shortcut",
+}
+ADAPTER_BLOCK = {"emb_layers": "emb", "downsample": "shortcut"}
 UNET_MIDDLE = {"0": "resnets.0", "1": "attentions.0", "2": "resnets.1"}
 UNET_ATTENTION = {
     "time_stack": "temporal_transformer_blocks",
@@ -133,6 +150,62 @@ def published_unet_key(key: str, layers_per_block: int = 2) -> str:
     if side == "down":
         return f"input_blocks.{first + int(layer) + 1}.{slot}.{inner}"
     return f"output_blocks.{first + int(layer)}.{slot}.{inner}"
+
+
+def adapter_key(published: str, branch_depth: int = 7) -> str:
+    """Turn a published adapter key into the key in `CNNAdapter`.
+
+    Args:
+        published: For example `layer3_2_cat.0.conv1.0.weight`: where tap 3 enters the branch of camera 2.
+        branch_depth: Stages of a camera's branch: one a tap, and those that end the branch.
+    """
+    found = re.fullmatch(r"layer(\d+)(?:_(\d+)(_cat)?)?\.(\d+)\.(.+)", published)
+    if found is None:
+        return published  # the last norm
+    stage, view, enters, block, rest = int(found[1]) - 1, found[2], found[3], found[4], found[5]
+    inner = f"{block}.{swap_start(rest, ADAPTER_BLOCK)}"
+    if view is None:
+        return f"merge.{stage - branch_depth}.{inner}"
+    return f"branches.{int(view) - 1}.{f'entries.{stage - 1}' if enters else f'stages.{stage}'}.{inner}"
+
+
+def published_adapter_key(key: str, branch_depth: int = 7) -> str:
+    """Turn a key in `CNNAdapter` into the published adapter key; the inverse of `adapter_key`."""
+    found = re.fullmatch(r"(?:branches\.(\d+)\.)?(entries|stages|merge)\.(\d+)\.(\d+)\.(.+)", key)
+    if found is None:
+        return key
+    view, kind, stage, block, rest = found[1], found[2], int(found[3]), found[4], found[5]
+    inner = f"{block}.{swap_start(rest, inverse(ADAPTER_BLOCK))}"
+    if kind == "merge":
+        return f"layer{stage + branch_depth + 1}.{inner}"
+    return f"layer{stage + 1 + (kind == 'entries')}_{int(view) + 1}{'_cat' if kind == 'entries' else ''}.{inner}"
+
+
+def action_unet_key(published: str) -> str:
+    """Turn a published action-network key into the key in `ActionUNet`."""
+    module, *numbers, rest = _split_numbers(swap_start(published, ACTION_UNET))
+    if module == "final":
+        rest = rest.replace("block.0.", "conv.").replace("block.1.", "norm.")
+    elif module in ("down", "up") and numbers[1] == "2":  # a resampler
+        rest = rest.removeprefix("conv.")
+    return ".".join([module, *numbers, swap_start(rest, ACTION_BLOCK)])
+
+
+def published_action_unet_key(key: str) -> str:
+    """Turn a key in `ActionUNet` into the published action-network key; the inverse of `action_unet_key`."""
+    module, *numbers, rest = _split_numbers(key)
+    if module == "final":
+        rest = rest.replace("conv.", "block.0.").replace("norm.", "block.1.")
+    elif module in ("down", "up") and numbers[1] == "2":
+        rest = "conv." + rest
+    return swap_start(".".join([module, *numbers, swap_start(rest, inverse(ACTION_BLOCK))]), inverse(ACTION_UNET))
+
+
+def _split_numbers(key: str) -> list[str]:
+    """Split `down.0.2.weight` into `down`, `0`, `2`, `weight`: a name, its numbers, the rest."""
+    found = re.fullmatch(r"(\w+)((?:\.\d+)*)\.(.+)", key)
+    assert found is not None, key
+    return [found[1], *found[2].split(".")[1:], found[3]]
 
 
 def _attention(rest: str) -> str:

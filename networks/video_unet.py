@@ -265,10 +265,10 @@ def _run_layer(
     return x
 
 
-def _layers(block: Any) -> Iterator[tuple[nn.Module, nn.Module | None]]:  # noqa: ANN401 - diffusers is untyped
+def _layers(block: Any) -> list[tuple[nn.Module, nn.Module | None]]:  # noqa: ANN401 - diffusers is untyped
     """Pair a block's res blocks with their attention, None at a level without."""
     attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
-    yield from zip(block.resnets, attentions, strict=True)
+    return list(zip(block.resnets, attentions, strict=True))
 
 
 def _zero_residual_branches(unet: Any) -> None:  # noqa: ANN401 - diffusers is untyped
