@@ -33,6 +33,7 @@ class MujocoSimulator(ABC):
         steps: Control steps since the episode began.
     """
 
+    uses_gl = True
     action_dim: int
     max_steps: int
     instruction: str

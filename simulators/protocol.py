@@ -71,7 +71,7 @@ class Transition:
         success: The task is solved (the chunk is cut at the first success).
         done: Solved, or out of steps.
         num_steps: Actions of the chunk that were executed.
-        frames: Pictures after every `record_stride`-th step of the episode, when recording.
+        frames: Pictures after every `record_stride`-th step of the episode and after its last one, when recording.
     """
 
     observation: Observation | None
@@ -111,6 +111,8 @@ class Simulator(Protocol):
     of `spec.task`. The same spec gives the same initial state whatever ran before in this worker.
     """
 
+    uses_gl: bool
+    """A class attribute: MUJOCO_GL has to be set before the simulator is imported."""
     max_steps: int
     """Step limit of the current task (`config.max_steps`, or the task's own)."""
     action_dim: int
@@ -122,10 +124,11 @@ class Simulator(Protocol):
     def check(cls, config: SimulatorConfig) -> list[str]:
         """Return every task of `config.suite`; called in a worker process at set-up, builds no environment.
 
-        The caller compares `config.tasks` with the answer. That OpenGL works has been checked before.
+        The caller compares `config.tasks` with the answer.
 
         Raises:
-            SimulatorError: Simulator not installed (say what to install), unknown suite (list them), bad `options`.
+            SimulatorError: Simulator not installed (say what to install), no OpenGL (`rendering.check_gl`), unknown suite
+                (list them), bad `options`.
         """
 
     def reset(self, spec: EpisodeSpec, render: bool = True) -> Observation:
@@ -137,7 +140,7 @@ class Simulator(Protocol):
         Args:
             actions: Raw environment units.
             render: Give an observation with pictures at the end, unless the episode is over.
-            record_stride: Keep a frame whenever the episode's step count is a multiple of it; 0 keeps none.
+            record_stride: Keep a frame whenever the episode's step count is a multiple of it, and at the end; 0 keeps none.
         """
 
     def close(self) -> None:

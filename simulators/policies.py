@@ -1,0 +1,42 @@
+"""Policies without a network, for controls beside every success rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from simulators.engine import policy_seed
+from simulators.errors import SimulatorError
+from simulators.protocol import Array, PolicyReply, PolicyRequest
+
+
+class ReplayPolicy:
+    """Chance level: play a random demo's actions in every new episode without looking.
+
+    Which demo is drawn depends on the episode alone. After its last action the demo stands still with the gripper as it was.
+
+    Args:
+        demos: Actions (L, D) of each demo, raw environment units.
+        chunk_steps: Actions in a reply; at least the engine's `execute_steps`.
+    """
+
+    needs_images = False
+
+    def __init__(self, demos: Sequence[Array], chunk_steps: int = 32) -> None:
+        if not demos or any(demo.ndim != 2 or len(demo) == 0 for demo in demos):
+            raise SimulatorError("blind replay needs at least one demo, each with at least one action (L, D).")
+        self.demos = demos
+        self.chunk_steps = chunk_steps
+
+    def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+        """See `Policy.act`."""
+        return [PolicyReply(self._chunk(request)) for request in requests]
+
+    def _chunk(self, request: PolicyRequest) -> Array:
+        rng = np.random.default_rng(policy_seed(request.episode, replan=0))
+        demo = self.demos[rng.integers(len(self.demos))]
+        hold = np.zeros_like(demo[-1])
+        hold[-1] = demo[-1, -1]  # the gripper is the last dimension, and -1 or +1, in every simulator here
+        rows = range(request.observation.step, request.observation.step + self.chunk_steps)
+        return np.stack([demo[row] if row < len(demo) else hold for row in rows]).astype(np.float32)

@@ -1,0 +1,85 @@
+"""The simulator's side of the border: serve one adapter over a socket until the other side goes away.
+
+Started by `worker_process.py`. Whatever a simulator prints goes to stderr; the socket is its own file descriptor.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from typing import Any
+
+from simulators import wire
+from simulators.config import SimulatorConfig
+from simulators.errors import SimulatorError
+from simulators.experts.episode import record_episode
+from simulators.protocol import Simulator
+from simulators.registry import load_adapter
+from simulators.rendering import choose_gl
+
+
+class Worker:
+    """Executes requests on one adapter, which is imported with the first request."""
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        self.config = config
+        self._simulator: Any = None
+
+    @property
+    def simulator(self) -> Any:  # noqa: ANN401 - whichever protocol the verb needs
+        """The adapter, made on first use so that import errors answer a request."""
+        if self._simulator is None:
+            self._simulator = self.adapter()(self.config)
+        return self._simulator
+
+    def adapter(self) -> type[Simulator]:
+        """The adapter's class, the OpenGL backend being chosen before anything imports mujoco."""
+        adapter = load_adapter(self.config.name)
+        if adapter.uses_gl:
+            choose_gl(self.config.gl)
+        return adapter
+
+    def handle(self, verb: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Execute one request; the verbs are the protocol's methods, `check` and `record` (a scripted demo)."""
+        if verb == "check":
+            return self.adapter().check(self.config)
+        if verb == "record":
+            return record_episode(self.simulator, **arguments)
+        assert verb in ("reset", "step_chunk"), verb
+        return getattr(self.simulator, verb)(**arguments)
+
+    def close(self) -> None:
+        """Free the simulator."""
+        if self._simulator is not None:
+            self._simulator.close()
+
+
+def serve(sock: socket.socket) -> None:
+    """Answer requests until the socket closes; the first message is the config."""
+    worker = Worker(SimulatorConfig(**wire.receive(sock)))
+    while True:
+        try:
+            request = wire.receive(sock)
+        except ConnectionError:
+            break
+        try:
+            reply = {"value": worker.handle(request["verb"], request["arguments"])}
+        except SimulatorError as error:
+            reply = {"mistake": str(error)}
+        except Exception as error:
+            reply = {"crash": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        wire.send(sock, reply)
+    worker.close()
+
+
+def main(descriptor: int) -> None:
+    """Serve on an inherited socket."""
+    os.dup2(2, 1)  # prints of simulators join stderr
+    with socket.socket(fileno=descriptor) as sock:
+        serve(sock)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

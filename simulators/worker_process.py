@@ -1,0 +1,164 @@
+"""Our side of the border: start a worker process, talk to it, and get rid of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from simulators import wire
+from simulators.config import SimulatorConfig
+from simulators.errors import SimulatorError, WorkerDied
+
+# Only this package is lent to the worker's interpreter: its own packages must not be mixed with ours.
+_BOOTSTRAP = """
+import importlib.util, json, sys
+folder, descriptor, paths = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+sys.path += [path for path in paths if path not in sys.path]
+spec = importlib.util.spec_from_file_location(
+    "simulators", folder + "/__init__.py", submodule_search_locations=[folder])
+sys.modules["simulators"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+from simulators.worker import main
+main(descriptor)
+"""
+
+
+class WorkerProcess:
+    """One simulator in its own process.
+
+    A request is sent with `send`; its answer is fetched with `receive` once `fileno()` is readable.
+
+    Args:
+        config: What the worker simulates, and with which interpreter.
+    """
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        self._socket, theirs = socket.socketpair()
+        paths = [] if config.python else sys.path  # another interpreter has paths of its own
+        folder = str(Path(__file__).resolve().parent)
+        command = [config.interpreter, "-c", _BOOTSTRAP, folder, str(theirs.fileno()), json.dumps(paths)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C is for us; we close the worker
+            )
+        except OSError as error:
+            self._socket.close()
+            self._log.close()
+            raise SimulatorError(
+                f"simulator {config.name!r}: cannot start its Python {config.interpreter!r} ({error.strerror}); "
+                "set `python` to an interpreter that has the simulator, or leave it out."
+            ) from error
+        finally:
+            theirs.close()
+        try:
+            wire.send(self._socket, config.to_dict())
+        except OSError as error:
+            raise self._death("went away at start") from error
+
+    @property
+    def pid(self) -> int:
+        """Process id of the worker."""
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """For selectors: readable when an answer is there."""
+        return self._socket.fileno()
+
+    def send(self, verb: str, **arguments: object) -> None:
+        """Send a request without waiting.
+
+        Raises:
+            WorkerDied: If the worker is gone.
+        """
+        try:
+            wire.send(self._socket, {"verb": verb, "arguments": arguments})
+        except OSError as error:
+            raise self._death(f"went away before {verb!r}") from error
+
+    def receive(self, timeout_s: float) -> Any:  # noqa: ANN401 - the verb's own type
+        """Wait for the answer to the last request.
+
+        Raises:
+            SimulatorError: If the worker says that the user made a mistake.
+            WorkerDied: If the worker crashed, raised, or did not answer in time; it is of no use afterwards.
+        """
+        self._socket.settimeout(timeout_s)
+        try:
+            reply = wire.receive(self._socket)
+        except TimeoutError as error:
+            raise self._death(f"gave no answer within {timeout_s:.0f} s") from error
+        except OSError as error:
+            raise self._death("went away") from error
+        finally:
+            self._socket.settimeout(None)
+        if "mistake" in reply:
+            raise SimulatorError(reply["mistake"])
+        if "crash" in reply:
+            raise WorkerDied(f"worker {self.pid} raised {reply['crash']}\n{reply['traceback']}")
+        return reply["value"]
+
+    def hung(self) -> WorkerDied:
+        """The error to record when a deadline has passed."""
+        return self._death("gave no answer in time")
+
+    def _death(self, reason: str) -> WorkerDied:
+        try:
+            ending = f" (exit code {self._process.wait(0.2)})"
+        except subprocess.TimeoutExpired:
+            ending = ""
+        return WorkerDied(f"worker {self.pid} {reason}{ending}{self._last_words()}")
+
+    def _last_words(self, num_chars: int = 600) -> str:
+        """End of what the worker printed."""
+        size = self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(size - num_chars, 0))
+        text = self._log.read().decode(errors="replace").strip()
+        return f"; it last printed: {text}" if text else ""
+
+    def close(self, grace_s: float = 5.0) -> None:
+        """Let the worker finish by closing the connection; kill it if it does not."""
+        self._socket.close()
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def kill(self) -> None:
+        """End the worker at once."""
+        self._process.kill()
+        self.close()
+
+
+def check_simulator(config: SimulatorConfig, timeout_s: float = 300.0) -> list[str]:
+    """Ask a fresh worker for the suite's tasks and compare the config's with them.
+
+    Raises:
+        SimulatorError: See `SimulatorConfig.check`.
+    """
+    worker = WorkerProcess(config)
+    try:
+        worker.send("check")
+        available: list[str] = worker.receive(timeout_s)
+    except WorkerDied as error:
+        raise SimulatorError(f"simulator {config.name!r} does not start: {error}") from error
+    finally:
+        worker.close()
+    unknown = [] if config.tasks == ["all"] else [task for task in config.tasks if task not in available]
+    if unknown:
+        raise SimulatorError(f"{config.suite} has no task {unknown}; there are {available}.")
+    return available
