@@ -1,1 +1,50 @@
-"""networks."""
+"""Networks and diffusion maths: plain PyTorch modules, without Lightning."""
+
+from networks.action_unet import ActionUNet
+from networks.adapter import AdapterStage, CNNAdapter
+from networks.autoencoders import Autoencoder, ConditionEncoder, PixelShuffleAutoencoder, SVDAutoencoder
+from networks.component_config import build, config_of, describe
+from networks.conditioning import Conditioning
+from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise, mean_over_rows
+from networks.errors import NetworkError
+from networks.feature_standardizer import FeatureStandardizer
+from networks.noise import LogNormalNoise, seeded_noise
+from networks.policy_model import PolicyModel
+from networks.sampling import SCHEDULERS, Sampler, guided
+from networks.text import OpenCLIPTextEncoder, SeededTextEncoder, TextEncoder
+from networks.video_model import VideoModel
+from networks.video_unet import TapShape, VideoUNet, VideoUNetOutput
+
+__all__ = [
+    "SCHEDULERS",
+    "ActionUNet",
+    "AdapterStage",
+    "Autoencoder",
+    "CNNAdapter",
+    "ConditionEncoder",
+    "Conditioning",
+    "EDMPreconditioning",
+    "FeatureStandardizer",
+    "LogNormalNoise",
+    "NetworkError",
+    "OpenCLIPTextEncoder",
+    "PixelShuffleAutoencoder",
+    "PolicyModel",
+    "Preconditioning",
+    "ResidualPreconditioning",
+    "SVDAutoencoder",
+    "Sampler",
+    "SeededTextEncoder",
+    "TapShape",
+    "TextEncoder",
+    "VideoModel",
+    "VideoUNet",
+    "VideoUNetOutput",
+    "build",
+    "c_noise",
+    "config_of",
+    "describe",
+    "guided",
+    "mean_over_rows",
+    "seeded_noise",
+]
