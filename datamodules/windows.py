@@ -48,8 +48,8 @@ class WindowDataset(Dataset[Window]):
     """Windows over a list of demos; window i belongs to the demo in which step i of all demos laid end to end falls.
 
     A window that starts at step t holds, for every camera, the frames t, t + stride, ... and the actions t, t + 1, ...
-    Past the end of the demo the last frame is held, and actions are raw zeros ("zero", as published) or the last
-    action ("hold"). Only the frames of the window are read.
+    Past the end of the demo the last of these frames is held, and actions are raw zeros ("zero", as published) or the
+    last action ("hold"). Only the frames of the window are read.
 
     Args:
         demos: Demos in order.
@@ -123,15 +123,25 @@ class WindowDataset(Dataset[Window]):
         return pre.normalize_actions(torch.from_numpy(padded)).float()
 
     def _frames(self, group: h5py.Group, steps: npt.NDArray[np.int64], length: int) -> Tensor:
-        """Frames (V, T, 3, S, S) uint8 at these steps, the last frame of the demo in place of later ones."""
+        """Frames (V, T, 3, S, S) uint8 at these steps; the last one inside the demo stands in for later ones."""
         images = {}
         for camera in self.preprocessing.cameras:
             data = group[self.reader.camera_key(camera)]
-            inside = steps[steps < length]
-            # one strided read: a list of indices would be one HDF5 selection per frame
-            clip = data[inside[0] : inside[-1] + 1 : self.preprocessing.frame_stride]
-            if held := len(steps) - len(inside):
-                last = clip[-1:] if inside[-1] == length - 1 else data[length - 1 : length]
-                clip = np.concatenate([clip, *[last] * held])
+            clip = read_frames(data, steps[steps < length])
+            if held := len(steps) - len(clip):
+                clip = np.concatenate([clip, *[clip[-1:]] * held])
             images[camera] = turn_upright(clip, self.orientation)
         return self.preprocessing.stack(images).contiguous()
+
+
+def read_frames(data: h5py.Dataset, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """Read the frames at evenly spaced steps.
+
+    One by one is fastest if a frame has its own chunk, or none: HDF5's own strided selections are 10 to 70 times
+    slower. If one chunk holds the frames between, it is unpacked anyway, so the whole stretch is read once.
+    """
+    stride = int(steps[1] - steps[0]) if len(steps) > 1 else 1
+    if stride == 1 or (data.chunks is not None and data.chunks[0] >= stride):
+        stretch: npt.NDArray[np.uint8] = data[int(steps[0]) : int(steps[-1]) + 1]
+        return stretch[::stride]
+    return np.stack([data[int(step)] for step in steps])

@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def test_a_resumed_run_sees_exactly_the_windows_it_had_left(
 
     whole = Recorder()
     fit(whole, data(), tmp_path / "whole", max_steps=16)
-    assert sorted(sum(whole.windows[:7], [])) == list(range(28))
+    assert sorted(itertools.chain(*whole.windows[:7])) == list(range(28))
     assert whole.windows[:7] != whole.windows[7:14]
     for stop in (3, 7, 9):
         resumed = Recorder()
@@ -152,13 +153,8 @@ def test_weights_say_how_often_a_demo_is_drawn_whatever_its_length(robomimic_fil
     data.setup()
     sampler = data.train_dataloader().sampler
     drawn = [data.train_set.locate(i)[0] for epoch in range(20) for i in sampler.order(epoch)]  # type: ignore[attr-defined]
-    share = {
-        (task, length): np.mean([d.task == task and d.length == length for d in drawn])
-        for task, length in (("Lift", 40), ("Stack", 5), ("Stack", 500), ("Stack", 20))
-    }
-    assert share == pytest.approx(
-        {("Lift", 40): 1 / 2, ("Stack", 5): 1 / 6, ("Stack", 500): 1 / 6, ("Stack", 20): 1 / 6}, abs=0.02
-    )
+    for task, length, share in (("Lift", 40, 1 / 2), ("Stack", 5, 1 / 6), ("Stack", 500, 1 / 6), ("Stack", 20, 1 / 6)):
+        assert np.mean([(d.task, d.length) == (task, length) for d in drawn]) == pytest.approx(share, abs=0.02)
 
 
 def test_window_loader_goes_over_a_split_in_order_with_frames(robomimic_file: FileFactory) -> None:
@@ -285,7 +281,7 @@ def test_action_dims_beyond_the_recorded_width_are_refused(robomimic_file: FileF
 def test_files_of_other_image_size_need_a_common_one(robomimic_file: FileFactory, tmp_path: Path) -> None:
     robomimic_file(name="a.hdf5", size=16)
     robomimic_file(name="b.hdf5", size=8)
-    with pytest.raises(DatasetError, match="set data.init_args.image_size to resize both"):
+    with pytest.raises(DatasetError, match=r"set data\.init_args.image_size to resize both"):
         RobosuiteDataModule(str(tmp_path)).setup()
     data = RobosuiteDataModule(str(tmp_path), image_size=8, val_fraction=0)
     data.setup()
@@ -294,7 +290,7 @@ def test_files_of_other_image_size_need_a_common_one(robomimic_file: FileFactory
 
 def test_one_demo_cannot_be_split(robomimic_file: FileFactory) -> None:
     path = str(robomimic_file(lengths=(9,)))
-    with pytest.raises(DatasetError, match="set data.init_args.val_fraction to 0"):
+    with pytest.raises(DatasetError, match=r"set data\.init_args.val_fraction to 0"):
         RobosuiteDataModule(path).setup()
     assert RobosuiteDataModule(path, val_fraction=0).num_train_windows == 9
 

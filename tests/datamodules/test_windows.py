@@ -2,6 +2,7 @@ import hashlib
 import itertools
 import os
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules import Batch, DatasetError, LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule, WindowDataset
 from datamodules.readers import Orientation
+from datamodules.windows import read_frames
 
 FileFactory = Callable[..., Path]
 TASKS = ("CoffeePressButton", "CloseDrawer", "TurnOnStove", "TurnOffMicrowave")
@@ -143,22 +145,34 @@ def test_orientation_turns_rows_and_columns(
 
 
 def test_only_the_frames_of_the_window_are_read(robomimic_file: FileFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts what crosses from HDF5: 2 cameras x 3 frames and 4 actions of a 500-step demo, one read each."""
+    """Counts the bytes that cross from HDF5: 3 frames of 2 cameras and 4 actions of a 500-step demo."""
     module = RobosuiteDataModule(
         str(robomimic_file(lengths=(500, 7))), num_frames=3, frame_stride=5, action_horizon=4, val_fraction=0
     )
     module.setup()
-    read: list[tuple[str, int]] = []
+    bytes_by_key: Counter[str] = Counter()
     original = h5py.Dataset.__getitem__
 
     def counting(self: h5py.Dataset, args: object) -> np.ndarray:
         value = original(self, args)
-        read.append((self.name.rpartition("/")[2], len(value)))
+        bytes_by_key[self.name.rpartition("/")[2]] += value.nbytes
         return value
 
     monkeypatch.setattr(h5py.Dataset, "__getitem__", counting)
     module.train_set[100]
-    assert sorted(read) == [("actions", 4), ("agentview_image", 3), ("robot0_eye_in_hand_image", 3)]
+    frames = 3 * 16 * 16 * 3
+    assert bytes_by_key == {"actions": 4 * 7 * 8, "agentview_image": frames, "robot0_eye_in_hand_image": frames}
+
+
+@pytest.mark.parametrize("chunks", [None, (1, 4, 4, 3), (3, 4, 4, 3), (10, 2, 2, 1)])
+@pytest.mark.parametrize("steps", [[5], [0, 1, 2], [2, 6, 10, 14], [1, 18]])
+def test_frames_are_the_same_however_they_are_chunked(
+    tmp_path: Path, chunks: tuple[int, ...] | None, steps: list[int]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 3), dtype=np.uint8)
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        data = file.create_dataset("x", data=images, chunks=chunks, compression="gzip" if chunks else None)
+        assert np.array_equal(read_frames(data, np.array(steps)), images[steps])
 
 
 def resident_mb() -> float:
