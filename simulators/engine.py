@@ -111,10 +111,8 @@ class RolloutEngine:
             on_result: Called with every new result.
         """
         file = None if results_path is None else ResultsFile(results_path)
-        known = {} if file is None else file.load()
-        results = {
-            i: known[s.key] for i, s in enumerate(episodes) if s.key in known and known[s.key].success is not None
-        }
+        known = {} if file is None else {k: r for k, r in file.load().items() if r.success is not None}
+        results = {index: known[spec.key] for index, spec in enumerate(episodes) if spec.key in known}
         todo = [index for index in range(len(episodes)) if index not in results]
         self._render = bool(getattr(policy, "needs_images", True))
         self._episodes.clear()

@@ -14,7 +14,8 @@ from simulators.protocol import Array, PolicyReply, PolicyRequest
 class ReplayPolicy:
     """Chance level: play a random demo's actions in every new episode without looking.
 
-    Which demo is drawn depends on the episode alone. After its last action the demo stands still with the gripper as it was.
+    Which demo is drawn depends on the episode alone. After its last action the robot
+    stands still and leaves the gripper as it was.
 
     Args:
         demos: Actions (L, D) of each demo, raw environment units.
@@ -39,4 +40,5 @@ class ReplayPolicy:
         hold = np.zeros_like(demo[-1])
         hold[-1] = demo[-1, -1]  # the gripper is the last dimension, and -1 or +1, in every simulator here
         rows = range(request.observation.step, request.observation.step + self.chunk_steps)
-        return np.stack([demo[row] if row < len(demo) else hold for row in rows]).astype(np.float32)
+        chunk: Array = np.stack([demo[row] if row < len(demo) else hold for row in rows]).astype(np.float32)
+        return chunk

@@ -127,8 +127,8 @@ class Simulator(Protocol):
         The caller compares `config.tasks` with the answer.
 
         Raises:
-            SimulatorError: Simulator not installed (say what to install), no OpenGL (`rendering.check_gl`), unknown suite
-                (list them), bad `options`.
+            SimulatorError: Simulator not installed (say what to install), no OpenGL (`rendering.check_gl`), unknown
+                suite (list them), bad `options`.
         """
 
     def reset(self, spec: EpisodeSpec, render: bool = True) -> Observation:
@@ -140,7 +140,7 @@ class Simulator(Protocol):
         Args:
             actions: Raw environment units.
             render: Give an observation with pictures at the end, unless the episode is over.
-            record_stride: Keep a frame whenever the episode's step count is a multiple of it, and at the end; 0 keeps none.
+            record_stride: Keep a frame at every step that is a multiple of it, and at the end; 0 keeps none.
         """
 
     def close(self) -> None:

@@ -117,7 +117,7 @@ class ResultsFile:
                 result = EpisodeResult(**{key: content[key] for key in _LINE_FIELDS})
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise SimulatorError(
-                    f"{self.path}: line {number} is not an episode result ({error}); move the file away to start afresh."
+                    f"{self.path}: line {number} is not an episode result ({error}); move the file away."
                 ) from error
             results[result.key] = result
         return results
@@ -236,5 +236,5 @@ def compare(a: Iterable[EpisodeResult], b: Iterable[EpisodeResult]) -> Compariso
 def mcnemar_exact(only_a: int, only_b: int) -> float:
     """Two-sided binomial test that a discordant pair falls either way with probability one half."""
     n = only_a + only_b
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, float(2 * tail / 2**n))

@@ -1,0 +1,124 @@
+"""A simulator of nothing: its number grows by what the actions say. Workers load it by its full name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from simulators.config import SimulatorConfig
+from simulators.errors import SimulatorError
+from simulators.experts.base import Expert
+from simulators.protocol import Array, EpisodeSpec, Images, Observation, Transition
+
+
+class CountingSimulator:
+    """Solved when the sum of the actions reaches `options["goal"]`.
+
+    Options: `goal`; `delay_s` a chunk. Tasks `crash`, `hang` and `raise` do so in every chunk; with `once` (a folder for
+    marks) only in the first chunk of an episode.
+    """
+
+    uses_gl = False
+    action_dim = 2
+    instruction = "count"
+
+    def __init__(self, config: SimulatorConfig) -> None:
+        self.config = config
+        self.max_steps = config.max_steps or 40
+        self.options = config.options
+
+    @classmethod
+    def check(cls, config: SimulatorConfig) -> list[str]:
+        if config.options.get("broken"):
+            raise SimulatorError("the counter is broken; buy a new one.")
+        return ["up", "down", "crash", "hang", "raise", "mistake"]
+
+    def reset(self, spec: EpisodeSpec, render: bool = True) -> Observation:
+        print("noise on stdout", flush=True)
+        if spec.task == "mistake":
+            raise SimulatorError("this task is a mistake; take another.")
+        self.spec = spec
+        self.steps = 0
+        self.total = float(np.random.default_rng(spec.seed).uniform())
+        return self._observation(render)
+
+    def step(self, action: Array) -> bool:
+        self.total += float(action.sum())
+        self.steps += 1
+        return self.total >= self.options.get("goal", 10)
+
+    def step_chunk(self, actions: Array, render: bool, record_stride: int) -> Transition:
+        if self.spec.task in ("crash", "hang", "raise") and self._misbehaves():
+            self._misbehave()
+        time.sleep(self.options.get("delay_s", 0.0))
+        frames: list[Images] = []
+        start, success, done = self.steps, False, False
+        for action in actions:
+            success = self.step(action)
+            done = success or self.steps >= self.max_steps
+            if record_stride and (self.steps % record_stride == 0 or done):
+                frames.append(self.render())
+            if done:
+                break
+        return Transition(None if done else self._observation(render), success, done, self.steps - start, frames)
+
+    def render(self) -> Images:
+        size = self.config.image_size
+        return {camera: np.full((size, size, 3), self.steps, dtype=np.uint8) for camera in self.config.cameras}
+
+    def close(self) -> None:
+        print("closed", file=sys.stderr)
+
+    def make_expert(self, spec: EpisodeSpec) -> Expert:
+        return CountingExpert(spec)
+
+    def state(self) -> Array:
+        return np.array([self.steps, self.total])
+
+    def restore(self, state: Array) -> None:
+        self.steps, self.total = int(state[0]), float(state[1])
+
+    def demo_attrs(self) -> dict[str, str]:
+        return {"env_args": "{}"}
+
+    def _observation(self, render: bool) -> Observation:
+        proprio = {"total": np.array([self.total], dtype=np.float32)}
+        return Observation(self.render() if render else {}, proprio, self.instruction, self.steps)
+
+    def _misbehaves(self) -> bool:
+        if "once" not in self.options:
+            return True
+        mark = Path(self.options["once"]) / f"{self.spec.task}{self.spec.seed}"
+        if mark.exists():
+            return False
+        mark.touch()
+        return True
+
+    def _misbehave(self) -> None:
+        if self.spec.task == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.spec.task == "hang":
+            time.sleep(3600)
+        raise ValueError("the counter overflowed")
+
+
+class CountingExpert(Expert):
+    """Counts up; gives up on odd seeds."""
+
+    def __init__(self, spec: EpisodeSpec) -> None:
+        self.step = 0.0 if spec.seed % 2 else 0.5
+
+    @property
+    def noisy(self) -> bool:
+        return False
+
+    def noise_scale(self) -> Array:
+        return np.zeros(2)
+
+    def act(self) -> Array:
+        return np.full(2, self.step, dtype=np.float32)

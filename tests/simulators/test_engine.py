@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulators.config import SimulatorConfig
+from simulators.engine import RolloutEngine, policy_seed
+from simulators.errors import SimulatorError
+from simulators.protocol import EpisodeSpec, PolicyReply, PolicyRequest
+from simulators.results import EpisodeResult, ResultsFile
+
+Counting = Callable[..., SimulatorConfig]
+
+
+class NoisyPolicy:
+    """Adds its seeded noise to the count; remembers the sizes of its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.seen: list[PolicyRequest] = []
+
+    def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+        self.batches.append(len(requests))
+        self.seen += requests
+        return [self._reply(request) for request in requests]
+
+    def _reply(self, request: PolicyRequest) -> PolicyReply:
+        noise = np.random.default_rng(request.seed).uniform(0.0, 0.5, (8, 2))
+        prediction = np.full((1, 2, 4, 4, 3), request.replan, dtype=np.uint8) if request.want_prediction else None
+        return PolicyReply(noise.astype(np.float32), prediction)
+
+
+def outcomes(results: list[EpisodeResult]) -> list[tuple[str, bool | None, int, int]]:
+    return [(r.key, r.success, r.steps, r.replans) for r in results]
+
+
+def run(config: SimulatorConfig, episodes: int, **settings: object) -> list[EpisodeResult]:
+    with RolloutEngine(config, execute_steps=4, **settings) as engine:  # type: ignore[arg-type]
+        return engine.run(NoisyPolicy(), config.episodes(episodes), progress=False)
+
+
+def test_one_and_three_workers_give_the_same_results_in_the_same_order(counting: Counting) -> None:
+    config = counting(["up", "down"], options={"goal": 16.0, "delay_s": 0.002})
+    alone, together = run(config, 9), run(config, 9, num_workers=3)
+    assert outcomes(alone) == outcomes(together)
+    assert len({r.steps for r in alone}) > 1  # the seeds do make a difference
+    assert all(r.success for r in alone)
+
+
+def test_policy_seeds_differ_by_episode_and_replan_and_never_change() -> None:
+    spec = EpisodeSpec("s", "t", 0)
+    seeds = {policy_seed(spec, 0), policy_seed(spec, 1), policy_seed(EpisodeSpec("s", "t", 1), 0)}
+    assert len(seeds) == 3
+    assert policy_seed(spec, 0) == 2174330225850359770
+
+
+def test_waiting_observations_are_answered_in_one_batch(counting: Counting) -> None:
+    config = counting(options={"goal": 1e9, "delay_s": 0.05}, max_steps=16)
+    policy = NoisyPolicy()
+    with RolloutEngine(config, num_workers=3, execute_steps=4) as engine:
+        engine.run(policy, config.episodes(3), progress=False)
+        first = len(policy.batches)
+        engine.run(policy, config.episodes(3, first_seed=3), progress=False)  # the same workers, warm now
+    assert sum(policy.batches[first:]) == 3 * 4
+    assert max(policy.batches) > 1
+
+
+def test_the_step_limit_ends_an_episode_as_a_failure_and_only_wanted_actions_are_executed(counting: Counting) -> None:
+    (result,) = run(counting(options={"goal": 1e9}, max_steps=10), 1)
+    assert (result.success, result.steps, result.replans) == (False, 10, 3)  # 4 + 4 + 2
+
+
+def test_a_rerun_skips_what_is_in_the_file_and_repeats_errors(counting: Counting, tmp_path: Path) -> None:
+    config, path = counting(), tmp_path / "results.jsonl"
+    episodes = config.episodes(4)
+    policy = NoisyPolicy()
+    with RolloutEngine(config, execute_steps=4) as engine:
+        first = engine.run(policy, episodes[:3], path, progress=False)
+        ResultsFile(path).append(EpisodeResult("counting", "up", 1, None, None, error="lost"))
+        asked = len(policy.seen)
+        new: list[EpisodeResult] = []
+        again = engine.run(policy, episodes, path, progress=False, on_result=new.append)
+    assert [r.seed for r in new] == [1, 3]
+    assert {request.episode.seed for request in policy.seen[asked:]} == {1, 3}
+    assert outcomes(again)[:3] == outcomes(first)
+    assert len(path.read_text().splitlines()) == 3 + 1 + 2
+
+
+def test_recordings_hold_frames_on_the_stride_and_the_last_one_and_all_predictions(counting: Counting) -> None:
+    first, second = run(counting(options={"goal": 1e9}, max_steps=10), 2, record_episodes=1, record_stride=4)
+    assert second.recording is None
+    recording = first.recording
+    assert recording is not None
+    assert recording.steps == [0, 4, 8, 10]
+    assert [int(frame["left"][0, 0, 0]) for frame in recording.frames] == [0, 4, 8, 10]
+    assert [(p.step, int(p.frames.max())) for p in recording.predictions] == [(0, 0), (4, 1), (8, 2)]
+
+
+def test_nothing_is_rendered_for_a_blind_policy(counting: Counting) -> None:
+    policy = NoisyPolicy()
+    policy.needs_images = False  # type: ignore[attr-defined]
+    config = counting()
+    with RolloutEngine(config) as engine:
+        engine.run(policy, config.episodes(1), progress=False)
+    assert all(not request.observation.images for request in policy.seen)
+
+
+@pytest.mark.parametrize("accident", ["crash", "hang", "raise"])
+def test_a_lost_worker_costs_a_retry_and_nothing_else(counting: Counting, tmp_path: Path, accident: str) -> None:
+    config = counting([accident, "up"], options={"once": str(tmp_path)})
+    calm = counting([accident, "up"], options={"once": str(tmp_path)})  # the marks make the second run calm
+    disturbed = run(config, 4, num_workers=2, timeout_s=2.0)
+    assert outcomes(disturbed) == outcomes(run(calm, 4))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("accident", "message"), [("crash", "exit code -9"), ("raise", "the counter overflowed")])
+def test_an_episode_that_always_loses_its_worker_is_an_error_not_a_failure(
+    counting: Counting, accident: str, message: str
+) -> None:
+    lost, fine = run(counting([accident, "up"]), 2, max_retries=1)
+    assert lost.success is None
+    assert message in (lost.error or "")
+    assert fine.success is True
+
+
+def test_a_worker_killed_from_outside_in_the_middle_of_an_episode_is_replaced(counting: Counting) -> None:
+    config = counting(options={"goal": 16.0})
+    engine = RolloutEngine(config, num_workers=2, execute_steps=4)
+
+    class Killer(NoisyPolicy):
+        killed = 0
+
+        def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+            if requests[0].replan == 1 and self.killed < 2:
+                self.killed += 1
+                os.kill(next(iter(engine.pool.pids().values())), signal.SIGKILL)
+            return super().act(requests)
+
+    with engine:
+        results = engine.run(policy := Killer(), config.episodes(4), progress=False)
+    assert policy.killed == 2
+    assert outcomes(results) == outcomes(run(config, 4))
+
+
+def test_a_users_mistake_found_by_the_worker_stops_the_run_and_the_engine_can_go_on(counting: Counting) -> None:
+    config = counting(["mistake", "up"])
+    with RolloutEngine(config, num_workers=2) as engine:
+        with pytest.raises(SimulatorError, match="this task is a mistake"):
+            engine.run(NoisyPolicy(), config.episodes(2), progress=False)
+        assert engine.run(NoisyPolicy(), config.episodes(2)[1:], progress=False)[0].success
+
+
+def test_a_simulator_that_never_starts_is_reported_once_and_not_for_every_episode(
+    counting: Counting, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho no libGL here >&2\nexit 3\n")
+    python.chmod(0o755)
+    with pytest.raises(SimulatorError, match=r"does not start: .*exit code 3.*no libGL here"):
+        run(counting(python=str(python)), 20)
+
+
+def test_actions_that_are_not_finite_are_refused(counting: Counting) -> None:
+    class Diverged:
+        def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+            return [PolicyReply(np.full((4, 2), np.nan)) for _ in requests]
+
+    config = counting()
+    with RolloutEngine(config) as engine, pytest.raises(SimulatorError, match="8 numbers that are not finite"):
+        engine.run(Diverged(), config.episodes(1), progress=False)
+
+
+def test_no_worker_outlives_its_engine(counting: Counting) -> None:
+    config = counting()
+    with RolloutEngine(config, num_workers=2) as engine:
+        engine.run(NoisyPolicy(), config.episodes(2), progress=False)
+        pids = list(engine.pool.pids().values())
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
