@@ -8,16 +8,19 @@ from datamodules.preprocessing import Preprocessing
 from datamodules.sources import LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule
 from datamodules.statistics import ActionStatistics
 from datamodules.windows import WindowDataset
+from datamodules.writer import Demo, RobomimicWriter
 
 __all__ = [
     "ActionStatistics",
     "Batch",
     "ColourJitter",
     "DatasetError",
+    "Demo",
     "DemoDataModule",
     "LiberoDataModule",
     "Preprocessing",
     "RoboCasaDataModule",
+    "RobomimicWriter",
     "RobosuiteDataModule",
     "Window",
     "WindowDataset",

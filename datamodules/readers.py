@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.errors import DatasetError
+from datamodules.journal import recover
 
 Orientation = Literal["upright", "flip_vertical", "flip_horizontal", "rotate_180"]
 LayoutName = Literal["robomimic", "robocasa", "libero"]
@@ -29,6 +30,7 @@ def open_demo_file(path: str | Path) -> h5py.File:
     Raises:
         DatasetError: The file is missing, truncated, not HDF5, locked by a writer, or holds no ``data`` group.
     """
+    recover(Path(path))
     try:
         file = h5py.File(path, "r")
     except FileNotFoundError:

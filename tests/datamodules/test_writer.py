@@ -1,0 +1,230 @@
+import io
+import json
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from datamodules import DatasetError, Demo, RobomimicWriter, RobosuiteDataModule, journal
+from datamodules.journal import JournaledFile, journal_path, recover
+from datamodules.readers import open_demo_file
+
+
+def make_demo(length: int = 6, size: int = 16, seed: int = 0) -> Demo:
+    rng = np.random.default_rng(seed)
+    images = {
+        camera: rng.integers(0, 256, (length, size, size, 3), dtype=np.uint8)
+        for camera in ("agentview", "robot0_eye_in_hand")
+    }
+    return Demo(
+        actions=rng.uniform(-1, 1, (length, 7)),
+        images=images,
+        states=rng.normal(size=(length, 9)),
+        instruction="lift the cube",
+        attrs={"model_file": "<mujoco/>", "episode": f"Lift/{seed}"},
+    )
+
+
+def test_the_file_has_robomimics_layout(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "lift.hdf5"
+    demo = make_demo()
+    with RobomimicWriter(path, "Lift", {"robots": "Panda"}) as writer:
+        assert writer.add(demo) == "demo_0"
+        assert writer.add(make_demo(length=4, seed=1)) == "demo_1"
+    with h5py.File(path) as file:
+        assert json.loads(file["data"].attrs["env_args"]) == {
+            "env_name": "Lift",
+            "type": 1,
+            "env_kwargs": {"robots": "Panda"},
+        }
+        assert file["data"].attrs["total"] == 10
+        group = file["data/demo_0"]
+        assert group.attrs["num_samples"] == 6
+        assert group.attrs["model_file"] == "<mujoco/>"
+        assert np.array_equal(group["actions"], demo.actions)
+        assert np.array_equal(group["states"], demo.states)
+        for camera, images in demo.images.items():
+            assert np.array_equal(group[f"obs/{camera}_image"], images)
+            assert group[f"obs/{camera}_image"].chunks == (1, 16, 16, 3)
+
+
+def test_what_is_written_is_what_training_reads(tmp_path: Path) -> None:
+    path = tmp_path / "lift.hdf5"
+    demos = [make_demo(seed=seed) for seed in range(3)]
+    with RobomimicWriter(path, "Lift") as writer:
+        for demo in demos:
+            writer.add(demo)
+    data = RobosuiteDataModule(str(path), num_frames=2, frame_stride=1, action_horizon=3, val_fraction=0)
+    data.setup()
+    window = data.train_set[6 + 1]  # demo 1, step 1
+    assert np.array_equal(window.frames[0].permute(0, 2, 3, 1), demos[1].images["agentview"][1:3])
+    np.testing.assert_allclose(data.preprocessing.denormalize_actions(window.actions), demos[1].actions[1:4], atol=1e-6)
+    assert window.instruction == "lift the cube"
+    assert data.train_set.demos[0].task == "Lift"
+
+
+def test_a_writer_goes_on_where_another_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "lift.hdf5"
+    with RobomimicWriter(path, "Lift") as writer:
+        writer.add(make_demo(seed=0))
+    with RobomimicWriter(path, "Lift") as writer:
+        assert len(writer) == 1
+        assert writer.attributes("episode") == ["Lift/0"]
+        assert writer.add(make_demo(seed=1)) == "demo_1"
+    with h5py.File(path) as file:
+        assert file["data"].attrs["total"] == 12
+
+
+def noise(n: int) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (20, 48, 48, 3), dtype=np.uint8)
+
+
+def write_until_killed(path: Path, reports: Connection) -> None:
+    with RobomimicWriter(path, "Lift") as writer:
+        for n in range(len(writer), 10_000):
+            writer.add(Demo(np.full((20, 7), float(n)), {"agentview": noise(n)}, instruction=f"demo {n}"))
+            reports.send(n)
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_demos_and_goes_on(tmp_path: Path) -> None:
+    """Kill -9 at twelve moments of one file's growth; plain h5py must read every demo each time."""
+    path = tmp_path / "lift.hdf5"
+    num_before = 0
+    for moment in range(12):
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(target=write_until_killed, args=(path, sender))
+        process.start()
+        reported = [receiver.recv() for _ in range(2)]
+        time.sleep(0.0023 * moment)  # somewhere inside the writing of a later demo
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        recover(path)
+        with h5py.File(path) as file:
+            count = len(file["data"])
+            assert count >= reported[-1] + 1 > num_before
+            for n in range(count):
+                assert np.array_equal(file[f"data/demo_{n}/obs/agentview_image"], noise(n))
+                assert file[f"data/demo_{n}"].attrs["num_samples"] == 20
+            assert file["data"].attrs["total"] == 20 * count
+        num_before = count
+    with RobomimicWriter(path, "Lift") as writer:
+        assert len(writer) == num_before
+
+
+@pytest.mark.parametrize("pages_applied", [0, 1, 2])
+def test_a_kill_inside_the_commit_is_finished_by_the_next_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages_applied: int
+) -> None:
+    path = tmp_path / "lift.hdf5"
+    with RobomimicWriter(path, "Lift") as writer:
+        writer.add(make_demo(seed=0, size=64))
+    write_all, applied = journal._write_all, 0
+
+    def die(descriptor: int, data: memoryview, offset: int) -> None:
+        nonlocal applied
+        if applied == pages_applied:
+            raise KeyboardInterrupt
+        applied += 1
+        write_all(descriptor, data, offset)
+
+    writer = RobomimicWriter(path, "Lift")
+    monkeypatch.setattr(journal, "_write_all", die)
+    with pytest.raises(KeyboardInterrupt):
+        writer.add(make_demo(seed=1, size=64))
+    writer.close()
+    monkeypatch.undo()
+    assert journal_path(path).exists()
+    with open_demo_file(path) as file:
+        assert np.array_equal(file["data/demo_1/obs/agentview_image"], make_demo(seed=1, size=64).images["agentview"])
+    assert not journal_path(path).exists()
+
+
+def test_a_full_disk_costs_the_demo_but_not_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "lift.hdf5"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with RobomimicWriter(path, "Lift") as writer:
+        writer.add(make_demo(seed=0))
+        before = path.read_bytes()
+        monkeypatch.setattr(journal, "_write_journal", full)
+        with pytest.raises(DatasetError, match=r"demo_1 was not written \(No space left on device\).*make room"):
+            writer.add(make_demo(seed=1))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_or_a_reader_beside_a_writer_are_told_to_wait(tmp_path: Path) -> None:
+    path = tmp_path / "lift.hdf5"
+    with RobomimicWriter(path, "Lift") as writer:
+        writer.add(make_demo())
+        with pytest.raises(DatasetError, match="another process is using this file; wait"):
+            RobomimicWriter(path, "Lift")
+        with pytest.raises(DatasetError, match="another process is writing this file; wait"):
+            open_demo_file(path)
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DatasetError, match=r"cannot be written \(Not a directory\)|cannot be written \(File exists\)"):
+        RobomimicWriter(tmp_path / "file" / "lift.hdf5", "Lift")
+    with pytest.raises(DatasetError, match="not an HDF5 file"):
+        RobomimicWriter(tmp_path / "file", "Lift")
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_demos_of_another_task_or_shape_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "lift.hdf5"
+    with RobomimicWriter(path, "Lift") as writer:
+        writer.add(make_demo())
+        with pytest.raises(DatasetError, match="write it to another output"):
+            writer.add(make_demo(size=8))
+        bad = make_demo()
+        bad.actions[2, 3] = np.nan
+        with pytest.raises(DatasetError, match="actions must be finite"):
+            writer.add(bad)
+        short = make_demo()
+        short.images["agentview"] = short.images["agentview"][:-1]  # type: ignore[index]
+        with pytest.raises(DatasetError, match=r"images of agentview .* one per action"):
+            writer.add(short)
+        assert len(writer) == 1
+    with pytest.raises(DatasetError, match="holds demos of Lift, not of Stack"):
+        RobomimicWriter(path, "Stack")
+
+
+def test_a_journaled_file_is_a_file(tmp_path: Path) -> None:
+    """The same random reads, writes and truncations as on an in-memory file, with commits and reopenings between."""
+    rng = np.random.default_rng(0)
+    model = io.BytesIO()
+    file = JournaledFile(tmp_path / "x")
+    for _ in range(300):
+        kind, offset = rng.integers(0, 5), int(rng.integers(0, 300_000))
+        if kind < 2:
+            data = rng.bytes(int(rng.integers(1, 150_000)))
+            for f in (model, file):
+                f.seek(offset)
+                f.write(data)
+        elif kind == 2:
+            size = model.seek(0, 2)
+            buffer = bytearray(min(100_000, max(0, size - offset)))
+            file.seek(offset)
+            assert file.readinto(memoryview(buffer)) == len(buffer)
+            assert bytes(buffer) == model.getvalue()[offset : offset + len(buffer)]
+        elif kind == 3:
+            for f in (model, file):
+                f.truncate(min(offset, len(model.getvalue())))
+        else:
+            file.commit()
+            assert (tmp_path / "x").read_bytes() == model.getvalue()
+            if rng.integers(2):
+                file.close()
+                file = JournaledFile(tmp_path / "x")
+    file.close()
