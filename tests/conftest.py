@@ -94,7 +94,7 @@ def write_demos(
                 images = np.array([stored(demo_frame(i, t, c, pixels)) for t in range(steps)], np.uint8).reshape(shape)
                 images = images[:, : size // 2] if bad == "not_square" else images
                 images = images / np.float32(255) if bad == "float_images" else images
-                obs.create_dataset(key, data=images, chunks=(1, *images.shape[1:]))
+                obs.create_dataset(key, data=images, chunks=(1, *images.shape[1:]) if steps else None)
         file.create_group("mask")["first_two"] = np.array([b"demo_0", b"demo_1"])
     if corruption == "truncated":
         path.write_bytes(path.read_bytes()[:-2000])
