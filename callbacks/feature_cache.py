@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -49,6 +50,11 @@ class FeatureCache(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute or find the features, measure their statistics, and stop reading frames."""
         assert isinstance(pl_module, ActionStage)
+        if pl_module.condition_dropout or getattr(trainer.datamodule, "colour_jitter", None) is not None:  # type: ignore[attr-defined]
+            rank_zero_warn(
+                "FeatureCache: features are computed once, so data.init_args.colour_jitter and "
+                "model.init_args.condition_dropout have no effect; set them to null and 0 to say so."
+            )
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         fingerprint = self._fingerprint(pl_module, datamodule)
         if trainer.local_rank == 0 and not self._is_complete(fingerprint):
@@ -88,7 +94,8 @@ class FeatureCache(Callback):
             "network": state_sha256(handoff_state(stage.video)),
             "taps": list(stage.taps),
             "video_sigma": stage.video_sigma,
-            "data": datamodule.fingerprint(),
+            "data": stage.data.to_dict(),
+            "demos": {split: _describe_demos(getattr(datamodule, f"{split}_set")) for split in ("train", "val")},
         }
 
     def _is_complete(self, fingerprint: dict[str, Any]) -> bool:
@@ -113,9 +120,9 @@ class FeatureCache(Callback):
             for batch in progress.track(loader, total=len(loader), description=f"video features, {split}"):
                 frames = stage.data.to_float(batch.frames[:, :, 0].to(stage.device))
                 conditioning = stage.video.condition(frames, batch.instructions)
-                features, _ = stage.imagine(conditioning, stage.fixed_noise(len(batch)))
+                features, _ = stage.imagine(conditioning)
                 if not maps:
-                    total = datamodule.num_windows(split)
+                    total = len(loader.dataset)
                     maps = [
                         np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
                             self._path(split, index), mode="w+", dtype=np.float16, shape=(total, *feature.shape[1:])
@@ -127,3 +134,8 @@ class FeatureCache(Callback):
         for part in maps:
             part.flush()
         stage.standardizer = standardizer
+
+
+def _describe_demos(windows: Any) -> list[str]:  # noqa: ANN401
+    """One line a demo, which changes when its file does."""
+    return [f"{demo} {demo.length} {Path(demo.path).stat().st_mtime_ns}" for demo in windows.demos]

@@ -180,14 +180,12 @@ def load_handoff_state(video: VideoModel, state: dict[str, Tensor]) -> None:
     Raises:
         NetworkError: Names or shapes differ; the message lists them.
     """
-    own = handoff_state(video)
-    wrong = differing_keys(
-        {name: list(value.shape) for name, value in state.items()},
-        {name: list(value.shape) for name, value in own.items()},
-    )
-    if wrong:
+    if wrong := differing_keys(dict.fromkeys(state, "a tensor"), dict.fromkeys(handoff_state(video), "a tensor")):
         raise NetworkError(f"The handoff's tensors do not fit the video network: {'; '.join(wrong[:10])}.")
-    video.load_state_dict({**video.state_dict(), **state})
+    try:
+        video.load_state_dict({**video.state_dict(), **state})
+    except RuntimeError as error:  # torch lists every shape that differs
+        raise NetworkError(f"The handoff's tensors do not fit the video network: {error}") from error
 
 
 def file_sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from callbacks.clips import log_clip, side_by_side, write_clip
 from lightning_modules import ActionStage, VideoPolicy
-from simulators import EpisodeResult, EpisodeSpec, RolloutEngine, SimulatorConfig, summarize
+from simulators import EpisodeResult, EpisodeSpec, ResultsFile, RolloutEngine, SimulatorConfig, summarize
 
 
 class SimulationRollout(Callback):
     """Roll the policy out with the weights of the moment and log how often it succeeds.
 
     Runs on validation epochs of the action stage (not in the sanity check), and in ``lightning validate`` and ``test``.
-    Logs ``rollout/<task>/success_rate``, ``rollout/success_rate`` (mean over tasks; monitor this), the bounds of its
-    Wilson 95 % interval, ``rollout/episode_length``, ``rollout/seconds_per_replan`` and ``rollout/errors``. Under DDP
+    Logs ``rollout/<task>/success_rate``, ``rollout/success_rate`` (mean over tasks; monitor this), the Wilson 95 %
+    interval over all episodes, ``rollout/episode_length``, ``rollout/seconds_per_replan`` and ``rollout/errors``. Under DDP
     the ranks share the episodes. Recorded episodes become videos with executed above predicted frames, as files and in
     TensorBoard.
 
@@ -87,6 +88,15 @@ class SimulationRollout(Callback):
         """Roll out as on validation."""
         self._roll_out(trainer, pl_module)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Store the protocol, so that `videopolicy evaluate` repeats it from the checkpoint alone."""
+        checkpoint["rollout"] = {
+            "simulator": self.simulator.to_dict(),
+            "num_episodes": self.num_episodes,
+            "first_seed": self.first_seed,
+            "execute_steps": self.execute_steps,
+        }
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop the simulator processes."""
         if self._engine is not None:
@@ -101,17 +111,17 @@ class SimulationRollout(Callback):
         folder = self._folder(trainer)
         for result in results:
             self._save_recording(trainer, folder, result)
-        records = [result.to_dict() for result in results]
+        results = [replace(result, recording=None) for result in results]
         if trainer.world_size > 1:
-            shares: list[Any] = [None] * trainer.world_size
-            dist.all_gather_object(shares, records)
-            records = [record for part in shares for record in part]
-        everything = [EpisodeResult.from_dict(record) for record in records]
+            shares: list[list[EpisodeResult]] = [[] for _ in range(trainer.world_size)]
+            dist.all_gather_object(shares, results)
+            results = [result for part in shares for result in part]
         if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / f"step_{trainer.global_step:07d}.jsonl").open("w") as stream:
-                stream.writelines(result.to_json() + "\n" for result in everything)
-        self._log(pl_module, everything)
+            path = folder / f"step_{trainer.global_step:07d}.jsonl"
+            path.unlink(missing_ok=True)  # an epoch that is run again after a crash
+            for result in results:
+                ResultsFile(path).append(result)
+        self._log(pl_module, results)
 
     def _run(self, stage: ActionStage, share: Sequence[EpisodeSpec], show_progress: bool) -> list[EpisodeResult]:
         if self._engine is None:
@@ -127,24 +137,23 @@ class SimulationRollout(Callback):
 
     def _log(self, pl_module: LightningModule, results: list[EpisodeResult]) -> None:
         summary = summarize(results)
-        for row in summary.tasks:
-            pl_module.log(f"rollout/{row.task}/success_rate", row.success_rate, rank_zero_only=False)
-        errors = [result for result in results if result.success is None]
-        if errors:
-            rank_zero_warn(f"{len(errors)} of {len(results)} episodes ended in an error, the first: {errors[0].error}")
-        replans = sum(result.replans for result in results)
-        counted = [result for result in results if result.success is not None]
+        for task in summary.tasks:
+            pl_module.log(f"rollout/{task.task}/success_rate", task.success_rate)
+        if total_errors := summary.total.errors:
+            first = next(result.error for result in results if result.success is None)
+            rank_zero_warn(f"{total_errors} of {len(results)} episodes ended in an error, the first: {first}")
+        total = summary.total
         pl_module.log_dict(
             {
-                "rollout/success_rate": summary.success_rate,
-                "rollout/success_rate_low": summary.interval[0],
-                "rollout/success_rate_high": summary.interval[1],
-                "rollout/episode_length": sum(r.steps for r in counted) / max(len(counted), 1),
-                "rollout/seconds_per_replan": sum(r.policy_s for r in results) / max(replans, 1),
-                "rollout/errors": float(len(errors)),
-            },
+                "rollout/success_rate": summary.mean_success_rate,
+                "rollout/success_rate_low": total.low,
+                "rollout/success_rate_high": total.high,
+                "rollout/episode_length": total.mean_steps,
+                "rollout/seconds_per_replan": total.seconds_per_replan,
+                "rollout/errors": float(total.errors),
+            }
         )
-        pl_module.log("success_rate", summary.success_rate, prog_bar=True, logger=False)
+        pl_module.log("success_rate", summary.mean_success_rate, prog_bar=True, logger=False)
 
     def _save_recording(self, trainer: Trainer, folder: Path, result: EpisodeResult) -> None:
         if result.recording is None:

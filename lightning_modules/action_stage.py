@@ -22,6 +22,7 @@ from networks import (
     Sampler,
     TapShape,
     VideoModel,
+    config_of,
     seeded_noise,
 )
 
@@ -106,14 +107,14 @@ class ActionStage(Stage):
         self.val_sigmas = tuple(val_sigmas)
         self.num_predicted = num_predicted
         self._factories = (adapter, action_unet)
-        self.policy: PolicyModel | None = None
+        self._network: tuple[PolicyModel, ...] = ()  # in a tuple, or every weight would be registered twice
         self.standardizer: FeatureStandardizer | None = None
         self.cached_features: Callable[[Tensor, bool], Features] | None = None  # set by the FeatureCache callback
 
     def attach(self, preprocessing: Preprocessing) -> None:
         """Build adapter and action U-Net for the data's cameras, frames, image size and actions."""
         super().attach(preprocessing)
-        if self.policy is not None:
+        if self._network:
             return
         unet = self.video.unet
         available = unet.tap_shapes(self.video.latent_size(preprocessing.image_size))
@@ -127,15 +128,16 @@ class ActionStage(Stage):
         action_unet = make_action_unet(
             preprocessing.action_dim, preprocessing.action_horizon, adapter.cond_dim, unet.emb_dim
         )
-        self.policy = PolicyModel(self.video, adapter, action_unet, self.taps)
+        self.adapter, self.action_unet = adapter, action_unet
+        self._network = (PolicyModel(self.video, adapter, action_unet, self.taps),)
         if self.standardize_features:
             self.standardizer = FeatureStandardizer([shape.channels for shape in shapes])
 
     @property
     def network(self) -> PolicyModel:
         """The joint network; only valid once attached."""
-        assert self.policy is not None, "configure_model or attach comes first"
-        return self.policy
+        assert self._network, "configure_model or attach comes first"
+        return self._network[0]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Adapter and action U-Net; the frozen video network gets no optimizer state."""
@@ -145,27 +147,44 @@ class ActionStage(Stage):
             for module, scale in zip(modules, self.lr_scales, strict=True)
         ]
 
-    # --- features -----------------------------------------------------------------------------------------------
+    # --- features of the frozen network ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def imagine(self, conditioning: Conditioning, noise: Tensor) -> tuple[Features, Tensor]:
-        """Features of one pass over pure noise at `video_sigma`, and the embedding of that level (B, E)."""
-        sigma = noise.new_full((noise.shape[0],), self.video_sigma)
-        features, emb = self.video.imagine_features(conditioning, sigma, noise, self.taps)
+    def imagine(self, conditioning: Conditioning) -> tuple[Features, Tensor]:
+        """Features of one pass over pure noise at `video_sigma`, and the embedding of that level (B, E).
+
+        Every window and every replan sees the same noise draw, so the features depend on the conditions alone.
+        """
+        noise = self.fixed_noise(len(conditioning))
+        features, emb = self.video.imagine_features(conditioning, self.video_sigma, noise, self.taps)
         return (self.standardizer(features) if self.standardizer is not None else features), emb
 
     def fixed_noise(self, batch_size: int) -> Tensor:
-        """The one noise draw (B, F, c, h, w) that every window and every replan sees with independent levels."""
+        """The one noise draw, repeated (B, F, c, h, w)."""
         shape = self.video.latent_shape(self.data.image_size)
         return seeded_noise(shape, [0], self.device).expand(batch_size, *shape)
 
+    @torch.no_grad()
     def batch_features(self, batch: Batch) -> tuple[Features, Tensor]:
         """Features of a batch from the cache where there is one, else from the video network."""
         if self.cached_features is not None:
-            features = self.cached_features(batch.windows, self.training)
             sigma = torch.full((len(batch),), self.video_sigma, device=self.device)
-            return features, self.video.level_embedding(sigma)
-        return self.imagine(self.conditioning(batch), self.fixed_noise(len(batch)))
+            return self.cached_features(batch.windows, self.training), self.video.level_embedding(sigma)
+        conditioning = self.conditioning(batch)
+        return self.imagine(conditioning.dropout(self.condition_dropout) if self.training else conditioning)
+
+    @torch.no_grad()
+    def true_video_features(self, batch: Batch, sigma: Tensor) -> tuple[Features, Tensor]:
+        """Features of the true video noised to the action's level (shared levels)."""
+        conditioning = self.conditioning(batch)
+        latents = self.video.encode(batch.frames)
+        if self.training:
+            conditioning = conditioning.dropout(self.condition_dropout)
+            noise = torch.randn_like(latents)
+        else:
+            noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), latents.device)
+        noisy = latents + sigma.view(-1, 1, 1, 1, 1) * noise
+        return self.video.features(noisy, sigma, conditioning, self.taps)
 
     # --- training and validation --------------------------------------------------------------------------------
 
@@ -187,29 +206,15 @@ class ActionStage(Stage):
         noisy = batch.actions + sigma.view(-1, 1, 1) * noise
         if self.noise_levels == "independent":
             features, emb = self.batch_features(batch)
-            denoised = self.network.denoise_action(noisy, sigma, features, emb)
         else:
-            denoised = self._denoise_with_true_video(batch, noisy, sigma)
+            features, emb = self.true_video_features(batch, sigma)
+        denoised = self.network.denoise_action(noisy, sigma, features, emb)
         weight = self.network.action_loss_weight(sigma).view(-1, 1)
         rows = weight * (denoised - batch.actions).square().mean(dim=-1)  # (B, A)
         if not self.mask_padding:
             return rows.mean()
         real = (~batch.action_is_pad).float()
         return (rows * real).sum() / real.sum().clamp(min=1.0)
-
-    def _denoise_with_true_video(self, batch: Batch, noisy_action: Tensor, sigma: Tensor) -> Tensor:
-        with torch.no_grad():  # the video U-Net is frozen; only adapter and action U-Net learn
-            conditioning = self.conditioning(batch)
-            if self.training:
-                conditioning = conditioning.dropout(self.condition_dropout)
-            latents = self.video.encode(batch.frames)
-            if self.training:
-                noise = torch.randn_like(latents)
-            else:
-                noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), latents.device)
-            noisy_video = latents + sigma.view(-1, 1, 1, 1, 1) * noise
-            features, emb = self.video.features(noisy_video, sigma, conditioning, self.taps)
-        return self.network.denoise_action(noisy_action, sigma, features, emb)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss at fixed levels with noise seeded by window; errors of sampled actions in the first batch."""
@@ -224,14 +229,14 @@ class ActionStage(Stage):
         self.validation_step(batch, batch_idx)
 
     def _log_action_error(self, batch: Batch) -> None:
-        count = min(self.num_predicted, len(batch))
-        part = batch.first(count)
+        part = _first(batch, min(self.num_predicted, len(batch)))
         seeds = part.windows.tolist()
-        if self.noise_levels == "independent":
-            features, emb = self.batch_features(part)
-            actions = self.sample_actions(features, emb, seeds)
-        else:
+        if self.noise_levels == "shared":
             actions, _ = self.sample_jointly(self.conditioning(part), seeds)
+        elif self.cached_features is not None:
+            actions = self.sample_from_features(*self.batch_features(part), seeds)
+        else:
+            actions = self.sample_independently(self.conditioning(part), seeds)
         predicted, true = (self.data.denormalize_actions(value.float()) for value in (actions, part.actions))
         real = (~part.action_is_pad).float()
         error = ((predicted - true).abs().mean(dim=-1) * real).sum(dim=0) / real.sum(dim=0).clamp(min=1.0)
@@ -241,17 +246,25 @@ class ActionStage(Stage):
     # --- sampling -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample_actions(self, features: Features, emb: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Sample normalised action chunks (B, A, D) from features that were computed once."""
-        shape = (self.data.action_horizon, self.data.action_dim)
-        noise = seeded_noise(shape, list(seeds), self.device)
-        return self.network.sample_actions(features, emb, noise, self.sampler)
+    def sample_independently(self, conditioning: Conditioning, seeds: Sequence[int]) -> Tensor:
+        """Sample normalised action chunks (B, A, D): one pass of the video network, then the action network's steps."""
+        features, emb = self.imagine(conditioning)
+        unconditional = None if self.sampler.guidance == 1.0 else self.imagine(conditioning.unconditional())[0]
+        return self.sample_from_features(features, emb, seeds, unconditional)
+
+    @torch.no_grad()
+    def sample_from_features(
+        self, features: Features, emb: Tensor, seeds: Sequence[int], unconditional: Features | None = None
+    ) -> Tensor:
+        """Sample normalised action chunks (B, A, D) from features that are there already."""
+        noise = seeded_noise((self.data.action_horizon, self.data.action_dim), seeds, self.device)
+        return self.network.sample_actions(features, emb, noise, self.sampler, unconditional)
 
     @torch.no_grad()
     def sample_jointly(self, conditioning: Conditioning, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Denoise action chunk (B, A, D) and video latents (B, F, c, h, w) together (the paper)."""
         action_shape = (self.data.action_horizon, self.data.action_dim)
-        video_noise = seeded_noise(self.video.latent_shape(self.data.image_size), list(seeds), self.device)
+        video_noise = seeded_noise(self.video.latent_shape(self.data.image_size), seeds, self.device)
         action_noise = seeded_noise(action_shape, [seed + 1 for seed in seeds], self.device)
         video, action = self.network.sample(conditioning, video_noise, action_noise, self.sampler)
         return action, video
@@ -265,14 +278,23 @@ class ActionStage(Stage):
 
     def policy_config(self) -> dict[str, Any]:
         """Plain description of the networks and of sampling, read by `load_policy`."""
-        return {
-            "video": self.video.config,
-            "adapter": self.network.adapter.config,
-            "action_unet": self.network.action_unet.config,
+        parts = {
+            "video": self.video,
+            "adapter": self.network.adapter,
+            "action_unet": self.network.action_unet,
+            "sampler": self.sampler,
+            "video_sampler": self.video_sampler,
+        }
+        return {name: config_of(part) for name, part in parts.items()} | {
             "taps": list(self.taps),
             "noise_levels": self.noise_levels,
             "video_sigma": self.video_sigma,
             "standardize_features": self.standardize_features,
-            "sampler": self.sampler.config,
-            "video_sampler": self.video_sampler.config,
         }
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    tensors = {
+        name: getattr(batch, name)[:count] for name in ("frames", "actions", "action_is_pad", "frame_is_pad", "windows")
+    }
+    return Batch(**tensors, instructions=batch.instructions[:count])

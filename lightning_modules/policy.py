@@ -15,6 +15,8 @@ from lightning_modules.action_stage import ActionStage
 from networks import Conditioning, NetworkError, build
 from simulators import PolicyReply, PolicyRequest
 
+_PARTS = ("video", "adapter", "action_unet", "sampler", "video_sampler")
+
 
 class VideoPolicy:
     """Answer batches of observations with action chunks, through the training's own preprocessing.
@@ -57,7 +59,8 @@ class VideoPolicy:
         pictures = torch.stack([data.stack(request.observation.images) for request in requests])
         instructions = [request.observation.instruction for request in requests]
         current = data.to_float(pictures.to(self.stage.device))
-        return self.stage.video.condition(current, instructions)
+        seeds = [request.seed for request in requests]
+        return self.stage.video.condition(current, instructions, seeds=seeds)
 
     def _sample(self, requests: Sequence[PolicyRequest]) -> tuple[Tensor, Tensor | None]:
         """Normalised actions (B, A, D) and, where they come for free, video latents (B, F, c, h, w)."""
@@ -84,18 +87,21 @@ class VideoPolicy:
         return predictions
 
 
-def load_policy(checkpoint: str | Path, device: str | torch.device = "cpu") -> VideoPolicy:
+def load_policy(
+    checkpoint: str | Path, device: str | torch.device = "cpu", document: dict[str, Any] | None = None
+) -> VideoPolicy:
     """Build a policy from an action-stage checkpoint alone; no experiment file or handoff is needed.
 
     Args:
         checkpoint: A ``.ckpt`` written by an action stage.
         device: Where the policy runs.
+        document: The file's content, if `load_checkpoint` has read it already.
 
     Raises:
         NetworkError: The file is missing, is no action-stage checkpoint, holds code instead of plain data, or its
             weights do not fit its own description.
     """
-    document = load_checkpoint(checkpoint)
+    document = document or load_checkpoint(checkpoint)
     if "policy" not in document:
         raise NetworkError(
             f"{checkpoint}: no policy inside; it has {sorted(document)}. Give a checkpoint of the action stage, "
@@ -133,17 +139,18 @@ def build_stage(config: dict[str, Any], preprocessing: Preprocessing) -> ActionS
         config: `ActionStage.policy_config` of the stage to rebuild.
         preprocessing: Data the stage was trained on.
     """
-    adapter, action_unet = build(config["adapter"]), build(config["action_unet"])
+    parts = {name: build(config[name], load_pretrained=False) for name in _PARTS}
+    adapter, action_unet = parts["adapter"], parts["action_unet"]
     stage = ActionStage(
-        video=build(config["video"]),
+        video=parts["video"],
         adapter=lambda *_: adapter,
         action_unet=lambda *_: action_unet,
         taps=config["taps"],
         noise_levels=config["noise_levels"],
         video_sigma=config["video_sigma"],
         standardize_features=config["standardize_features"],
-        sampler=build(config["sampler"]),
-        video_sampler=build(config["video_sampler"]),
+        sampler=parts["sampler"],
+        video_sampler=parts["video_sampler"],
     )
     stage.attach(preprocessing)
     return stage

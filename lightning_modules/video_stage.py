@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from datamodules import Batch
 from lightning_modules.stage import Stage, adam_1e5
-from networks import Conditioning, LogNormalNoise, Sampler, VideoModel, seeded_noise
+from networks import Conditioning, LogNormalNoise, ResidualPreconditioning, Sampler, VideoModel, seeded_noise
 
 
 class VideoStage(Stage):
@@ -59,22 +60,22 @@ class VideoStage(Stage):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The U-Net alone, at the optimizer's own rate."""
-        return [{"params": list(self.video.trainable_parameters()), "lr_scale": 1.0}]
+        return [{"params": self.video.trainable_parameters(), "lr_scale": 1.0}]
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
         """Measure what the preconditioning needs to know of the data; the same windows on every rank."""
-        if self.video.preconditioning.fitted:
+        preconditioning = self.video.preconditioning
+        if not isinstance(preconditioning, ResidualPreconditioning) or preconditioning.fitted:
             return
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        seen = 0
-        for batch in datamodule.window_loader("train", batch_size=32, limit=self.preconditioning_windows):
+        windows = self.trainer.datamodule.train_set  # type: ignore[attr-defined]
+        every = max(1, len(windows) // self.preconditioning_windows)
+        subset = Subset(windows, range(0, len(windows), every))
+        for batch in DataLoader(subset, batch_size=32, collate_fn=Batch.collate):
             frames = self.data.to_float(batch.frames.to(self.device))
-            conditioning = self.video.condition(frames[:, :, 0], batch.instructions)
-            self.video.preconditioning.update(self.video.encode(frames), conditioning.latents)
-            seen += len(batch)
-        self.video.preconditioning.finish()
-        assert seen, "a datamodule that has been set up has windows"
+            anchor = self.video.condition(frames[:, :, 0], batch.instructions).anchor
+            preconditioning.update(self.video.encode(frames), anchor)
+        preconditioning.finish()
 
     # --- training -----------------------------------------------------------------------------------------------
 

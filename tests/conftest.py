@@ -9,6 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
+pytest_plugins = ("tests.stage_parts",)
+
 DemoFileFactory = Callable[..., Path]
 CORRUPTIONS = (
     "truncated",

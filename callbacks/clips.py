@@ -1,0 +1,121 @@
+"""Clips to look at: layout, captions, mp4 files and TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from simulators import Prediction, Recording
+
+MIN_TILE = 128  # pixels; smaller pictures are enlarged
+CAPTION = 18  # pixels above each row
+FPS = 4.0
+
+
+def grid(rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> np.ndarray:
+    """Lay captioned rows of clips out over one another.
+
+    Args:
+        rows: Caption, and one clip uint8 (T, H, W, 3) a camera.
+
+    Returns:
+        uint8 (T, H', W', 3) with even sides, as video codecs want them.
+    """
+    bands = []
+    for caption, clips in rows:
+        size = clips[0].shape[1]
+        factor = max(1, -(-MIN_TILE // size))
+        picture = np.concatenate([clip.repeat(factor, axis=1).repeat(factor, axis=2) for clip in clips], axis=2)
+        bands.append(np.concatenate([_caption(caption, picture), picture], axis=1))
+    result = np.concatenate(bands, axis=1)
+    return result[:, : result.shape[1] // 2 * 2, : result.shape[2] // 2 * 2]
+
+
+def side_by_side(recording: Recording) -> np.ndarray:
+    """A rollout with what the policy imagined below what happened.
+
+    A prediction is shown to its end before the next one is taken up, so the lower row is open-loop imagination over the
+    whole video horizon, not a copy of the last observation.
+
+    Args:
+        recording: Pictures of one episode.
+
+    Returns:
+        uint8 (T, H', W', 3).
+    """
+    executed = [np.stack([frame[camera] for frame in recording.frames]) for camera in recording.cameras]
+    rows: list[tuple[str, Sequence[np.ndarray]]] = [(f"executed: {', '.join(recording.cameras)}", executed)]
+    if recording.predictions:
+        shown = _shown_predictions(recording)
+        imagined = [np.stack([frames[view] for frames in shown]) for view in range(len(recording.cameras))]
+        rows.append(("predicted", [_like(clip, executed[0]) for clip in imagined]))
+    return grid(rows)
+
+
+def _shown_predictions(recording: Recording) -> list[np.ndarray]:
+    """For every executed frame the predicted frames (V, H, W, 3) of that moment."""
+    waiting = iter(recording.predictions)
+    current: Prediction = next(waiting)
+    coming = next(waiting, None)
+    result = []
+    for step in recording.steps:
+        horizon = current.frames.shape[1]
+        while coming is not None and step - current.step >= horizon * recording.stride and coming.step <= step:
+            current, coming = coming, next(waiting, None)
+        index = min((step - current.step) // recording.stride, horizon - 1)
+        result.append(current.frames[:, index])
+    return result
+
+
+def _like(clip: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Bring a predicted clip to the size of the executed one, which may be rendered larger."""
+    size = other.shape[1]
+    if clip.shape[1] == size:
+        return clip
+    return np.stack([np.asarray(Image.fromarray(frame).resize((size, size))) for frame in clip])
+
+
+def _caption(text: str, clip: np.ndarray) -> np.ndarray:
+    strip = Image.new("RGB", (clip.shape[2], CAPTION), (24, 24, 24))
+    ImageDraw.Draw(strip).text((4, 3), text, fill=(240, 240, 240))
+    return np.broadcast_to(np.asarray(strip), (len(clip), CAPTION, clip.shape[2], 3))
+
+
+def predicted_and_true(predicted: Tensor, true: Tensor) -> np.ndarray:
+    """Predicted above recorded frames, cameras side by side.
+
+    Args:
+        predicted: uint8 (V, T, 3, H, W).
+        true: The same.
+    """
+    rows = [("predicted", predicted), ("recorded", true)]
+    return grid([(caption, list(clip.movedim(2, -1).cpu().numpy())) for caption, clip in rows])
+
+
+def write_clip(path: Path, clip: np.ndarray, fps: float = FPS) -> None:
+    """Write an mp4 that browsers play.
+
+    Args:
+        path: The file; its folder is made.
+        clip: uint8 (T, H, W, 3).
+        fps: Frames a second.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    iio.imwrite(path, clip, fps=fps, codec="libx264", plugin="FFMPEG", macro_block_size=2)
+
+
+def log_clip(loggers: Iterable[Logger], tag: str, clip: np.ndarray, step: int, fps: float = FPS) -> None:
+    """Show a clip in TensorBoard: moving under Images, and as one film strip that needs no player."""
+    video = torch.from_numpy(np.ascontiguousarray(clip)).movedim(-1, 1).unsqueeze(0)  # (1, T, 3, H, W)
+    strip = np.concatenate(list(clip[:: max(1, len(clip) // 8)]), axis=1)
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_video(tag, video, step, fps=fps)
+            logger.experiment.add_image(f"{tag}/strip", strip, step, dataformats="HWC")
