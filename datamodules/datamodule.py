@@ -61,7 +61,6 @@ class DemoDataModule(LightningDataModule):
     layout: ClassVar[LayoutName]
     default_cameras: ClassVar[tuple[str, ...]]
     default_action_dims: ClassVar[tuple[int, ...] | None] = None
-    default_orientation: ClassVar[Orientation] = "upright"
 
     train_set: WindowDataset
     val_set: WindowDataset
@@ -99,7 +98,8 @@ class DemoDataModule(LightningDataModule):
         self.action_horizon = action_horizon
         self.action_dims = action_dims
         self.instruction = instruction
-        self.orientation: Orientation = orientation or self.default_orientation
+        self.reader: DemoReader = READERS[self.layout]()
+        self.orientation: Orientation = orientation or self.reader.orientation
         self.action_padding: ActionPadding = action_padding
         self.statistics: StatisticsMethod = statistics
         self.constant_actions: ConstantActions = constant_actions
@@ -112,7 +112,6 @@ class DemoDataModule(LightningDataModule):
         self.colour_jitter = colour_jitter
         self.limit_demos = limit_demos
         self.filter_key = filter_key
-        self.reader: DemoReader = READERS[self.layout]()
         self._read_frames = True
         self._preprocessing: Preprocessing | None = None
         self._check_settings()

@@ -59,12 +59,14 @@ class DemoReader(ABC):
         title: How messages call it.
         data_module: The data module that reads it.
         image_suffix: How the keys of camera images under ``obs/`` end.
+        orientation: How images are usually stored.
     """
 
     name: ClassVar[LayoutName]
     title: ClassVar[str]
     data_module: ClassVar[str]
     image_suffix: ClassVar[str]
+    orientation: ClassVar[Orientation] = "upright"
 
     def camera_key(self, camera: str) -> str:
         """Key of a camera's images inside a demo group."""
@@ -145,6 +147,7 @@ class LiberoReader(DemoReader):
     title = "LIBERO"
     data_module = "LiberoDataModule"
     image_suffix = "_rgb"
+    orientation = "flip_vertical"
 
     def camera_key(self, camera: str) -> str:
         """``agentview`` is ``obs/agentview_rgb``, ``robot0_eye_in_hand`` is ``obs/eye_in_hand_rgb``."""

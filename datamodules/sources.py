@@ -25,4 +25,3 @@ class LiberoDataModule(DemoDataModule):
 
     layout = "libero"
     default_cameras = ("agentview", "robot0_eye_in_hand")
-    default_orientation = "flip_vertical"

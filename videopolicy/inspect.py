@@ -1,0 +1,94 @@
+"""`videopolicy inspect FILE...`: what is in demo files, and what is wrong with them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from datamodules.demos import find_files
+from datamodules.errors import DatasetError
+from datamodules.inspection import FileReport, contact_sheet, inspect_file
+
+HELP = "show tasks, demos, cameras, instructions, action ranges and problems of demo files"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("paths", nargs="+", metavar="FILE", help="HDF5 files, globs or folders")
+    parser.add_argument("--contact-sheet", metavar="PNG", help="also draw frames of a few demos of every file")
+    parser.add_argument("--demos", type=int, default=4, help="demos of a file on the contact sheet (default 4)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one report a file; returns 1 if there is any problem."""
+    files = find_files(args.paths)
+    console = Console(soft_wrap=True, highlight=False)
+    reports = [inspect_file(path) for path in files]
+    for report in reports:
+        print_report(console, report)
+    if len(reports) > 1:
+        demos, steps = sum(len(r.lengths) for r in reports), sum(sum(r.lengths) for r in reports)
+        console.print(f"{len(reports)} files, {demos} demos, {steps} steps", markup=False)
+    if args.contact_sheet:
+        save_contact_sheet(Path(args.contact_sheet), files, args.demos)
+        console.print(f"contact sheet: {args.contact_sheet}", markup=False)
+    return int(any(report.problems for report in reports))
+
+
+def print_report(console: Console, report: FileReport) -> None:
+    """Print what is known of one file."""
+    table = Table(title=str(report.path), title_justify="left", title_style="bold", show_header=False, box=None)
+    table.add_column(style="cyan")
+    table.add_column(overflow="fold")
+    for name, value in rows(report):
+        table.add_row(name, _plain(value))
+    console.print(table)
+    for problem in report.problems:
+        console.print(f"  problem: {problem}", style="red", markup=False)
+    if not report.problems:
+        console.print("  no problems found", style="green")
+    console.print()
+
+
+def rows(report: FileReport) -> list[tuple[str, str]]:
+    """Name and value of every line of a report."""
+    if not report.lengths:
+        return [("layout", report.layout)]
+    lengths = report.lengths
+    spread = f"{min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):.1f}, {sum(lengths)} in all"
+    described = [
+        ("layout", report.layout),
+        ("task", report.task),
+        ("demos", str(len(lengths))),
+        ("steps", spread),
+        *(("camera", f"{camera} {', '.join(sorted(sizes))}") for camera, sizes in sorted(report.sizes.items())),
+        *(("instruction", f"{text} ({count})") for text, count in list(report.instructions.items())[:10]),
+    ]
+    if (more := len(report.instructions) - 10) > 0:
+        described.append(("instruction", f"... and {more} more"))
+    for dim, (low, high) in enumerate(zip(report.minimum, report.maximum, strict=True)):
+        described.append((f"action {dim}", f"{low:.4g} to {high:.4g}"))
+    return described
+
+
+def save_contact_sheet(path: Path, files: list[Path], demos: int) -> None:
+    """Draw and store the picture.
+
+    Raises:
+        DatasetError: No demo can be drawn, or the picture cannot be written.
+    """
+    sheet = contact_sheet(files, demos_per_file=demos)
+    if sheet is None:
+        raise DatasetError(f"{files[0]}: no demo can be drawn; see the problems above.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path, format="PNG")
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be written ({error.strerror}); choose another --contact-sheet.") from None
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")  # rich would read [..] as markup
