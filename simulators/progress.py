@@ -1,52 +1,85 @@
-"""The progress bar of rollouts and of collection."""
+"""A progress line for rollouts; standard library only, as everything in this package."""
 
 from __future__ import annotations
 
+import sys
+import time
 from types import TracebackType
-from typing import Any
+from typing import TextIO
 
 
 class EpisodeProgress:
-    """A rich bar with counts, episodes per minute and the time left; nothing at all when disabled.
+    """One line on stderr: a bar, counts, episodes per minute and the time left.
 
-    rich is imported only when a bar is shown: workers, which may run in another Python, have no use for it.
+    On a terminal the line is redrawn in place; elsewhere (a log file, inside another progress display) it is printed at
+    most every `quiet_s` seconds and at the end.
 
     Args:
         title: What is being run.
         total: Number of episodes.
         done: Episodes that were there before; they count as done but not for the rate.
-        enabled: Show the bar.
+        enabled: Print at all.
+        stream: Where to; stderr if None.
+        quiet_s: Seconds between lines where there is no terminal.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0, enabled: bool = True) -> None:
-        self._bar: Any = None
-        if enabled:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
-            )
-            self._task = self._bar.add_task(title, total=total, completed=done, note="")
-        self._started = done
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        done: int = 0,
+        enabled: bool = True,
+        stream: TextIO | None = None,
+        quiet_s: float = 30.0,
+    ) -> None:
+        self.title = title
+        self.total = total
+        self.enabled = enabled
+        self.quiet_s = quiet_s
+        self._stream = stream or sys.stderr
+        self._before = self._done = done
+        self._note = ""
+        self._start = self._printed = time.monotonic()
 
     def advance(self, note: str) -> None:
         """Count one episode and show what happened so far."""
-        if self._bar is not None:
-            elapsed = self._bar.tasks[0].elapsed or 1e-9
-            rate = (self._bar.tasks[0].completed + 1 - self._started) * 60 / elapsed
-            self._bar.update(self._task, advance=1, note=f"{note}, {rate:.0f}/min")
+        self._done += 1
+        self._note = note
+        if not self.enabled:
+            return
+        if self._stream.isatty():
+            self._stream.write(f"\r\x1b[2K{self.line()}")
+            self._stream.flush()
+        elif time.monotonic() - self._printed > self.quiet_s:
+            self._print()
+
+    def line(self) -> str:
+        """The text of the line."""
+        filled = round(24 * self._done / self.total) if self.total else 24
+        elapsed = max(time.monotonic() - self._start, 1e-9)
+        per_second = (self._done - self._before) / elapsed
+        left = _clock((self.total - self._done) / per_second) if per_second else "--:--"
+        bar = "━" * filled + "┄" * (24 - filled)
+        rate = f"{60 * per_second:.1f}/min"
+        return f"{self.title} {bar} {self._done}/{self.total}  {self._note}  {rate}  {left} left"
+
+    def _print(self) -> None:
+        self._printed = time.monotonic()
+        self._stream.write(self.line() + "\n")
+        self._stream.flush()
 
     def __enter__(self) -> EpisodeProgress:
-        if self._bar is not None:
-            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self.enabled and self._done > self._before:
+            if self._stream.isatty():
+                self._stream.write("\r\x1b[2K")
+            self._print()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes:02d}:{rest:02d}"

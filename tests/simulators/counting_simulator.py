@@ -19,8 +19,8 @@ from simulators.protocol import Array, EpisodeSpec, Images, Observation, Transit
 class CountingSimulator:
     """Solved when the sum of the actions reaches `options["goal"]`.
 
-    Options: `goal`; `delay_s` a chunk. Tasks `crash`, `hang` and `raise` do so in every chunk; with `once` (a folder for
-    marks) only in the first chunk of an episode.
+    Options: `goal`; `delay_s` a chunk. Tasks `crash`, `hang` and `raise` do so in every chunk; with `once` (a folder
+    for marks) only in the first chunk of an episode.
     """
 
     uses_gl = False

@@ -1,0 +1,189 @@
+"""`videopolicy collect`: scripted experts film demos in a simulator."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from datamodules import DatasetError, Demo, RobomimicWriter
+from simulators import (
+    CollectedEpisode,
+    EpisodeResult,
+    EpisodeSpec,
+    ExpertSettings,
+    ResultsFile,
+    SimulatorConfig,
+    collect_demos,
+    wilson_interval,
+)
+
+HELP = "film demos of a task with a scripted expert"
+FILE_SUFFIXES = (".hdf5", ".h5")
+
+
+@dataclass(frozen=True)
+class CollectReport:
+    """What is in a demo file after collecting: demos kept, episodes tried, episodes lost with their worker."""
+
+    path: Path
+    kept: int
+    tried: int
+    errors: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    noise = ExpertSettings()
+    add = parser.add_argument
+    add(
+        "--simulator", required=True, metavar="S", help="robosuite, libero, or your own adapter as package.module:Class"
+    )
+    add("--suite", default="", help="suite of tasks; default: the simulator's own (LIBERO: libero_object)")
+    add("--task", required=True, nargs="+", metavar="T", help="one task, several, or `all`")
+    add("--episodes", type=int, required=True, metavar="N", help="episodes to try in all, spread evenly over the tasks")
+    add("--output", type=Path, required=True, metavar="F", help="an .hdf5 file, or a folder that gets one file a task")
+    add("--workers", type=int, default=2, metavar="W", help="simulator processes (default 2)")
+    add("--image-size", type=int, default=256, help="height and width of pictures in pixels (default 256)")
+    add(
+        "--cameras",
+        nargs="+",
+        default=["agentview", "robot0_eye_in_hand"],
+        help="default: agentview robot0_eye_in_hand",
+    )
+    add("--seed", type=int, default=0, help="seed of the first episode; the next ones count on (default 0)")
+    add("--max-steps", type=int, help="step limit; default: the task's own")
+    add("--noise", type=float, default=noise.noise, help=f"action noise while approaching (default {noise.noise})")
+    add("--random-steps", type=int, default=noise.random_steps, help="most random steps at the start (default 3)")
+    add("--python", help="interpreter of the workers; default: this one")
+    add("--gl", choices=["egl", "osmesa", "glfw"], help="OpenGL backend; default: MUJOCO_GL, else EGL, else OSMesa")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collect, go on where an earlier run stopped, and print the expert's success rate."""
+    config = SimulatorConfig(
+        name=args.simulator,
+        suite=args.suite,
+        tasks=list(dict.fromkeys(args.task)),
+        cameras=args.cameras,
+        image_size=args.image_size,
+        max_steps=args.max_steps,
+        python=args.python,
+        gl=args.gl,
+    )
+    settings = ExpertSettings(noise=args.noise, random_steps=args.random_steps)
+    config = config.check()
+    episodes = config.episodes(args.episodes, args.seed)
+    console = Console()
+    for path, tasks in output_files(args.output, config.tasks).items():
+        wanted = [spec for spec in episodes if spec.task in tasks]
+        if wanted:
+            report = collect_file(path, config, wanted, args.workers, settings, console)
+            console.print(describe(report))
+    return 0
+
+
+def output_files(output: Path, tasks: Sequence[str]) -> dict[Path, list[str]]:
+    """Demo file -> tasks that go into it: everything into a file, or one file a task into a folder."""
+    if output.suffix in FILE_SUFFIXES:
+        return {output: list(tasks)}
+    if output.suffix and not output.is_dir():
+        raise DatasetError(f"{output}: demo files end in {' or '.join(FILE_SUFFIXES)}; a folder has no ending.")
+    return {output / f"{task}.hdf5": [task] for task in tasks}
+
+
+def collect_file(
+    path: Path,
+    config: SimulatorConfig,
+    episodes: Sequence[EpisodeSpec],
+    num_workers: int,
+    settings: ExpertSettings,
+    console: Console,
+) -> CollectReport:
+    """Bring one demo file up to `episodes`, leaving out those already tried.
+
+    Failures stand in `<file>.episodes.jsonl` beside the demos, so that they are not tried again after an interruption.
+    """
+    tasks = list(dict.fromkeys(spec.task for spec in episodes))
+    env_name = tasks[0] if len(tasks) == 1 else config.suite
+    with RobomimicWriter(path, env_name, {"simulator": config.to_dict(), "expert": asdict(settings)}) as writer:
+        _require_same_settings(path, writer, config, settings)
+        log = ResultsFile(path.with_suffix(".episodes.jsonl"))
+        kept = set(writer.attributes("episode"))
+        failed = {key for key, result in log.load().items() if result.success is False}
+        todo = [spec for spec in episodes if spec.key not in kept | failed]
+        title = path.stem
+        with _bar(console) as bar:
+            line = bar.add_task(title, total=len(episodes), completed=len(episodes) - len(todo), kept=len(kept))
+            for episode in collect_demos(config, todo, num_workers, settings):
+                if episode.success:
+                    writer.add(_demo(episode, config, settings))
+                    kept.add(episode.spec.key)
+                log.append(_result(episode))
+                bar.update(line, advance=1, kept=len(kept))
+    outcomes = {key: result.success for key, result in log.load().items()}
+    wanted = {spec.key for spec in episodes}
+    errors = sum(outcomes.get(key, True) is None for key in wanted - kept)
+    return CollectReport(path, len(kept & wanted), len(wanted), errors)
+
+
+def describe(report: CollectReport) -> str:
+    """One line about a finished file."""
+    ran = report.tried - report.errors
+    low, high = wilson_interval(report.kept, ran)
+    rate = f"{report.kept / ran:.0%}" if ran else "none"
+    lost = f"; {report.errors} lost with their worker, run again to retry" if report.errors else ""
+    interval = f"{low:.0%} to {high:.0%} with 95 % confidence"
+    return f"{report.path}: expert succeeded in {report.kept} of {ran} episodes ({rate}; {interval}){lost}"
+
+
+def _require_same_settings(
+    path: Path, writer: RobomimicWriter, config: SimulatorConfig, settings: ExpertSettings
+) -> None:
+    """Refuse to mix demos filmed in different ways."""
+    for name, now in _settings_attrs(config, settings).items():
+        if other := {text for text in writer.attributes(name) if text != now}:
+            raise DatasetError(
+                f"{path}: its demos were collected with {name} {other.pop()}, not {now}; "
+                "use the same options or another output."
+            )
+
+
+def _settings_attrs(config: SimulatorConfig, settings: ExpertSettings) -> dict[str, str]:
+    pictures = {
+        name: getattr(config, name) for name in ("cameras", "image_size", "shadows", "reflections", "multisampling")
+    }
+    return {"pictures": json.dumps(pictures), "expert": json.dumps(asdict(settings))}
+
+
+def _demo(episode: CollectedEpisode, config: SimulatorConfig, settings: ExpertSettings) -> Demo:
+    demo = episode.demo
+    assert demo is not None
+    assert demo.actions is not None
+    attrs = {**demo.attrs, **_settings_attrs(config, settings), "episode": episode.spec.key, "task": episode.spec.task}
+    return Demo(demo.actions, demo.images, demo.states, demo.instruction, attrs)
+
+
+def _result(episode: CollectedEpisode) -> EpisodeResult:
+    spec = episode.spec
+    steps = episode.demo.num_steps if episode.demo else 0
+    return EpisodeResult(
+        spec.suite, spec.task, spec.seed, spec.init_state, episode.success, steps=steps, error=episode.error
+    )
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[kept]} kept"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
