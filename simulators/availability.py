@@ -10,8 +10,7 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Collection, Iterable
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
@@ -49,16 +48,6 @@ def require_installed(package: str, simulator: str) -> None:
         raise SimulatorError(
             f"simulator {simulator!r}: {package} is not installed in {sys.executable}; {SIMULATORS[simulator].install}."
         )
-
-
-def installed_version(distributions: Iterable[str]) -> str | None:
-    """Version of the first of these distributions that is installed, or None."""
-    for name in distributions:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return None
 
 
 def require_known(kind: str, found: str, allowed: Collection[str], simulator: str) -> None:

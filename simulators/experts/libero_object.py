@@ -34,10 +34,14 @@ LIFT = 0.20
 """How far to raise the item: its lower end then passes the basket's rim, 14 cm above the floor."""
 RELEASE = 0.145
 """Height of the gripper over the basket's origin when it lets go: the hand is just over the rim."""
-ALIGNED = 0.015
-"""Horizontal distance within which the gripper may go down."""
-CALM = 0.04
-"""Within this distance of the grasp no noise is added, and the gripper goes down in any case."""
+ALIGNED = 0.008
+"""Horizontal distance within which the widest item, a can, fits between the fingers."""
+CONE = 0.2
+"""How fast the allowed horizontal distance grows with height on the way down."""
+NEAR = 0.15
+"""Closer to the grasp than this, in metres, noise shrinks in proportion, else the fingers knock the item over."""
+CLOSE_ENOUGH = 0.03
+"""A descent that ends farther than this from the grasp is tried again."""
 SLIPPED = 0.06
 """An item that has moved this far inside the closed gripper is lost."""
 TURN_GAIN = 1.0
@@ -61,10 +65,10 @@ class Leg:
 
 LEGS: dict[str, Leg] = {
     "approach": Leg(-1.0, 0.020, 60),
-    "descend": Leg(-1.0, 0.010, 40),
+    "descend": Leg(-1.0, 0.014, 30),
     "grasp": Leg(1.0, 0.0, 12),  # from fully open to a firm grip
     "lift": Leg(1.0, 0.020, 40),
-    "carry": Leg(1.0, 0.025, 40),
+    "carry": Leg(1.0, 0.030, 40),
     "lower": Leg(1.0, 0.020, 25),
     "release": Leg(-1.0, 0.0, 25),  # then the item lies still
 }
@@ -113,8 +117,17 @@ class LiberoObjectExpert(Expert):
 
     @property
     def noisy(self) -> bool:
-        """True until the gripper is close to the grasp."""
-        return self.leg == "approach" or (self.leg == "descend" and self._distance() > CALM)
+        """True until the fingers begin to close."""
+        return self.leg in ("approach", "descend")
+
+    def noise_scale(self) -> Array:
+        """Less noise close to the item."""
+        gap = float(np.linalg.norm(self._grasp() - self.gripper_position()))
+        return min(max(gap / NEAR, 0.1), 1.0) * super().noise_scale()
+
+    def _grasp(self) -> Array:
+        """Where the grip point should be when the fingers close (3,)."""
+        return self.item_position() + self.offset
 
     def _distance(self) -> float:
         return float(np.linalg.norm(self._target() - self.gripper_position()))
@@ -130,7 +143,9 @@ class LiberoObjectExpert(Expert):
         leg = LEGS[self.leg]
         if self._distance() >= leg.tolerance and self.steps < leg.max_steps:
             return
-        if self.leg == "release" or (self.leg in ("lift", "carry") and self._slipped()):
+        missed = self.leg == "descend" and self._distance() > CLOSE_ENOUGH
+        slipped = self.leg in ("lift", "carry") and self._slipped()
+        if missed or slipped or self.leg == "release":
             self._enter("approach")
         else:
             self._enter(ORDER[ORDER.index(self.leg) + 1])
@@ -141,7 +156,7 @@ class LiberoObjectExpert(Expert):
     def _target(self) -> Array:
         """Where the gripper should be (3,); computed anew every step, so that noise and slips are corrected."""
         if self.leg in ("approach", "descend"):
-            return self._above_or_on(self.item_position() + self.offset)
+            return self._above_or_on(self._grasp())
         if self.leg == "grasp":
             return self.grip
         if self.leg == "lift":
@@ -152,10 +167,11 @@ class LiberoObjectExpert(Expert):
         return np.asarray(over + height(up))
 
     def _above_or_on(self, grasp: Array) -> Array:
+        """The grasp itself while descending within the cone over it, else the point from which to go down."""
         gap = self.gripper_position() - grasp
-        if self.leg == "descend" and (np.linalg.norm(gap[:2]) < ALIGNED or np.linalg.norm(gap) < CALM):
-            return grasp
-        return grasp + height(HOVER)
+        allowed = ALIGNED + CONE * max(gap[2], 0.0)
+        inside = self.leg == "descend" and np.linalg.norm(gap[:2]) < allowed
+        return grasp if inside else grasp + height(HOVER)
 
 
 def turn(current: Array, wanted: Array) -> Array:
