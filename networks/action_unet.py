@@ -1,6 +1,7 @@
 """The action network: a 1-D U-Net over the action chunk, conditioned by FiLM (Diffusion Policy, Chi et al. 2023)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,9 @@ class ActionUNet(nn.Module):
         - cond: (B, cond_dim)
         - output: (B, A, D)
 
+    Attributes:
+        config: The constructor's arguments.
+
     Raises:
         NetworkError: Horizon, widths or kernel do not fit one another.
     """
@@ -44,6 +48,16 @@ class ActionUNet(nn.Module):
     ) -> None:
         super().__init__()
         _check_settings(action_horizon, widths, kernel_size, num_groups)
+        self.config: dict[str, Any] = {
+            "action_dim": action_dim,
+            "action_horizon": action_horizon,
+            "cond_dim": cond_dim,
+            "emb_dim": emb_dim,
+            "step_embed_dim": step_embed_dim,
+            "widths": list(widths),
+            "kernel_size": kernel_size,
+            "num_groups": num_groups,
+        }
         self.action_dim, self.action_horizon, self.cond_dim = action_dim, action_horizon, cond_dim
         film_dim = step_embed_dim + cond_dim
 

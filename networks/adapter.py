@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,7 @@ class CNNAdapter(nn.Module):
     Attributes:
         cond_dim: Size of the output vector.
         map_shape: Channels, frames, height and width of the map that is flattened to it.
+        config: The constructor's arguments.
 
     Raises:
         NetworkError: The maps do not shrink to one another, or the widths do not divide.
@@ -96,6 +98,18 @@ class CNNAdapter(nn.Module):
             raise NetworkError(
                 f"adapter: {len(taps)} taps, {num_views} views and {num_frames} frames; give at least one of each."
             )
+        self.config: dict[str, Any] = {
+            "taps": list(taps),
+            "num_views": num_views,
+            "num_frames": num_frames,
+            "emb_dim": emb_dim,
+            "tap_widths": tap_widths and list(tap_widths),
+            "entry_widths": entry_widths and list(entry_widths),
+            "tap_groups": tap_groups,
+            "branch_stages": list(branch_stages),
+            "merge_stages": list(merge_stages),
+            "norm_groups": norm_groups,
+        }
         widths = list(tap_widths or [tap.channels for tap in taps])
         entries = list(entry_widths or [tap.channels // 2 for tap in taps[1:]])
         if len(widths) != len(taps) or len(entries) != len(taps) - 1:

@@ -66,6 +66,9 @@ class VideoUNet(nn.Module):
         zero_init: Start every residual branch and the output at zero, as latent diffusion does; pretrained weights
             replace it.
 
+    Attributes:
+        config: The constructor's arguments that shape the network.
+
     Raises:
         NetworkError: The arguments contradict one another or the pretrained network.
     """

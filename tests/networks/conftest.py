@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,15 @@ def _weight(key: str, shape: Sequence[int]) -> Tensor:
     if len(shape) >= 2:
         return unit * float(np.float32(1 / math.sqrt(math.prod(shape[1:]))))
     return 1 + unit * float(np.float32(0.1)) if key.endswith("weight") else unit * float(np.float32(0.1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors on one thread: many threads on a busy machine wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
