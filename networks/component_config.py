@@ -5,6 +5,8 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from networks.errors import NetworkError
 
 
@@ -29,12 +31,14 @@ def config_of(component: Any) -> dict[str, Any]:  # noqa: ANN401 - anything with
 def build(config: Mapping[str, Any], load_pretrained: bool = True) -> Any:  # noqa: ANN401 - whatever class is named
     """Build what `describe` described, its parts included.
 
+    A description may come out of a stranger's file, so nothing but this package's classes and `nn.Module`s is called.
+
     Args:
         config: Class path and arguments; arguments may be such descriptions themselves.
         load_pretrained: Load what the arguments `pretrained` name; leave it out where weights come from a checkpoint.
 
     Raises:
-        NetworkError: The class does not exist or refuses an argument.
+        NetworkError: The class does not exist, is no network, or refuses an argument.
     """
     module, _, name = str(config["class_path"]).rpartition(".")
     try:
@@ -43,6 +47,9 @@ def build(config: Mapping[str, Any], load_pretrained: bool = True) -> Any:  # no
         raise NetworkError(
             f"component {config['class_path']!r} cannot be imported ({error}); make its module importable."
         ) from error
+    ours = module.split(".")[0] == __package__ and isinstance(cls, type)
+    if not ours and not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise NetworkError(f"component {config['class_path']!r} is neither of `networks` nor an nn.Module; not built.")
     arguments = {key: _build_nested(value, load_pretrained) for key, value in config["init_args"].items()}
     if not load_pretrained:
         arguments |= {key: None for key in arguments if key.endswith("pretrained")}

@@ -303,6 +303,22 @@ def test_bfloat16_autocast_samples_close_to_float32() -> None:
         assert (a - b).abs().mean() < 0.1 * a.abs().mean()
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("dtype", "share"), [(None, 0.01), (torch.bfloat16, 0.1), (torch.float16, 0.05)])
+def test_a_gpu_samples_what_the_cpu_does(dtype: torch.dtype | None, share: float) -> None:
+    """Seeded noise is drawn on the CPU, so one seed is one episode wherever it runs."""
+    model = small_policy()
+    exact = model.sample(small_conditioning(model), *noises(model), Sampler(2))
+    model.cuda()
+    current = torch.rand(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).cuda() * 2 - 1
+    conditioning = model.video.condition(current, ["lift", "stack"], seeds=range(2))
+    with torch.autocast("cuda", dtype, enabled=dtype is not None):
+        sampled = model.sample(conditioning, *(noise.cuda() for noise in noises(model)), Sampler(2))
+    for a, b in zip(exact, sampled, strict=True):
+        assert (a - b.cpu()).abs().mean() < share * a.abs().mean()
+
+
 def test_config_rebuilds_the_policy() -> None:
     model = small_policy()
     config = json.loads(json.dumps(model.config))

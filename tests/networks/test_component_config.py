@@ -1,0 +1,49 @@
+from typing import Any
+
+import pytest
+
+from networks.adapter import AdapterStage
+from networks.component_config import build, config_of, describe
+from networks.errors import NetworkError
+from networks.noise import LogNormalNoise
+from networks.video_unet import TapShape
+
+
+def test_description_names_class_and_arguments() -> None:
+    config = describe(LogNormalNoise(), {"mean": 1.0, "std": 1.6})
+    assert config == {"class_path": "networks.noise.LogNormalNoise", "init_args": {"mean": 1.0, "std": 1.6}}
+    assert build(config).config == config
+
+
+def test_dataclasses_and_sequences_of_them_are_rebuilt() -> None:
+    class Holder:
+        pass
+
+    arguments = describe(Holder(), {"taps": (TapShape(8, 4, 4),), "stage": AdapterStage(16, 2)})["init_args"]
+    assert arguments["taps"][0]["init_args"] == {"channels": 8, "height": 4, "width": 4}
+    assert build(arguments["taps"][0]) == TapShape(8, 4, 4)
+    assert build(arguments["stage"]) == AdapterStage(16, 2)
+
+
+def test_plain_arguments_are_completed_with_the_class() -> None:
+    class Part:
+        config = {"width": 3}  # noqa: RUF012
+
+    assert config_of(Part())["init_args"] == {"width": 3}
+    assert config_of(Part())["class_path"].endswith("Part")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"class_path": "networks.noise.Nothing", "init_args": {}}, "cannot be imported"),
+        ({"class_path": "LogNormalNoise", "init_args": {}}, "cannot be imported"),
+        ({"class_path": "networks.noise.LogNormalNoise", "init_args": {"men": 1.0}}, "refuses its stored arguments"),
+        ({"class_path": "os.system", "init_args": {"command": "true"}}, "not built"),
+        ({"class_path": "subprocess.Popen", "init_args": {"args": "true"}}, "not built"),
+        ({"class_path": "networks.noise.seeded_noise", "init_args": {}}, "not built"),
+    ],
+)
+def test_what_is_no_network_is_never_called(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(NetworkError, match=message):
+        build(config)
