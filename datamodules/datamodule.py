@@ -90,6 +90,11 @@ class DemoDataModule(LightningDataModule):
         filter_key: str | None = None,
     ) -> None:
         super().__init__()
+        if not hasattr(self, "layout"):
+            raise DatasetError(
+                f"{type(self).__name__} does not know a layout; "
+                "use RobosuiteDataModule, RoboCasaDataModule or LiberoDataModule."
+            )
         self.paths = paths
         self.cameras = list(self.default_cameras if cameras is None else cameras)
         self.image_size = image_size

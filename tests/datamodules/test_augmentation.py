@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from datamodules import ColourJitter
@@ -37,3 +38,9 @@ def test_brightness_scales_the_unit_range() -> None:
     torch.testing.assert_close(
         ratio[frames > -0.99], ratio.median().expand(int((frames > -0.99).sum())), atol=1e-4, rtol=0
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_jitter_stays_on_the_device() -> None:
+    assert ColourJitter()(torch.rand(2, 2, 3, 3, 8, 8, device="cuda")).device.type == "cuda"

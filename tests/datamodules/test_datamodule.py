@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -309,3 +310,22 @@ def test_one_demo_cannot_be_split(robomimic_file: FileFactory) -> None:
 def test_impossible_settings_are_refused_when_the_module_is_made(setting: str, value: object) -> None:
     with pytest.raises(DatasetError, match=f"data.init_args.{setting} is"):
         RobosuiteDataModule("x.hdf5", **{setting: value})  # type: ignore[arg-type]
+
+
+def test_the_base_class_names_its_subclasses() -> None:
+    with pytest.raises(DatasetError, match="use RobosuiteDataModule, RoboCasaDataModule or LiberoDataModule"):
+        DemoDataModule("x.hdf5")
+
+
+@pytest.mark.parametrize(("given", "hue"), [("{hue: 0.0}", 0.0), ("null", None), (None, 0.05)])
+def test_the_constructor_is_the_schema_of_the_yaml(given: str | None, hue: float | None) -> None:
+    """What an experiment file sets passes through jsonargparse: nested jitter, lists, weights."""
+    parser = ArgumentParser(parser_mode="omegaconf")
+    parser.add_subclass_arguments(DemoDataModule, "data")
+    text = "data: {class_path: datamodules.RoboCasaDataModule, init_args: {paths: [a.hdf5, 'b/*.hdf5'], weights: {A: 2}"
+    text += f", colour_jitter: {given}}}}}" if given else "}}"
+    data = parser.instantiate(parser.parse_string(text)).data
+    assert isinstance(data, RoboCasaDataModule)
+    assert data.paths == ["a.hdf5", "b/*.hdf5"]
+    assert data.weights == {"A": 2.0}
+    assert (data.colour_jitter.hue if data.colour_jitter else None) == hue
