@@ -90,26 +90,19 @@ class DemoDataModule(LightningDataModule):
         filter_key: str | None = None,
     ) -> None:
         super().__init__()
-        if not hasattr(self, "layout"):
-            raise DatasetError(
-                f"{type(self).__name__} does not know a layout; "
-                "use RobosuiteDataModule, RoboCasaDataModule or LiberoDataModule."
-            )
+        self.reader = self._make_reader()
         self.paths = paths
         self.cameras = list(self.default_cameras if cameras is None else cameras)
         self.image_size = image_size
-        self.num_frames = num_frames
-        self.frame_stride = frame_stride
+        self.num_frames, self.frame_stride = num_frames, frame_stride
         self.action_horizon = action_horizon
         self.action_dims = action_dims
         self.instruction = instruction
-        self.reader: DemoReader = READERS[self.layout]()
         self.orientation: Orientation = orientation or self.reader.orientation
         self.action_padding: ActionPadding = action_padding
         self.statistics: StatisticsMethod = statistics
         self.constant_actions: ConstantActions = constant_actions
-        self.val_fraction = val_fraction
-        self.split_seed = split_seed
+        self.val_fraction, self.split_seed = val_fraction, split_seed
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
         self.num_workers = num_workers
@@ -218,6 +211,14 @@ class DemoDataModule(LightningDataModule):
         if self.colour_jitter is not None and self.trainer is not None and self.trainer.training:
             batch.frames = self.colour_jitter(batch.frames)
         return batch
+
+    def _make_reader(self) -> DemoReader:
+        if not hasattr(self, "layout"):
+            raise DatasetError(
+                f"{type(self).__name__} does not know a layout; "
+                "use RobosuiteDataModule, RoboCasaDataModule or LiberoDataModule."
+            )
+        return READERS[self.layout]()
 
     def _check_settings(self) -> None:
         positive = ("num_frames", "frame_stride", "action_horizon", "batch_size", "val_batch_size")
