@@ -7,9 +7,9 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
-import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image, ImageDraw
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from simulators import Prediction, Recording
@@ -112,10 +112,15 @@ def write_clip(path: Path, clip: np.ndarray, fps: float = FPS) -> None:
 
 
 def log_clip(loggers: Iterable[Logger], tag: str, clip: np.ndarray, step: int, fps: float = FPS) -> None:
-    """Show a clip in TensorBoard: moving under Images, and as one film strip that needs no player."""
-    video = torch.from_numpy(np.ascontiguousarray(clip)).movedim(-1, 1).unsqueeze(0)  # (1, T, 3, H, W)
+    """Show a clip under TensorBoard's Images, moving, and as a film strip that stands still.
+
+    torch's own `add_video` needs a moviepy older than 2, so the animation is encoded here.
+    """
+    gif = iio.imwrite("<bytes>", clip, extension=".gif", duration=1000 / fps, loop=0)
+    image = Summary.Image(height=clip.shape[1], width=clip.shape[2], colorspace=3, encoded_image_string=gif)
     strip = np.concatenate(list(clip[:: max(1, len(clip) // 8)]), axis=1)
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_video(tag, video, step, fps=fps)
-            logger.experiment.add_image(f"{tag}/strip", strip, step, dataformats="HWC")
+            writer = logger.experiment
+            writer.add_image(f"{tag}/strip", strip, step, dataformats="HWC")
+            writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)

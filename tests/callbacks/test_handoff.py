@@ -88,7 +88,7 @@ def load(handoff: Path, stage_data: RobosuiteDataModule, **arguments: object) ->
 
 
 def test_missing_handoff_says_what_to_run(tmp_path: Path, lift_data: RobosuiteDataModule) -> None:
-    with pytest.raises(NetworkError, match="no handoff here. Train the video stage first"):
+    with pytest.raises(NetworkError, match=r"no handoff here\. Train the video stage first"):
         load(tmp_path / "nowhere", lift_data)
 
 

@@ -1,0 +1,102 @@
+"""Success rates logged while training, counted in the counting simulator; robosuite itself is in test_end_to_end.py."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from callbacks import CheckpointHandoff, SimulationRollout
+from datamodules import RobosuiteDataModule
+from lightning_modules import load_checkpoint
+from simulators import SimulatorConfig, SimulatorError
+from simulators.results import ResultsFile
+from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_stage
+
+CAMERAS = ["agentview", "robot0_eye_in_hand"]
+MakeConfig = Callable[..., SimulatorConfig]
+
+
+@pytest.fixture
+def data(robomimic_file: Callable[..., Path]) -> RobosuiteDataModule:
+    """Demos of a task with two action dimensions, as the counting simulator has them."""
+    return lift_datamodule(robomimic_file(action_dim=2))
+
+
+@pytest.fixture
+def trained(tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig) -> tuple[Trainer, SimulationRollout]:
+    """One validation epoch with rollouts of two tasks, one of which cannot be solved."""
+    handoff = str(tmp_path / "handoff")
+    fit(quiet_trainer(tmp_path, 1, CheckpointHandoff(handoff)), tiny_video_stage(), data)
+    config = counting(["up", "raise"], cameras=CAMERAS, image_size=16, max_steps=8, options={"goal": -1e9})
+    rollout = SimulationRollout(config, num_episodes=4, execute_steps=2, record_episodes=1, timeout_s=30)
+    logger = TensorBoardLogger(str(tmp_path / "logs"), name="", version="")
+    checkpoint = ModelCheckpoint(tmp_path / "checkpoints", monitor="rollout/success_rate", mode="max", save_last=True)
+    trainer = quiet_trainer(
+        tmp_path,
+        2,
+        CheckpointHandoff(handoff),
+        rollout,
+        checkpoint,
+        logger=logger,
+        enable_checkpointing=True,
+        limit_train_batches=2,
+    )
+    fit(trainer, tiny_action_stage(), data)
+    return trainer, rollout
+
+
+def test_success_rates_errors_and_lengths_are_logged(trained: tuple[Trainer, SimulationRollout]) -> None:
+    metrics = trained[0].callback_metrics
+    assert metrics["rollout/up/success_rate"] == 1.0
+    assert torch.isnan(metrics["rollout/raise/success_rate"]), "an error is neither success nor failure"
+    assert metrics["rollout/success_rate"] == 1.0
+    assert metrics["rollout/errors"] == 2
+    assert metrics["rollout/episode_length"] == 1  # solved by the first action
+    assert metrics["rollout/success_rate_low"] == pytest.approx(0.342, abs=1e-3)  # Wilson, 2 of 2
+    assert metrics["rollout/seconds_per_replan"] > 0
+
+
+def test_episodes_stand_in_a_results_file_and_a_video(
+    tmp_path: Path, trained: tuple[Trainer, SimulationRollout]
+) -> None:
+    folder = tmp_path / "logs" / "rollouts"
+    results = ResultsFile(next(folder.glob("*.jsonl"))).load()
+    assert sorted(results) == [f"counting/{task}/seed{seed}" for task in ("raise", "up") for seed in (100000, 100001)]
+    assert [path.name for path in folder.glob("*.mp4")] == ["step_0000002_up_seed100000.mp4"]
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    assert "rollout/up_seed100000" in events.Tags()["images"]
+    assert "rollout/up/success_rate" in events.Tags()["scalars"]
+
+
+def test_best_checkpoint_is_chosen_by_success_rate_and_names_its_protocol(
+    tmp_path: Path, trained: tuple[Trainer, SimulationRollout]
+) -> None:
+    document = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    assert document["rollout"]["execute_steps"] == 2
+    assert SimulatorConfig(**document["rollout"]["simulator"]) == trained[1].simulator
+
+
+def test_rollouts_of_the_video_stage_are_refused(
+    tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig
+) -> None:
+    rollout = SimulationRollout(counting(cameras=CAMERAS), num_episodes=1)
+    with pytest.raises(MisconfigurationException, match="needs the action stage, not VideoStage"):
+        fit(quiet_trainer(tmp_path, 1, rollout), tiny_video_stage(), data)
+
+
+def test_missing_camera_and_broken_simulator_fail_before_training(
+    tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig
+) -> None:
+    blind = SimulationRollout(counting(cameras=["agentview"]), num_episodes=1)
+    with pytest.raises(MisconfigurationException, match=r"add \['robot0_eye_in_hand'\]"):
+        fit(quiet_trainer(tmp_path, 1, blind), tiny_action_stage(), data)
+    broken = SimulationRollout(counting(cameras=CAMERAS, options={"broken": True}), num_episodes=1)
+    with pytest.raises(SimulatorError, match="the counter is broken"):
+        fit(quiet_trainer(tmp_path, 1, broken), tiny_action_stage(), data)
