@@ -186,9 +186,9 @@ class VideoUNet(nn.Module):
     def num_taps(self) -> int:
         """Number of positions: input blocks plus output blocks."""
         levels, layers = len(self.config["block_out_channels"]), self.config["layers_per_block"]
-        return int(
-            2 * levels * (layers + 1)
-        )  # first convolution + levels * layers + (levels - 1), then levels * (layers + 1)
+        num_input = 1 + levels * layers + (levels - 1)  # first convolution, layers, downsamplers
+        num_output = levels * (layers + 1)
+        return int(num_input + num_output)
 
     def tap_shapes(self, latent_size: int | tuple[int, int]) -> dict[int, TapShape]:
         """Channels and size at every tap.
