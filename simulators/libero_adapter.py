@@ -96,13 +96,11 @@ class LiberoSimulator(MujocoSimulator):
             "has_offscreen_renderer": False,
             "use_camera_obs": False,
             "ignore_done": True,
-            "hard_reset": False,  # 25 times faster and the same to the bit, see `begin`
+            "hard_reset": False,  # 25 times faster, and the same to the bit
         }
 
     def begin(self, spec: EpisodeSpec) -> None:
         """Place the fixtures by the seed, everything else by the recorded state, and let the objects settle."""
-        for robot in self.env.robots:  # a soft reset forgets the finger command of the last episode here
-            robot.gripper.current_action = np.zeros_like(robot.gripper.current_action)
         self._reset()
         count = len(self._init_states)
         index = spec.seed % count if spec.init_state is None else spec.init_state

@@ -139,6 +139,9 @@ class RoboCasaSimulator(MujocoSimulator):
         self.env.reset()
         self.instruction = self.env.get_ep_meta()["lang"]
 
+    def _release_grippers(self) -> None:
+        """Nothing to do: every reset builds a new robot, and before the first there is none."""
+
     def step(self, action: Array) -> bool:
         """Execute one action, (7,) completed by `REST` or (12,); return whether the task is solved."""
         return super().step(action if self.options["whole_body"] else np.concatenate([action, REST]))
