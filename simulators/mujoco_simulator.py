@@ -84,6 +84,7 @@ class MujocoSimulator(ABC):
             self.task = spec.task
         self.max_steps = self.config.max_steps or self.step_limit(spec.task)
         seed_everything(spec.seed)
+        self._release_grippers()
         self.begin(spec)
         self.action_dim = int(self.env.action_dim)
         self.steps = 0
@@ -164,6 +165,12 @@ class MujocoSimulator(ABC):
         if self.task is not None:
             self.env.close()
             self.task = None
+
+    def _release_grippers(self) -> None:
+        """Forget the last gripper command: robosuite moves it 0.01 a substep and keeps it over a soft reset."""
+        for robot in self.env.robots:
+            for gripper in robot.gripper.values() if isinstance(robot.gripper, dict) else [robot.gripper]:
+                gripper.current_action = np.zeros_like(gripper.current_action)
 
     def _close_renderer(self) -> None:
         if self._renderer is not None:

@@ -165,7 +165,8 @@ class WorkerPool:
         if not self._ever_answered:
             self._deaths_at_start += 1
             if self._deaths_at_start > self.max_retries:
-                raise SimulatorError(f"simulator {self.config.name!r} does not start: {death}")
+                first_line = str(death).splitlines()[0]
+                raise SimulatorError(f"simulator {self.config.name!r} does not start: {first_line}") from death
         return Event(slot, job, death=death)
 
     def _drop(self, slot: int) -> None:

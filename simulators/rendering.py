@@ -28,6 +28,7 @@ def choose_gl(wanted: str | None) -> str:
     for backend in candidates:
         if backend not in GL_LIBRARIES or any(_loads(library) for library in GL_LIBRARIES[backend]):
             os.environ["MUJOCO_GL"] = backend
+            os.environ.pop("PYOPENGL_PLATFORM", None)  # mujoco sets its own; one inherited from a parent may disagree
             return backend
     raise SimulatorError(f"no OpenGL for rendering: {' or '.join(candidates)} was not found; {GL_ADVICE}")
 

@@ -155,7 +155,7 @@ def check_simulator(config: SimulatorConfig, timeout_s: float = 300.0) -> list[s
         worker.send("check")
         available: list[str] = worker.receive(timeout_s)
     except WorkerDied as error:
-        raise SimulatorError(f"simulator {config.name!r} does not start: {error}") from error
+        raise SimulatorError(f"simulator {config.name!r} does not start: {str(error).splitlines()[0]}") from error
     finally:
         worker.close()
     unknown = [] if config.tasks == ["all"] else [task for task in config.tasks if task not in available]

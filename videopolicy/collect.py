@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import h5py
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -60,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-steps", type=int, help="step limit; default: the task's own")
     add("--noise", type=float, default=noise.noise, help=f"action noise while approaching (default {noise.noise})")
     add("--random-steps", type=int, default=noise.random_steps, help="most random steps at the start (default 3)")
+    add(
+        "--options",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="""adapter options, e.g. '{"control_freq": 10}'""",
+    )
     add("--python", help="interpreter of the workers; default: this one")
     add("--gl", choices=["egl", "osmesa", "glfw"], help="OpenGL backend; default: MUJOCO_GL, else EGL, else OSMesa")
 
@@ -75,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         max_steps=args.max_steps,
         python=args.python,
         gl=args.gl,
+        options=args.options,
     )
     settings = ExpertSettings(noise=args.noise, random_steps=args.random_steps)
     config = config.check()
@@ -111,15 +121,17 @@ def collect_file(
     """
     tasks = list(dict.fromkeys(spec.task for spec in episodes))
     env_name = tasks[0] if len(tasks) == 1 else config.suite
-    with RobomimicWriter(path, env_name, {"simulator": config.to_dict(), "expert": asdict(settings)}) as writer:
+    log = ResultsFile(path.with_suffix(".episodes.jsonl"))
+    with (
+        _no_empty_file(path),
+        RobomimicWriter(path, env_name, {"simulator": config.to_dict(), "expert": asdict(settings)}) as writer,
+    ):
         _require_same_settings(path, writer, config, settings)
-        log = ResultsFile(path.with_suffix(".episodes.jsonl"))
         kept = set(writer.attributes("episode"))
         failed = {key for key, result in log.load().items() if result.success is False}
         todo = [spec for spec in episodes if spec.key not in kept | failed]
-        title = path.stem
         with _bar(console) as bar:
-            line = bar.add_task(title, total=len(episodes), completed=len(episodes) - len(todo), kept=len(kept))
+            line = bar.add_task(path.stem, total=len(episodes), completed=len(episodes) - len(todo), kept=len(kept))
             for episode in collect_demos(config, todo, num_workers, settings):
                 if episode.success:
                     writer.add(_demo(episode, config, settings))
@@ -140,6 +152,19 @@ def describe(report: CollectReport) -> str:
     lost = f"; {report.errors} lost with their worker, run again to retry" if report.errors else ""
     interval = f"{low:.0%} to {high:.0%} with 95 % confidence"
     return f"{report.path}: expert succeeded in {report.kept} of {ran} episodes ({rate}; {interval}){lost}"
+
+
+@contextmanager
+def _no_empty_file(path: Path) -> Iterator[None]:
+    """Take away a file that was begun and got no demo."""
+    try:
+        yield
+    finally:
+        if path.is_file() and h5py.is_hdf5(path):
+            with h5py.File(path) as file:
+                empty = file["data"].attrs["total"] == 0
+            if empty:
+                path.unlink()
 
 
 def _require_same_settings(

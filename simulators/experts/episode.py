@@ -40,7 +40,8 @@ def record_episode(sim: DemoSimulator, spec: EpisodeSpec, settings: ExpertSettin
     rng = np.random.default_rng(spec.seed)
     for _ in range(rng.integers(settings.random_steps + 1)):
         action = np.zeros(sim.action_dim, dtype=np.float32)
-        action[:3] = rng.uniform(-1.0, 1.0, 3)
+        translation = action[:-1][:3]
+        translation[:] = rng.uniform(-1.0, 1.0, len(translation))
         action[-1] = -1.0  # an open gripper, in every simulator here
         sim.step(action)
 

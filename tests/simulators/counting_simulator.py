@@ -19,8 +19,9 @@ from simulators.protocol import Array, EpisodeSpec, Images, Observation, Transit
 class CountingSimulator:
     """Solved when the sum of the actions reaches `options["goal"]`.
 
-    Options: `goal`; `delay_s` a chunk. Tasks `crash`, `hang` and `raise` do so in every chunk; with `once` (a folder
-    for marks) only in the first chunk of an episode.
+    Options: `goal`; `delay_s` a chunk; `render_s` a picture; `die_in_expert` (`always`, or a folder for a mark) kills
+    the worker when an expert is made for an even seed. Tasks `crash`, `hang` and `raise` do so in every chunk; with
+    `once` (a folder for marks) only in the first chunk of an episode.
     """
 
     uses_gl = False
@@ -68,6 +69,7 @@ class CountingSimulator:
         return Transition(None if done else self._observation(render), success, done, self.steps - start, frames)
 
     def render(self) -> Images:
+        time.sleep(self.options.get("render_s", 0.0))
         size = self.config.image_size
         return {camera: np.full((size, size, 3), self.steps, dtype=np.uint8) for camera in self.config.cameras}
 
@@ -75,6 +77,13 @@ class CountingSimulator:
         print("closed", file=sys.stderr)
 
     def make_expert(self, spec: EpisodeSpec) -> Expert:
+        where = self.options.get("die_in_expert")
+        if where and spec.seed % 2 == 0:
+            mark = Path(where) / "died"
+            if where == "always" or not mark.exists():
+                if where != "always":
+                    mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
         return CountingExpert(spec)
 
     def state(self) -> Array:

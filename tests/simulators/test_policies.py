@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from simulators.errors import SimulatorError
+from simulators.policies import ReplayPolicy
+from simulators.protocol import EpisodeSpec, Observation, PolicyRequest
+
+
+def request(step: int, seed: int = 0) -> PolicyRequest:
+    return PolicyRequest(Observation({}, {}, "", step), EpisodeSpec("s", "t", seed), step // 4, seed=step)
+
+
+def test_one_demo_is_played_to_its_end_and_then_the_robot_stands_still_with_its_gripper_kept() -> None:
+    demo = np.arange(12, dtype=np.float64).reshape(6, 2)
+    policy = ReplayPolicy([demo], chunk_steps=4)
+    first, second = policy.act([request(0), request(4)])
+    np.testing.assert_array_equal(first.actions, demo[:4])
+    np.testing.assert_array_equal(second.actions, [[8, 9], [10, 11], [0, 11], [0, 11]])
+    assert first.actions.dtype == np.float32
+
+
+def test_an_episode_keeps_its_demo_and_episodes_differ() -> None:
+    policy = ReplayPolicy([np.full((40, 2), index) for index in range(10)], chunk_steps=4)
+    drawn = [{policy.act([request(step, seed)])[0].actions[0, 0] for step in (0, 4, 8)} for seed in range(30)]
+    assert all(len(demos) == 1 for demos in drawn)
+    assert len(set.union(*drawn)) > 5
+
+
+def test_replay_without_demos_is_refused() -> None:
+    with pytest.raises(SimulatorError, match="at least one demo"):
+        ReplayPolicy([])

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import io
+
+from simulators.progress import EpisodeProgress
+
+
+def test_the_line_counts_what_was_there_before_but_not_in_the_rate() -> None:
+    bar = EpisodeProgress("rollouts", total=10, done=4, stream=io.StringIO())
+    bar._start -= 60.0
+    bar.advance("5 of 5 solved")
+    line = bar.line()
+    assert "5/10" in line
+    assert "5 of 5 solved" in line
+    assert "1.0/min" in line
+    assert "05:00 left" in line
+
+
+def test_a_log_file_gets_one_line_at_the_end_and_nothing_when_disabled() -> None:
+    shown, hidden = io.StringIO(), io.StringIO()
+    for stream, enabled in ((shown, True), (hidden, False)):
+        with EpisodeProgress("rollouts", 2, enabled=enabled, stream=stream) as bar:
+            bar.advance("0 of 1 solved")
+            bar.advance("1 of 2 solved")
+    assert len(shown.getvalue().splitlines()) == 1
+    assert "2/2" in shown.getvalue()
+    assert not hidden.getvalue()
