@@ -96,7 +96,7 @@ class LiberoSimulator(MujocoSimulator):
             "has_offscreen_renderer": False,
             "use_camera_obs": False,
             "ignore_done": True,
-            "hard_reset": False,  # 25 times faster, and the same to the bit
+            "hard_reset": False,  # 25 times faster; states after it differ by 4e-9 at most (six tasks of all suites)
         }
 
     def begin(self, spec: EpisodeSpec) -> None:

@@ -11,7 +11,7 @@ from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
 from simulators.libero_adapter import STEP_LIMITS, LiberoSimulator
 from simulators.protocol import EpisodeSpec
-from simulators.rendering import choose_gl
+from simulators.rendering import CameraRenderer, choose_gl
 
 pytest.importorskip("libero", reason="LIBERO is not installed: pip install -e '.[libero]'")
 
@@ -139,22 +139,21 @@ class TestEpisodes:
         assert simulator.max_steps == 280
         assert simulator.action_dim == 7
 
-    def test_pictures_are_liberos_own_turned_upright(self, simulator: LiberoSimulator) -> None:
-        """LIBERO stores pictures upside down: flipped, not turned by 180 degrees."""
-        ours = simulator.reset(spec(0)).images["agentview"].astype(float)
+    def test_best_quality_pictures_are_liberos_own_flipped_to_the_pixel(self, simulator: LiberoSimulator) -> None:
+        """LIBERO's demos are upside down (flipped, not turned by 180 degrees) and drawn with every effect."""
         from robosuite.utils.binding_utils import MjRenderContextOffscreen
 
-        sim = simulator.env.sim
+        simulator.reset(spec(0), render=False)
+        model, sim = simulator.raw_model, simulator.env.sim
+        model.vis.quality.shadowsize, model.vis.quality.offsamples = 4096, 4  # the fast pictures change the model
         context = MjRenderContextOffscreen(sim, device_id=-1)
         context.vopt.geomgroup[0] = 0  # collision shapes
-        theirs = sim.render(width=64, height=64, camera_name="agentview").astype(float)
-        errors = {
-            "flipped": np.abs(theirs[::-1] - ours).mean(),
-            "as it is": np.abs(theirs - ours).mean(),
-            "turned": np.abs(theirs[::-1, ::-1] - ours).mean(),
-        }
-        assert min(errors, key=errors.__getitem__) == "flipped"
-        assert errors["flipped"] < 0.3 * min(errors["as it is"], errors["turned"])
+        theirs = sim.render(width=64, height=64, camera_name="agentview")
+        best = CameraRenderer(model, ["agentview"], 64, shadows=True, reflections=True, multisampling=4)
+        ours = best(simulator.raw_data)["agentview"]
+        best.close()
+        assert np.array_equal(ours, theirs[::-1])
+        assert not np.array_equal(ours, theirs[::-1, ::-1])
 
     def test_the_task_files_words_are_an_option(self) -> None:
         with pytest.raises(SimulatorError, match="instruction option 'demos'; there are"):
