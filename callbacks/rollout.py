@@ -22,9 +22,9 @@ class SimulationRollout(Callback):
 
     Runs on validation epochs of the action stage (not in the sanity check), and in ``lightning validate`` and ``test``.
     Logs ``rollout/<task>/success_rate``, ``rollout/success_rate`` (mean over tasks; monitor this), the Wilson 95 %
-    interval over all episodes, ``rollout/episode_length``, ``rollout/seconds_per_replan`` and ``rollout/errors``. Under DDP
-    the ranks share the episodes. Recorded episodes become videos with executed above predicted frames, as files and in
-    TensorBoard.
+    interval over all episodes, ``rollout/episode_length``, ``rollout/seconds_per_replan`` and ``rollout/errors``. Under
+    DDP the ranks share the episodes. Recorded episodes become videos with executed above predicted frames, as files and
+    in TensorBoard.
 
     Args:
         simulator: Simulator, tasks and cameras.
@@ -75,8 +75,7 @@ class SimulationRollout(Callback):
                 f"SimulationRollout.simulator.cameras is {list(self.simulator.cameras)} but the policy was trained on "
                 f"{list(cameras)}; add {missing}."
             )
-        if trainer.is_global_zero:
-            self.simulator.check()
+        self.simulator = self.simulator.check()  # on every rank: "all" becomes the task names
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Roll out and log; every rank logs the same numbers."""

@@ -7,12 +7,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 
 import h5py
 import numpy as np
+import torch
 from rich.console import Console
 
 from datamodules import Preprocessing
@@ -26,8 +29,7 @@ EXPERIMENT = Path("experiments/lift.yaml")
 WITHOUT_STAGE_1 = Path("experiments/ablations/without_stage1.yaml")
 NUM_DEMOS = 60
 NUM_EPISODES = 40
-FIRST_SEED = 100_000  # demos start from seeds below
-EXECUTE_STEPS = 8
+FIRST_SEED = 200_000  # neither demos (from 0) nor the rollouts during training (from 100,000) start there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo; interrupted and started again it goes on where it stopped.
 
-    Two pipelines share the cores, one thread each: the policy itself, and the control without stage 1 followed by the
-    rollouts of the other controls.
+    Two pipelines share the cores, one thread each: the policy, and its controls.
     """
     console = Console()
     start = time.monotonic()
@@ -54,57 +55,94 @@ def run(args: argparse.Namespace) -> int:
     _command("videopolicy.main", "collect", "--simulator", "robosuite", "--task", "Lift", "--episodes", str(NUM_DEMOS),
              "--workers", "2", "--image-size", "64", "--output", str(demos))  # fmt: skip
 
-    console.rule("2  train: video stage, handoff, action stage (and, beside it, the control without stage 1)")
-    control_log = run_dir / "without_stage1.log"
-    console.print(f"the control's output goes to {control_log}")
-    trained, control = run_dir / "trained", run_dir / "without_stage1"
+    console.rule("2  train: video stage, handoff, action stage")
+    torch.set_num_threads(1)
+    results: dict[str, list[EpisodeResult]] = {}
     fit = ("videopolicy.lightning_cli", "fit", "-c", str(EXPERIMENT))
     common = (f"--data.init_args.paths={demos}", f"--seed_everything={args.seed}", *args.override)
-    with control_log.open("w") as stream:
-        beside = _start(*fit, "-c", str(WITHOUT_STAGE_1), "--run_dir", str(control), *common, output=stream)
-        try:
-            _command(*fit, "--run_dir", str(trained), *common)
-        except BaseException:
-            beside.terminate()
-            raise
-        if beside.wait():
-            raise SystemExit(f"the control without stage 1 failed; its output is in {control_log}.")
-
-    console.rule(f"3  {args.episodes} held-out episodes for each policy")
-    results = _roll_out(console, run_dir, demos, args.episodes)
+    with _Controls(run_dir, demos, args.episodes, (*fit, "-c", str(WITHOUT_STAGE_1)), common) as controls:
+        console.print(f"the controls are trained and rolled out beside it; their output goes to {controls.log}")
+        _command(*fit, "--run_dir", str(run_dir / "trained"), *common)
+        console.rule(f"3  {args.episodes} held-out episodes for each policy")
+        checkpoint = _checkpoint(run_dir / "trained")
+        results["trained"] = _roll_out(load_policy(checkpoint), checkpoint, run_dir, "trained", args.episodes)
+        console.print("waiting for the controls" if controls.is_alive() else "the controls are done")
+    results |= controls.results
     minutes = (time.monotonic() - start) / 60
 
     console.print(table({name: summarize(part) for name, part in results.items()}))
-    console.print(f"videos: {run_dir}/rollouts/*/*.mp4 (executed above predicted), {trained}/video/ (stage 1)")
+    console.print(
+        f"videos: {run_dir}/rollouts/*/*.mp4 (executed above predicted), {run_dir}/trained/video/videos (stage 1)"
+    )
     console.print(f"dashboards: make tensorboard RUNS={run_dir}")
     numbers = {name: _count(part) for name, part in results.items()}
     print(json.dumps({**numbers, "minutes": round(minutes, 1)}))
     return 0
 
 
-def _roll_out(console: Console, run_dir: Path, demos: Path, num_episodes: int) -> dict[str, list[EpisodeResult]]:
-    checkpoints = {
-        name: run_dir / name / "action" / "checkpoints" / "last.ckpt" for name in ("trained", "without_stage1")
-    }
-    makers: dict[str, Callable[[], Policy]] = {
-        "trained": lambda: load_policy(checkpoints["trained"]),
-        "without_stage1": lambda: load_policy(checkpoints["without_stage1"]),
-        "untrained": lambda: untrained_policy(checkpoints["without_stage1"]),
-        "replay": lambda: ReplayPolicy(demo_actions(demos)),
-    }
-    stored = load_checkpoint(checkpoints["trained"])["rollout"]
+class _Controls(threading.Thread):
+    """What the policy is compared with, trained and rolled out on the second core while the policy trains.
+
+    (b) the same policy with stage 1 left out, (c) networks that were not trained at all, (d) blind replay of demos.
+    """
+
+    def __init__(self, run_dir: Path, demos: Path, episodes: int, fit: Sequence[str], common: Sequence[str]) -> None:
+        super().__init__(name="controls")
+        self.run_dir, self.demos, self.episodes = run_dir, demos, episodes
+        self.command = (*fit, "--run_dir", str(run_dir / "without_stage1"), *common)
+        self.log = run_dir / "without_stage1.log"
+        self.results: dict[str, list[EpisodeResult]] = {}
+        self.error: BaseException | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        """Train (b), then roll (b), (c) and (d) out."""
+        try:
+            with self.log.open("w") as stream:
+                self._process = _start(*self.command, output=stream)
+                if self._process.wait():
+                    raise SystemExit(f"the control without stage 1 failed; its output is in {self.log}.")
+            checkpoint = _checkpoint(self.run_dir / "without_stage1")
+            makers: dict[str, Callable[[], Policy]] = {
+                "without_stage1": lambda: load_policy(checkpoint),
+                "untrained": lambda: untrained_policy(checkpoint),
+                "replay": lambda: ReplayPolicy(demo_actions(self.demos)),
+            }
+            for name, make in makers.items():
+                self.results[name] = _roll_out(make(), checkpoint, self.run_dir, name, self.episodes, progress=False)
+        except BaseException as error:  # raised again where the main thread joins
+            self.error = error
+
+    def __enter__(self) -> _Controls:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and self._process is not None:
+            self._process.terminate()
+        self.join()
+        if error is None and self.error is not None:
+            raise self.error
+
+
+def _checkpoint(run_dir: Path) -> Path:
+    return run_dir / "action" / "checkpoints" / "last.ckpt"
+
+
+def _roll_out(
+    policy: Policy, checkpoint: Path, run_dir: Path, name: str, num_episodes: int, progress: bool = True
+) -> list[EpisodeResult]:
+    stored = load_checkpoint(checkpoint)["rollout"]
     protocol = {
         "simulator": SimulatorConfig(**stored["simulator"]),
         "num_episodes": num_episodes,
         "first_seed": FIRST_SEED,
-        "execute_steps": EXECUTE_STEPS,
+        "execute_steps": stored["execute_steps"],
     }
-    results = {}
-    for name, make in makers.items():
-        console.print(f"policy: {name}")
-        output = run_dir / "rollouts" / f"{name}.jsonl"
-        results[name] = evaluate(make(), protocol, output, workers=2, videos=2)
-    return results
+    output = run_dir / "rollouts" / f"{name}.jsonl"
+    return evaluate(policy, protocol, output, workers=1 if not progress else 2, videos=2, progress=progress)
 
 
 def untrained_policy(checkpoint: Path) -> VideoPolicy:

@@ -103,7 +103,7 @@ def rollout_protocol(stored: dict[str, Any] | None, policy: VideoPolicy, args: a
 
 
 def evaluate(
-    policy: Policy, protocol: dict[str, Any], output: Path, workers: int, videos: int = 0, record_stride: int = 4
+    policy: Policy, protocol: dict[str, Any], output: Path, workers: int, videos: int = 0, progress: bool = True
 ) -> list[EpisodeResult]:
     """Run a protocol's episodes, appending to a results file and filming the first few.
 
@@ -113,16 +113,14 @@ def evaluate(
         output: Results as JSON lines; episodes already there are skipped.
         workers: Simulator processes.
         videos: Episodes to film; mp4 files go into a folder named like `output`.
-        record_stride: Steps between two filmed frames.
+        progress: Show a bar.
 
     Returns:
         One result an episode.
     """
-    simulator: SimulatorConfig = protocol["simulator"]
-    simulator.check()
+    simulator: SimulatorConfig = protocol["simulator"].check()
     output.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(policy, VideoPolicy):
-        record_stride = policy.stage.data.frame_stride
+    record_stride = policy.stage.data.frame_stride if isinstance(policy, VideoPolicy) else 4
     engine = RolloutEngine(
         simulator,
         num_workers=workers,
@@ -132,7 +130,7 @@ def evaluate(
     )
     episodes = simulator.episodes(protocol["num_episodes"], protocol["first_seed"])
     with engine:
-        results = engine.run(policy, episodes, results_path=output)
+        results = engine.run(policy, episodes, results_path=output, progress=progress)
     for result in results:
         if result.recording is not None:
             path = output.with_suffix("") / f"{result.task}_seed{result.seed}.mp4"
