@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +170,7 @@ def test_python_examples_import_what_exists() -> None:
 class Rightwards:
     """A policy for the example simulator."""
 
-    def act(self, requests: list[PolicyRequest]) -> list[PolicyReply]:
+    def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
         return [PolicyReply(np.ones((8, 1), dtype=np.float32)) for _ in requests]
 
 
