@@ -15,16 +15,16 @@ Reader = Callable[[], Array]
 """Reads a position (3,) in metres or a rotation matrix (3, 3), world frame, from the running simulation."""
 
 GRASP_OFFSETS: dict[str, tuple[float, float, float]] = {
-    "alphabet_soup": (0.0, 0.0, 0.0),
-    "cream_cheese": (-0.02, 0.0, 0.0),  # at its end: over its middle the hand lands on the tomato sauce beside it
+    "alphabet_soup": (0.0, 0.0, 0.025),  # cans fill the open gripper: at half height the fingers knock them over
+    "cream_cheese": (-0.025, 0.0, 0.0),  # at its end: over its middle the hand lands on the tomato sauce beside it
     "salad_dressing": (0.0, 0.0, 0.03),
     "bbq_sauce": (0.0, 0.0, 0.03),
     "ketchup": (0.0, 0.0, 0.03),
-    "tomato_sauce": (0.0, 0.0, 0.0),
+    "tomato_sauce": (0.0, 0.0, 0.025),
     "butter": (0.0, 0.0, 0.0),
     "milk": (0.0, 0.0, 0.03),
     "chocolate_pudding": (0.0, 0.0, 0.0),
-    "orange_juice": (0.0, 0.0, 0.06),  # near its top: lower, the hand would touch the carton
+    "orange_juice": (0.0, 0.0, 0.03),
 }
 """Where to close the gripper, relative to the item's centre, in metres."""
 
@@ -65,7 +65,7 @@ class Leg:
 
 LEGS: dict[str, Leg] = {
     "approach": Leg(-1.0, 0.020, 60),
-    "descend": Leg(-1.0, 0.014, 30),
+    "descend": Leg(-1.0, 0.010, 30),
     "grasp": Leg(1.0, 0.0, 12),  # from fully open to a firm grip
     "lift": Leg(1.0, 0.020, 40),
     "carry": Leg(1.0, 0.030, 40),
@@ -127,7 +127,7 @@ class LiberoObjectExpert(Expert):
 
     def _grasp(self) -> Array:
         """Where the grip point should be when the fingers close (3,)."""
-        return self.item_position() + self.offset
+        return np.asarray(self.item_position() + self.offset)
 
     def _distance(self) -> float:
         return float(np.linalg.norm(self._target() - self.gripper_position()))

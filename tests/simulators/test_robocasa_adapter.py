@@ -164,9 +164,9 @@ def test_v1_horizons_come_from_its_registry(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.simulator
 def test_robocasa_runs_in_its_own_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """The adapter's real path on RoboCasa v1.0 code, in a generated kitchen, through the border between processes."""
-    python = Path(os.environ.get("ROBOCASA_PYTHON", ROOT / ".venvs" / "robocasa" / "bin" / "python"))
+    python = Path(os.environ.get("ROBOCASA365_PYTHON", ROOT / ".venvs" / "robocasa365" / "bin" / "python"))
     if not python.is_file():
-        pytest.skip(f"no RoboCasa environment at {python} (docs/simulators.md); set ROBOCASA_PYTHON to its interpreter")
+        pytest.skip(f"no RoboCasa v1.0 at {python} (docs/simulators.md); set ROBOCASA365_PYTHON to its interpreter")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     settings = config(suite="robocasa365", python=str(python)).to_dict()
     worker = WorkerProcess(SimulatorConfig(**{**settings, "name": "small_kitchen:SmallKitchenSimulator"}))
