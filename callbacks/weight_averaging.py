@@ -93,6 +93,10 @@ class TrainableWeightAveraging(Callback):
         """The average is the result of the run."""
         self._swap_in(pl_module)
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Every checkpoint is written: the raw weights are no longer needed."""
+        self._raw_by_name = {}
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the averages into the model's part of the checkpoint and the raw weights beside them."""
         if not self.average_by_name:

@@ -34,7 +34,7 @@ FIRST_SEED = 200_000  # neither demos (from 0) nor the rollouts during training 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("--run-dir", type=Path, default=Path("runs/demo"), help="where everything is written")
+    parser.add_argument("--run-dir", type=Path, help="where everything is written (default runs/demo_seed<seed>)")
     parser.add_argument("--seed", type=int, default=0, help="training seed")
     parser.add_argument("--episodes", type=int, default=NUM_EPISODES, help="held-out episodes a policy")
     parser.add_argument("--override", nargs="*", default=[], help="further arguments of `lightning fit`")
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """
     console = Console()
     start = time.monotonic()
-    run_dir: Path = args.run_dir
+    run_dir: Path = args.run_dir or Path(f"runs/demo_seed{args.seed}")
     run_dir.mkdir(parents=True, exist_ok=True)
     demos = run_dir / "demos.hdf5"
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(
         f"videos: {run_dir}/rollouts/*/*.mp4 (executed above predicted), {run_dir}/trained/video/videos (stage 1)"
     )
-    console.print(f"dashboards: make tensorboard RUNS={run_dir}")
+    console.print(f"dashboards: make tensorboard RUN_DIR={run_dir}")
     numbers = {name: _count(part) for name, part in results.items()}
     print(json.dumps({**numbers, "minutes": round(minutes, 1)}))
     return 0

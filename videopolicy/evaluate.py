@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +143,8 @@ def table(summaries: dict[str, Summary]) -> Table:
     """Success rates by policy and task, each with its Wilson 95 % interval."""
     result = Table(title="Success rates (Wilson 95 % intervals)")
     for column in ("policy", "task", "successes", "rate", "interval", "errors", "mean steps"):
-        result.add_column(column, justify="left" if column in ("policy", "task") else "right")
+        is_name = column in ("policy", "task")
+        result.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for name, summary in summaries.items():
         rows = [*summary.tasks, *([summary.total] if len(summary.tasks) > 1 else [])]
         for row in rows:
@@ -169,6 +171,10 @@ def comparison(ours: Sequence[EpisodeResult], theirs: Sequence[EpisodeResult], n
     )
 
 
-def _digest(args: argparse.Namespace) -> str:
-    with args.checkpoint.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:8]
+def default_output(checkpoint: Path, protocol: dict[str, Any]) -> Path:
+    """A results file that only the same weights under the same protocol share; more episodes may be added to it."""
+    with checkpoint.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+    simulator = {**protocol["simulator"].to_dict(), "tasks": None, "python": None}
+    digest.update(json.dumps([simulator, protocol["execute_steps"]], sort_keys=True).encode())
+    return checkpoint.parent.parent / "evaluations" / f"{checkpoint.stem}_{digest.hexdigest()[:8]}.jsonl"
