@@ -42,7 +42,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(temporary, target)
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:  # torch reports a failed write of its stream as RuntimeError
-            temporary.unlink(missing_ok=True)
+            if temporary.is_file():
+                temporary.unlink()
             reason = _os_error(error)
             if reason is None:
                 raise

@@ -41,6 +41,10 @@ class StageProgress(RichProgressBar):
         metrics.pop("v_num", None)
         return {**metrics, **self.place(trainer)}
 
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Name the stage; Lightning's own text reads ``Epoch 0/-2`` where steps are the limit."""
+        return f"{self.stage} stage, epoch {current_epoch}"
+
     def place(self, trainer: Trainer) -> dict[str, str]:
         """Step of how many, and the time left at the rate so far."""
         total = total_steps(trainer)

@@ -81,7 +81,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step == 0:
             return
-        trainer.save_checkpoint(self.folder / "last.ckpt")
+        trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
         self._saved_at = time.monotonic()
         self._saved_step = trainer.global_step
 

@@ -74,10 +74,17 @@ class CommandLine:
         """The run directory asked for, the experiment's own, or ``runs/<name of the first file>``."""
         return Path(self.run_dir or experiment.get("run_dir") or Path("runs") / Path(self.configs[0]).stem)
 
-    def stage_config(self, experiment: Config, stage: str) -> Config:
-        """The complete composed config of one stage, with its stage and run directory in it."""
-        config = stage_config(experiment, stage, self.overrides)
-        return config | {"stage": stage, "run_dir": str(self.run_directory(experiment))}
+    def stage_config(self, experiment: Config, stage: str, overridden: bool = True) -> Config:
+        """The composed config of one stage, with its stage and run directory in it.
+
+        Args:
+            experiment: What `experiment` gave.
+            stage: ``video`` or ``action``.
+            overridden: Whether the stage runs in this call; one that does not takes only the overrides that name it.
+        """
+        overrides = [entry for entry in self.overrides if overridden or stage_of(entry[0])[0] == stage]
+        own = [("stage", stage), ("run_dir", str(self.run_directory(experiment)))]  # ${run_dir} may be used in files
+        return stage_config(experiment, stage, [*own, *overrides])
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
@@ -139,8 +146,8 @@ def _value(text: str) -> Any:  # noqa: ANN401 - any YAML value
 
 def merged_experiment(line: CommandLine, experiment: Config, configs: dict[str, Config]) -> Config:
     """One document of all stages: those that run as they run, the other as the files say."""
-    complete = {stage: configs.get(stage) or stage_config(experiment, stage) for stage in STAGES}
     shared = {"run_dir": str(line.run_directory(experiment))}
+    complete = {s: configs.get(s) or stage_config(experiment, s, [*shared.items()]) for s in STAGES}
     own = ("stage", "run_dir")
     plain = {stage: {k: v for k, v in config.items() if k not in own} for stage, config in complete.items()}
     return merge(shared, join_stages(plain))

@@ -7,7 +7,8 @@ key ``stages`` with one partial config of the same shape a stage, merged over th
 - A mapping's key ``base`` names such a file, over which the rest of the mapping is merged.
 - A key that ends in ``+`` appends to the list that the key holds so far.
 
-``${data.init_args.num_frames}`` is resolved last, in the merged config of one stage.
+``${data.init_args.num_frames}`` is resolved last, in the merged config of one stage;
+``${len:${data.init_args.cameras}}`` counts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from yaml import YAMLError
 from videopolicy.errors import CommandError
 
 STAGES = ("video", "action")
+OmegaConf.register_new_resolver("len", len, replace=True)
 Config = dict[str, Any]
 
 
@@ -36,7 +38,10 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     """
     known = sorted(set(candidates))
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}."
+    if close:
+        return f"did you mean {close[0]!r}?"
+    shown = ", ".join(known[:20])
+    return f"known are {shown}." if len(known) <= 20 else f"known are {shown} and {len(known) - 20} more."
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -166,7 +171,7 @@ def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(settled), resolve=True)
     except OmegaConfBaseException as error:
-        message = " ".join(str(getattr(error, "msg", error)).split())
+        message = str(error).splitlines()[0].rstrip(".")  # what follows is omegaconf's own bookkeeping
         key = getattr(error, "full_key", None) or "config"
         raise CommandError(f"{key} of the {stage} stage: {message}.") from error
     assert isinstance(resolved, dict)

@@ -14,7 +14,7 @@ import yaml
 
 from videopolicy.command_line import CommandLine, merged_experiment, parse
 from videopolicy.experiment import Config
-from videopolicy.processes import run_stages
+from videopolicy.processes import run_stages, stages_of_this_command
 from videopolicy.run_directory import StageDirectory, is_rank_zero, write_atomically, write_experiment
 from videopolicy.versions import describe_environment
 
@@ -22,6 +22,23 @@ if TYPE_CHECKING:
     from videopolicy.stage_cli import StageCLI
 
 MANIFEST = "manifest.json"
+USAGE = """usage: lightning {fit,validate,test,predict} -c experiments/lift.yaml [options]
+
+  fit        train an experiment: the video stage, the handoff, the action stage; goes on where it stopped
+  validate   validate a stage's best checkpoint (the action stage's unless --stage says otherwise), rollouts included
+  test       the same for testing
+  predict    the same for predicting
+
+options:
+  -c FILE                            an experiment; several are merged left to right
+  --stage video|action               one stage only
+  --run_dir DIR                      where everything is written (default: runs/<name of the first file>)
+  --trainer.max_steps 10             override a key, in every stage that runs
+  --stages.video.trainer.max_steps 10    override it in one stage
+  --trainer.callbacks+ '{class_path: Timer}'    append to a list
+  --print_config                     print the complete config, which -c takes, and stop
+
+`lightning fit --help` lists every key; `lightning fit --data.help RobosuiteDataModule` those of a class."""
 # By name, so that nothing heavy is imported to recognise an error.
 USERS_MISTAKES = {
     "CommandError",
@@ -43,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"lightning: {error}", file=sys.stderr)
         return 2
+    except SystemExit as ended:
+        if type(ended).__name__ != "SIGTERMException":  # Lightning's, which would end the process with status 0
+            raise
+        print("lightning: stopped by a signal; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 128 + signal.SIGTERM
 
 
 def is_users_mistake(error: BaseException) -> bool:
@@ -56,12 +78,14 @@ def run(arguments: list[str]) -> int:
     Raises:
         CommandError: It, or an experiment file, cannot be used.
     """
-    line = None if not arguments or arguments[0] in ("-h", "--help") else parse(arguments)
-    if line is None or line.help:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    line = parse(arguments)
+    if line.help:
         from videopolicy.stage_cli import HelpCLI
 
-        HelpCLI([line.subcommand, *line.help] if line else ["--help"])
-        return 0
+        HelpCLI([line.subcommand, *line.help])
     experiment = line.experiment()
     stages = line.stages(experiment)
     if line.print_config:
@@ -92,18 +116,22 @@ def config_text(line: CommandLine, experiment: Config, stages: Sequence[str]) ->
 
 def fit(line: CommandLine, experiment: Config, stage: str) -> int:
     """Train one stage in this process, from where its folder stands."""
+    from videopolicy.stage_cli import StageCLI
+
+    running = stages_of_this_command() or (stage,)
+    for name in experiment.get("stages") or ():  # a slip in stage 2 must not wait for the end of stage 1
+        StageCLI("fit", line.stage_config(experiment, name, overridden=name in running), instantiate=False)
     config = line.stage_config(experiment, stage)
     directory = StageDirectory(line.run_directory(experiment), stage)
     if message := finished_message(directory, config):
         print(message)
         return 0
     directory.prepare()
-    from videopolicy.stage_cli import StageCLI
-
     cli = StageCLI("fit", config)
     resume = directory.last if directory.last.is_file() else None
-    if resume is not None:
-        cli.warn_of_changes()
+    if resume is not None and is_rank_zero():
+        for change in cli.changes():
+            print(f"lightning: warning: the run goes on with a changed config: {change}", file=sys.stderr)
         print(f"{stage} stage: going on from {resume}", flush=True)
     if is_rank_zero() and not cli.is_dry_run:
         record_start(line, experiment, directory, config, cli)

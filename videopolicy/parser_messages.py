@@ -6,7 +6,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jsonargparse import ArgumentParser
 
@@ -26,11 +26,12 @@ _TELLING = (
 
 @dataclass(frozen=True)
 class Complaint:
-    """One leaf of jsonargparse's message: dotted key, innermost class path (or none) and text."""
+    """One leaf of jsonargparse's message: dotted key, innermost class path (or none), text, and what was given."""
 
     key: str
     class_path: str | None
     text: str
+    value: str | None = None
 
 
 def one_sentence(message: str, known_keys: Sequence[str]) -> str:
@@ -43,6 +44,12 @@ def one_sentence(message: str, known_keys: Sequence[str]) -> str:
     if (match := re.match(r"Subcommand '\w+' does not accept option '(.+)'", message)) is not None:
         return f"{match[1]}: no such key; {_nearest_key(match[1], known_keys)}"
     complaint = _most_telling(_complaints(message))
+    if (
+        complaint is not None
+        and (given := re.search(r"Given value: (.+)", message))
+        and "Got value" not in complaint.text
+    ):
+        complaint = replace(complaint, value=given[1])
     if complaint is None:
         return " ".join(message.split())
     return _rewrite(complaint)
@@ -108,7 +115,10 @@ def _rewrite(complaint: Complaint) -> str:
         return f"{_class_key(key)}: no class {name!r}; {nearest(name, class_names())}"
     if match := re.search(r"No module named '(.+)'", text):
         return f"{_class_key(key)}: no module {match[1]!r} to take {complaint.class_path!r} from; install its package."
-    return f"{key}: {' '.join(text.split())}"
+    text = re.sub(r"Expected a <class '(?:[\w]+\.)*(\w+)'>", r"expected \1", " ".join(text.split()))
+    text = re.sub(r"Expected a typing\.Literal\[(.+?)\]", r"expected one of \1", text)
+    found = f", found {complaint.value}" if complaint.value is not None else ""
+    return f"{key}: {text.replace('. Got value: ', ', found ').rstrip('.')}{found}."
 
 
 def _class_key(key: str) -> str:

@@ -12,6 +12,7 @@ from types import FrameType
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1
+STAGES_VARIABLE = "VIDEOPOLICY_STAGES"  # tells a stage's process which stages the command runs in all
 
 
 def run_stages(stages: Sequence[str], arguments: Sequence[str]) -> int:
@@ -29,11 +30,17 @@ def run_stages(stages: Sequence[str], arguments: Sequence[str]) -> int:
     for index, stage in enumerate(stages):
         status = run_forwarding_signals(
             [sys.executable, "-m", "videopolicy.lightning_cli", *arguments, "--stage", stage],
-            stage_environment(index),
+            {**stage_environment(index), STAGES_VARIABLE: ",".join(stages)},
         )
         if status != 0:
             return status
     return 0
+
+
+def stages_of_this_command() -> tuple[str, ...]:
+    """The stages of the command whose child this process is; empty if it is nobody's."""
+    names = os.environ.get(STAGES_VARIABLE, "")
+    return tuple(names.split(",")) if names else ()
 
 
 def stage_environment(index: int) -> dict[str, str]:

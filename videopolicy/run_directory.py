@@ -16,6 +16,7 @@ from videopolicy.experiment import Config
 
 LIMITS = ("max_steps", "max_epochs", "max_time")  # what says when a stage is finished
 FINISHED = "finished.json"
+_locks: dict[Path, IO[str]] = {}  # kept open until the process ends, for closing the file gives the lock back
 
 
 def is_rank_zero() -> bool:
@@ -50,7 +51,6 @@ class StageDirectory:
         self.versions = self.path / "versions.json"
         self.last = self.path / "checkpoints" / "last.ckpt"
         self.best = self.path / "checkpoints" / "best.ckpt"
-        self._lock: IO[str] | None = None
 
     # --- use ----------------------------------------------------------------------------------------------------------
 
@@ -82,13 +82,12 @@ class StageDirectory:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        self._lock = lock
+        _locks[self.path] = lock
 
     def release(self) -> None:
         """Give the lock back; the end of the process does it too."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if (lock := _locks.pop(self.path, None)) is not None:
+            lock.close()
 
     # --- where the stage stands -----------------------------------------------------------------------------------
 
@@ -99,10 +98,11 @@ class StageDirectory:
             config: The stage's merged config.
         """
         path = self.path / FINISHED
-        if not path.is_file() or not self.last.is_file():
+        if not path.is_file():
             return None
         record: dict[str, Any] = json.loads(path.read_text())
-        return record if record["limits"] == limits(config) else None
+        whole = self.last.is_file() or record.get("global_step") == 0  # a stage without steps saves no checkpoint
+        return record if whole and record["limits"] == limits(config) else None
 
     def mark_finished(self, config: Mapping[str, Any], **facts: object) -> None:
         """Record that the stage reached the limits of this config; atomic."""
@@ -149,7 +149,9 @@ def flatten(value: object, prefix: str = "") -> dict[str, object]:
 
 def changed_keys(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     """Keys of networks and data that differ between two complete configs, each with both values."""
-    before, now = (flatten({key: document.get(key) for key in ("model", "data")}) for document in (recorded, config))
+    before, now = (
+        flatten({key: document[key] for key in ("model", "data") if key in document}) for document in (recorded, config)
+    )
     keys = sorted({*before, *now})
     absent = "(absent)"
     return [

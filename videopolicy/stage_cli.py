@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import warnings
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning_utilities.core.rank_zero import rank_zero_warn
 
 import callbacks as _callbacks
 import datamodules as _datamodules
@@ -30,10 +33,6 @@ from videopolicy.run_directory import StageDirectory, changed_keys
 
 BARE_NAMES = (_callbacks, _datamodules, _lightning_modules, _networks)  # imported, so that YAML may name classes bare
 ROLLOUT = "SimulationRollout"
-DESCRIPTION = """Train and judge the two stages of an experiment:
-lightning fit -c experiments/lift.yaml [-c more.yaml] [--stage video|action] [--run_dir DIR] [--trainer.max_steps 10]
-[--stages.video.trainer.max_steps 10] [--print_config]. Without --stage, fit runs both; validate, test and predict take
-the action stage."""
 
 
 class StageCLI(LightningCLI):
@@ -54,6 +53,7 @@ class StageCLI(LightningCLI):
     def __init__(self, subcommand: str, config: Mapping[str, Any], instantiate: bool = True) -> None:
         self.composed = dict(config)
         self._instantiate = instantiate
+        _quieten()
         parser_kwargs = {"parser_mode": "omegaconf", "exit_on_error": False}
         super().__init__(
             save_config_callback=StageConfig,
@@ -95,9 +95,9 @@ class StageCLI(LightningCLI):
         except (ArgumentError, TypeError, ValueError) as error:
             known = list(self._subcommand_parsers[subcommand].get_defaults(skip_validation=True).keys())
             raise CommandError(one_sentence(str(getattr(error, "message", error)), known)) from error
-        config = self.config[subcommand]
+        config = self.config[subcommand] = _plain(self.config[subcommand])
         if config.best_checkpoint.monitor is None and _rolls_out(config.trainer):
-            config.best_checkpoint.update({"monitor": "rollout/success_rate", "mode": "max"})
+            config.best_checkpoint.monitor, config.best_checkpoint.mode = "rollout/success_rate", "max"
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config as the files say; Lightning would overwrite it with a checkpoint's hyperparameters."""
@@ -106,7 +106,7 @@ class StageCLI(LightningCLI):
     def config_document(self) -> Config:
         """The complete config of the stage, defaults included, as plain YAML values."""
         parser = self._subcommand_parsers[str(self.config["subcommand"])]
-        text = parser.dump(self.config[self.config["subcommand"]], skip_none=False, skip_validation=True)
+        text = parser.dump(self.config[self.config["subcommand"]], skip_unset=False, skip_validation=True)
         document: Config = yaml.safe_load(text)
         return document
 
@@ -175,27 +175,26 @@ class StageCLI(LightningCLI):
         """
         arguments = self._prepare_subcommand_kwargs(str(self.subcommand))
         arguments["ckpt_path"] = arguments.get("ckpt_path") or (str(ckpt_path) if ckpt_path else None)
+        arguments["weights_only"] = True  # FSDP reads past AtomicCheckpointIO
         getattr(self.trainer, str(self.subcommand))(**arguments)
 
-    def warn_of_changes(self) -> None:
-        """List what differs in networks and data from the config that this run was started with."""
+    def changes(self) -> list[str]:
+        """What differs in networks and data from the config that this run was last started with."""
         recorded = self.directory.recorded_config()
-        if recorded is None:
-            return
-        if changed := changed_keys(recorded, self.config_document):
-            rank_zero_warn(f"{self.directory.config}: the run goes on with a changed config: {'; '.join(changed)}")
+        return [] if recorded is None else changed_keys(recorded, self.config_document)
 
 
 class HelpCLI(StageCLI):
-    """Print what ``--help``, ``fit --help`` or ``fit --data.help CLASS`` asks for and end the process.
+    """Print what ``fit --help`` or ``fit --data.help CLASS`` asks for and end the process.
 
     Args:
         arguments: Such a command line.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        parser_kwargs = {"description": DESCRIPTION, "prog": "lightning"}
-        LightningCLI.__init__(self, parser_kwargs=parser_kwargs, auto_configure_optimizers=False, args=list(arguments))
+        LightningCLI.__init__(
+            self, parser_kwargs={"prog": "lightning"}, auto_configure_optimizers=False, args=list(arguments)
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's signature
         """Let jsonargparse print and exit."""
@@ -204,6 +203,34 @@ class HelpCLI(StageCLI):
 
 class StageConfig(SaveConfigCallback):
     """Write the complete config beside the checkpoints."""
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any config value
+    """Replace dataclass instances, which stand where a class's default is one, by mappings that a file can hold."""
+    if isinstance(value, Namespace):
+        return Namespace(**{key: _plain(item) for key, item in vars(value).items()})  # type: ignore[no-untyped-call]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def _quieten() -> None:
+    """Silence what Lightning says of every run here, so that what it says of one run is seen."""
+    for message in (
+        ".*isinstance\\(treespec, LeafSpec\\).*",  # torch's deprecation inside Lightning
+        ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen networks
+        ".*does not have many workers.*",  # num_workers is written in the data's config
+        ".*exists and is not empty.*",  # a run that goes on
+        "(?s).*was deprecated in v4.49.0.*",  # Lightning's own use of jsonargparse
+        "(?s).*JsonargparseDeprecationWarning.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: "Tip: " not in record.getMessage())
 
 
 def _rolls_out(trainer: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tests.videopolicy.conftest import environment
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -1,0 +1,224 @@
+"""The `lightning` command on lift with tiny parts: configs, refusals, one stage at a time."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from videopolicy.experiment import stage_config
+from videopolicy.lightning_cli import main
+from videopolicy.stage_cli import instantiate_stage
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
+OVERLAYS = sorted((ROOT / "experiments" / "ablations").glob("*.yaml"))
+TRAINERS = sorted((ROOT / "experiments" / "trainer").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "simulators"))
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, object]:
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 0
+    document: dict[str, object] = yaml.safe_load(capsys.readouterr().out)
+    return document
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one sentence on stderr of a command that ends with status 2."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("lightning: ")
+    assert "\n" not in message
+    return message
+
+
+# --- print_config and help --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_printed_config_is_complete_and_prints_itself_when_given_back(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = printed(capsys, "fit", "-c", path, "--print_config")
+    (tmp_path / "printed.yaml").write_text(yaml.safe_dump(first))
+    assert printed(capsys, "fit", "-c", tmp_path / "printed.yaml", "--print_config") == first
+    for stage, name in (("video", "VideoStage"), ("action", "ActionStage")):
+        config = stage_config(first, stage)
+        assert config["model"]["class_path"] == f"lightning_modules.{name}"
+        assert (
+            config["model"]["init_args"]["video"]["init_args"]["num_frames"]
+            == config["data"]["init_args"]["num_frames"]
+        )
+        assert "accumulate_grad_batches" in config["trainer"]  # a default that no file mentions
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_ablation_fits_every_experiment(path: Path, overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "fit", "-c", path, "-c", overlay, "--print_config")
+
+
+@pytest.mark.parametrize("trainer", TRAINERS, ids=lambda path: path.stem)
+def test_every_trainer_part_fits(trainer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    robocasa = ROOT / "experiments" / "robocasa.yaml"
+    config = stage_config(printed(capsys, "fit", "-c", robocasa, "--trainer", trainer, "--print_config"), "video")
+    assert config["trainer"]["devices"] == yaml.safe_load(trainer.read_text())["devices"]
+    assert config["trainer"]["max_steps"] == 369_000
+
+
+def test_the_papers_settings_are_those_of_the_robocasa_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    document = printed(capsys, "fit", "-c", ROOT / "experiments" / "robocasa.yaml", "--print_config")
+    for stage in ("video", "action"):
+        config = stage_config(document, stage)
+        data, model, trainer = config["data"]["init_args"], config["model"]["init_args"], config["trainer"]
+        assert 1 + len(data["cameras"]) * data["num_frames"] == 25
+        assert (data["frame_stride"], data["action_horizon"], data["image_size"]) == (4, 32, 256)
+        assert data["batch_size"] * trainer["devices"] == 32
+        assert trainer["precision"] == "16-mixed"
+        assert model["condition_dropout"] == 0.1
+    assert model["taps"] == [9, 13, 16, 19, 22]
+    assert (model["adapter_lr_scale"], model["action_lr_scale"], model["noise_levels"]) == (5.0, 5.0, "shared")
+
+
+def test_one_stage_is_printed_alone(capsys: pytest.CaptureFixture[str], lift_overlay: list[str]) -> None:
+    document = printed(capsys, "fit", *lift_overlay, "--stage", "video", "--print_config")
+    assert document["stage"] == "video"
+    assert "stages" not in document
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
+def test_help_says_what_to_type(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    assert "-c experiments/lift.yaml" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [(["--help"], "--run_dir"), (["--data.help", "RobosuiteDataModule"], "--data.init_args.cameras")],
+)
+def test_a_subcommand_lists_its_keys_and_those_of_a_class(
+    option: list[str], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *option])
+    assert ended.value.code == 0
+    assert shown in capsys.readouterr().out
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+SLIPS = {
+    "--trainer.max_step 3": "trainer.max_step: no such key; did you mean 'trainer.max_steps'?",
+    "--trianer.max_steps 3": "trianer.max_steps: no such key; did you mean 'trainer'?",
+    "--last_checkpoint.every_minute 1": "did you mean 'last_checkpoint.every_minutes'?",
+    "--data.batch_sise 3": "data.init_args.batch_sise: RobosuiteDataModule takes no argument 'batch_sise'; "
+    "did you mean 'batch_size'?",
+    "--model.optimizer.lrr 3": "model.init_args.optimizer.init_args.lrr: AdamW takes no argument 'lrr'; "
+    "did you mean 'lr'?",
+    "--model.video.unet.in_chanels 3": "unet.init_args.in_chanels: VideoUNet takes no argument 'in_chanels'; "
+    "did you mean 'in_channels'?",
+    "--model.video.class_path networks.VideoModl": "model.init_args.video.class_path: no class 'VideoModl'; "
+    "did you mean 'VideoModel'?",
+    "--trainer.callbacks+ Timr": "trainer.callbacks.class_path: no class 'Timr'; did you mean 'Timer'?",
+    "--stages.action.model.tap [1]": "model.init_args.tap: ActionStage takes no argument 'tap'; did you mean 'taps'?",
+    "--data.num_frames x": "data.init_args.num_frames: expected int, found x.",
+    "--data.orientation up": "data.init_args.orientation: expected one of 'upright'",
+    "--trainer.limit_val_batches x": "trainer.limit_val_batches: expected int or expected float, found x.",
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_is_refused_with_its_key_and_the_nearest_right_one(
+    slip: str, capsys: pytest.CaptureFixture[str], lift_overlay: list[str]
+) -> None:
+    assert SLIPS[slip] in refusal(capsys, "fit", *lift_overlay, "--stage", "video", *slip.split())
+    assert not Path("runs").exists()
+
+
+def test_missing_demos_are_one_sentence(capsys: pytest.CaptureFixture[str], lift_overlay: list[str]) -> None:
+    message = refusal(capsys, "fit", *lift_overlay, "--stage", "video", "--data.paths", "none.hdf5")
+    assert "none.hdf5" in message
+
+
+def test_a_run_directory_that_cannot_be_written_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], lift_overlay: list[str]
+) -> None:
+    Path("file").write_text("")
+    message = refusal(capsys, "fit", *lift_overlay, "--stage", "video", "--run_dir", "file")
+    assert "file/video: cannot be written (Not a directory); give another folder with --run_dir." in message
+
+
+def test_the_action_stage_without_a_handoff_is_refused(
+    capsys: pytest.CaptureFixture[str], lift_overlay: list[str]
+) -> None:
+    assert "no handoff here" in refusal(capsys, "fit", *lift_overlay, "--stage", "action")
+
+
+def test_a_malicious_checkpoint_is_refused_and_not_run(
+    capsys: pytest.CaptureFixture[str], lift_overlay: list[str], tmp_path: Path
+) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.system, (f"touch {tmp_path}/mark",)
+
+    last = Path("runs/lift/video/checkpoints/last.ckpt")
+    last.parent.mkdir(parents=True)
+    torch.save({"state_dict": {}, "callbacks": Evil()}, last)
+    message = refusal(capsys, "fit", *lift_overlay, "--stage", "video")
+    assert "last.ckpt: holds pickled objects" in message
+    assert not (tmp_path / "mark").exists()
+
+
+# --- one stage in this process ----------------------------------------------------------------------------------------
+
+
+def test_a_stage_goes_on_when_its_limit_is_raised_and_says_what_changed(
+    capsys: pytest.CaptureFixture[str], lift_overlay: list[str]
+) -> None:
+    video = ("fit", *lift_overlay, "--stage", "video")
+    assert main(video) == 0
+    finished = Path("runs/lift/video/finished.json")
+    assert json.loads(finished.read_text())["global_step"] == 2
+    assert main(video) == 0
+    assert "video stage: finished after 2 steps (max_steps 2)" in capsys.readouterr().out
+    assert main((*video, "--trainer.max_steps", "4", "--model.condition_dropout", "0.3")) == 0
+    shown = capsys.readouterr()
+    assert "video stage: going on from runs/lift/video/checkpoints/last.ckpt" in shown.out
+    assert "changed config: model.condition_dropout: was 0.0, is 0.3" in shown.err
+    assert json.loads(finished.read_text())["global_step"] == 4
+    recorded = yaml.safe_load(Path("runs/lift/video/config.yaml").read_text())
+    assert (recorded["trainer"]["max_steps"], recorded["stage"], recorded["run_dir"]) == (4, "video", "runs/lift")
+    assert main(["validate", "-c", "runs/lift/video/config.yaml"]) == 0  # a recorded config knows its stage
+
+
+def test_a_stage_is_built_for_other_code(lift_overlay: list[str]) -> None:
+    files = [name for name in lift_overlay if name != "-c"]
+    cli = instantiate_stage(files, "action", [("model.num_predicted", 1)], "runs/other")
+    assert type(cli.model).__name__ == "ActionStage"
+    assert cli.model.num_predicted == 1
+    assert cli.datamodule.batch_size == 2
+    names = [type(callback).__name__ for callback in cli.trainer.callbacks]
+    assert {"CheckpointHandoff", "LastCheckpoint", "BestCheckpoint", "StageProgress", "LearningRateMonitor"} <= set(
+        names
+    )
+    assert names.count("CheckpointHandoff") == 1
+    assert not Path("runs").exists()
+
+
+def test_the_best_policy_is_the_most_successful_one_where_there_are_rollouts(
+    lift_overlay: list[str], write_overlay: Callable[..., Path]
+) -> None:
+    files = [name for name in lift_overlay if name != "-c"]
+    assert instantiate_stage(files, "action").config["fit"].best_checkpoint.monitor == "rollout/success_rate"
+    assert instantiate_stage(files, "video").config["fit"].best_checkpoint.monitor is None

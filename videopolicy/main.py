@@ -1,0 +1,61 @@
+"""The `videopolicy` command: one module a verb."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from videopolicy.experiment import nearest
+from videopolicy.lightning_cli import is_users_mistake
+
+VERBS = ("demo", "collect", "inspect", "evaluate")
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line, with the nearest verb where one was misspelt."""
+
+    def error(self, message: str) -> Any:  # noqa: ANN401 - never returns
+        """Print one line and exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `videopolicy VERB ...`; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    name, *rest = given
+    if name not in VERBS:
+        print(f"videopolicy: no verb {name!r}; {nearest(name, VERBS)}", file=sys.stderr)
+        return 2
+    module = verb(name)
+    parser = OneSentenceParser(prog=f"videopolicy {name}", description=module.HELP)
+    module.add_arguments(parser)
+    try:
+        status: int = module.run(parser.parse_args(rest))
+    except Exception as error:
+        if not is_users_mistake(error):
+            raise
+        print(f"videopolicy {name}: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def verb(name: str) -> ModuleType:
+    """The module of a verb; imported only when it is used or listed."""
+    return importlib.import_module(f"videopolicy.{name}")
+
+
+def overview() -> str:
+    """What `videopolicy --help` prints."""
+    lines = [f"  {name:10} {verb(name).HELP}" for name in VERBS]
+    return "\n".join(["usage: videopolicy VERB [options]", "", *lines, "", "videopolicy VERB --help says more."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
