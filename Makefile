@@ -19,6 +19,7 @@ SIMULATOR ?= robosuite
 TASK ?= Lift
 EPISODES ?= 60
 WORKERS ?= 2
+IMAGE_SIZE ?= 64
 DEMOS ?= demos/lift.hdf5
 
 BIN := $(VENV)/bin
@@ -59,8 +60,8 @@ demo: $(VENV)/.installed-robosuite ## collect, train both stages and roll out on
 	@$(BIN)/videopolicy demo $(ARGS)
 
 .PHONY: collect
-collect: $(VENV)/.installed-robosuite ## record scripted demos: SIMULATOR, TASK, EPISODES, WORKERS, DEMOS (a file)
-	@$(BIN)/videopolicy collect --simulator $(SIMULATOR) --task $(TASK) --episodes $(EPISODES) --workers $(WORKERS) --output $(DEMOS)
+collect: $(VENV)/.installed-robosuite ## record scripted demos: SIMULATOR, TASK, EPISODES, WORKERS, IMAGE_SIZE, DEMOS (a file)
+	@$(BIN)/videopolicy collect --simulator $(SIMULATOR) --task $(TASK) --episodes $(EPISODES) --workers $(WORKERS) --image-size $(IMAGE_SIZE) --output $(DEMOS)
 
 # Lift's demos come from the scripted expert; every other experiment reads files that you downloaded.
 REQUIREMENTS := $(VENV)/.installed-robosuite $(if $(filter lift,$(EXPERIMENT)),collect)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning_utilities.core.rank_zero import rank_zero_warn
 
 
 class LastCheckpoint(Checkpoint):
@@ -118,10 +118,12 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the metric never came."""
-        if not self.best_model_path and not is_dry_run(trainer) and trainer.enable_validation:
-            rank_zero_warn(
+        missing = not self.best_model_path and not is_dry_run(trainer) and trainer.enable_validation
+        if missing and trainer.is_global_zero:
+            warnings.warn(
                 f"best_checkpoint.monitor: {self.monitor!r} was never logged, so there is no best.ckpt; "
-                f"logged were {', '.join(sorted(trainer.callback_metrics))}."
+                f"logged were {', '.join(sorted(trainer.callback_metrics))}.",
+                stacklevel=2,
             )
 
 

