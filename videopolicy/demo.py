@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(
         f"videos: {run_dir}/rollouts/*/*.mp4 (executed above predicted), {run_dir}/trained/video/videos (stage 1)"
     )
-    console.print(f"dashboards: make tensorboard RUN_DIR={run_dir}")
+    console.print(f"dashboards: make tensorboard ARGS='--logdir {run_dir}'")
     numbers = {name: _count(part) for name, part in results.items()}
     print(json.dumps({**numbers, "minutes": round(minutes, 1)}))
     return 0

@@ -57,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
     document = load_checkpoint(args.checkpoint)
     policy = load_policy(args.checkpoint, args.device, document)
     protocol = rollout_protocol(document.get("rollout"), policy, args)
-    output = (
-        args.output or args.checkpoint.parent.parent / "evaluations" / f"{args.checkpoint.stem}_{_digest(args)}.jsonl"
-    )
+    output = args.output or default_output(args.checkpoint, protocol)
     results = evaluate(policy, protocol, output, workers=args.workers, videos=args.videos)
     console.print(table({args.checkpoint.name: summarize(results)}))
     console.print(f"results: {output}")
