@@ -102,10 +102,10 @@ class BestCheckpoint(ModelCheckpoint):
             filename="best",
             monitor=monitor or "val/loss",
             mode=mode,
-            save_weights_only=True,
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         )
+        self._is_saving = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the run's folder from its logger."""
@@ -114,7 +114,18 @@ class BestCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare, where the metric is there."""
         if self.monitor in trainer.callback_metrics:
+            self._is_saving = True
             super().on_validation_end(trainer, pl_module)
+            self._is_saving = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Drop what only a resumed run needs.
+
+        ``save_weights_only`` would do so too, but skips the other callbacks: averaged weights and the rollout protocol
+        would be missing.
+        """
+        for key in ("optimizer_states", "lr_schedulers", "raw_weights") if self._is_saving else ():
+            checkpoint.pop(key, None)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the metric never came."""

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks import CheckpointHandoff, SimulationRollout
+from callbacks import CheckpointHandoff, SimulationRollout, TrainableWeightAveraging
+from callbacks.run_checkpoints import BestCheckpoint
 from datamodules import RobosuiteDataModule
 from lightning_modules import load_checkpoint
 from simulators import SimulatorConfig, SimulatorError
@@ -36,11 +36,13 @@ def trained(tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig) -> 
     config = counting(["up", "raise"], cameras=CAMERAS, image_size=16, max_steps=8, options={"goal": -1e9})
     rollout = SimulationRollout(config, num_episodes=4, execute_steps=2, record_episodes=1, timeout_s=30)
     logger = TensorBoardLogger(str(tmp_path / "logs"), name="", version="")
-    checkpoint = ModelCheckpoint(tmp_path / "checkpoints", monitor="rollout/success_rate", mode="max", save_last=True)
+    checkpoint = BestCheckpoint(monitor="rollout/success_rate", mode="max")
+    averaging = TrainableWeightAveraging(decay=0.5, warmup=False)
     trainer = quiet_trainer(
         tmp_path,
         2,
         CheckpointHandoff(handoff),
+        averaging,
         rollout,
         checkpoint,
         logger=logger,
@@ -75,12 +77,15 @@ def test_episodes_stand_in_a_results_file_and_a_video(
     assert "rollout/up/success_rate" in events.Tags()["scalars"]
 
 
-def test_best_checkpoint_is_chosen_by_success_rate_and_names_its_protocol(
+def test_best_checkpoint_holds_what_was_judged_and_names_its_protocol(
     tmp_path: Path, trained: tuple[Trainer, SimulationRollout]
 ) -> None:
-    document = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
+    document = load_checkpoint(tmp_path / "logs" / "checkpoints" / "best.ckpt")
     assert document["rollout"]["execute_steps"] == 2
     assert SimulatorConfig(**document["rollout"]["simulator"]) == trained[1].simulator
+    averages = trained[0].lightning_module.state_dict()  # the average is the result of the run
+    assert all(torch.equal(value, averages[name]) for name, value in document["state_dict"].items())
+    assert "optimizer_states" not in document
 
 
 def test_rollouts_of_the_video_stage_are_refused(
