@@ -8,6 +8,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image, ImageDraw
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
@@ -112,10 +113,12 @@ def write_clip(path: Path, clip: np.ndarray, fps: float = FPS) -> None:
 
 
 def log_clip(loggers: Iterable[Logger], tag: str, clip: np.ndarray, step: int, fps: float = FPS) -> None:
-    """Show a clip under TensorBoard's Images, moving, and as a film strip that stands still.
+    """Show a clip under TensorBoard's Images, moving, and as a film strip that stands still; rank 0 alone logs.
 
     torch's own `add_video` needs a moviepy older than 2, so the animation is encoded here.
     """
+    if rank_zero_only.rank:
+        return
     gif = iio.imwrite("<bytes>", clip, extension=".gif", duration=1000 / fps, loop=0)
     image = Summary.Image(height=clip.shape[1], width=clip.shape[2], colorspace=3, encoded_image_string=gif)
     strip = np.concatenate(list(clip[:: max(1, len(clip) // 8)]), axis=1)

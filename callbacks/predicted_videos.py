@@ -37,10 +37,12 @@ class PredictedVideos(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and log the epoch's videos."""
         assert isinstance(pl_module, VideoStage)
-        if trainer.sanity_checking or pl_module.predicted is None or not trainer.is_global_zero:
+        if trainer.sanity_checking:
+            return
+        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "videos"  # every rank must ask
+        if pl_module.predicted is None or not trainer.is_global_zero:
             return
         true, predicted = (pl_module.data.to_uint8(clip) for clip in pl_module.predicted)
-        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "videos"
         for index, pair in enumerate(zip(predicted, true, strict=True)):
             clip = predicted_and_true(*pair)
             name = f"step_{trainer.global_step:07d}_{index}"

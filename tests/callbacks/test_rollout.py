@@ -16,7 +16,7 @@ from datamodules import RobosuiteDataModule
 from lightning_modules import load_checkpoint
 from simulators import SimulatorConfig, SimulatorError
 from simulators.results import ResultsFile
-from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_stage
+from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model, tiny_video_stage
 
 CAMERAS = ["agentview", "robot0_eye_in_hand"]
 MakeConfig = Callable[..., SimulatorConfig]
@@ -86,6 +86,21 @@ def test_best_checkpoint_holds_what_was_judged_and_names_its_protocol(
     averages = trained[0].lightning_module.state_dict()  # the average is the result of the run
     assert all(torch.equal(value, averages[name]) for name, value in document["state_dict"].items())
     assert "optimizer_states" not in document
+
+
+def test_two_ranks_share_the_episodes(tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig) -> None:
+    config = counting(["up", "down"], cameras=CAMERAS, image_size=16, max_steps=8, options={"goal": -1e9})
+    rollout = SimulationRollout(config, num_episodes=5, execute_steps=2, record_episodes=1)
+    logger = TensorBoardLogger(str(tmp_path / "logs"), name="", version="")
+    arguments = {"devices": 2, "strategy": "ddp_fork", "limit_train_batches": 1, "logger": logger}
+    stage = tiny_action_stage(tiny_video_model(residual=False))
+    stage.attach(data.preprocessing)
+    trainer = quiet_trainer(tmp_path, 1, rollout, **arguments)
+    fit(trainer, stage, data)
+    results = ResultsFile(tmp_path / "logs" / "rollouts" / "step_0000001.jsonl").load()
+    assert len(results) == 5
+    assert trainer.callback_metrics["rollout/success_rate"] == 1.0
+    assert len(list((tmp_path / "logs" / "rollouts").glob("*.mp4"))) == 2  # one a rank
 
 
 def test_rollouts_of_the_video_stage_are_refused(
