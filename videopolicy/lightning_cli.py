@@ -21,7 +21,6 @@ from videopolicy.versions import describe_environment
 if TYPE_CHECKING:
     from videopolicy.stage_cli import StageCLI
 
-MANIFEST = "manifest.json"
 USAGE = """usage: lightning {fit,validate,test,predict} -c experiments/lift.yaml [options]
 
   fit        train an experiment: the video stage, the handoff, the action stage; goes on where it stopped
@@ -123,12 +122,14 @@ def fit(line: CommandLine, experiment: Config, stage: str) -> int:
         StageCLI("fit", line.stage_config(experiment, name, overridden=name in running), instantiate=False)
     config = line.stage_config(experiment, stage)
     directory = StageDirectory(line.run_directory(experiment), stage)
+    if stage == "action":
+        directory.require_same_handoff(directory.handoff_manifest(config))
     if message := finished_message(directory, config):
         print(message)
         return 0
     directory.prepare()
     cli = StageCLI("fit", config)
-    resume = directory.last if directory.last.is_file() else None
+    resume = directory.last if directory.last.is_file() and not config.get("ckpt_path") else None
     if resume is not None and is_rank_zero():
         for change in cli.changes():
             print(f"lightning: warning: the run goes on with a changed config: {change}", file=sys.stderr)
@@ -156,8 +157,7 @@ def judge(line: CommandLine, experiment: Config, stage: str) -> int:
 def finished_message(directory: StageDirectory, config: Config) -> str | None:
     """What to say of a stage that has nothing left to do, or None."""
     record = directory.finished(config)
-    manifest = directory.root / "handoff" / MANIFEST
-    handed_over = directory.stage == "action" or config.get("handoff") or manifest.is_file()
+    handed_over = directory.stage == "action" or directory.handoff_manifest(config).is_file()
     if record is None or not handed_over or config.get("ckpt_path"):
         return None
     reached = ", ".join(f"{name} {value}" for name, value in record["limits"].items()) or "its limit"
@@ -172,6 +172,8 @@ def record_start(
 ) -> None:
     """Write the merged experiment and the versions that this start depends on."""
     write_experiment(directory.root, merged_experiment(line, experiment, {directory.stage: config}))
+    if directory.stage == "action":
+        directory.record_handoff(directory.handoff_manifest(config))
     environment = describe_environment()
     environment |= {
         "seed": cli.config["fit"].seed_everything,

@@ -60,15 +60,21 @@ def run_forwarding_signals(command: Sequence[str], environment: dict[str, str]) 
     """Run a process to its end and pass on what this process is told: Ctrl-C, pre-emption, a cluster's warning.
 
     The child has a session of its own, so that a Ctrl-C reaches it once; if this process is killed outright, the child
-    is sent SIGTERM by the kernel, saves and ends.
+    is sent SIGTERM by the kernel, saves and ends. A third signal kills the child and its processes.
 
     Returns:
         Its exit status; 128 + n where signal n ended it.
     """
     child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent())
 
+    told = []
+
     def forward(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
+        told.append(number)
+        if len(told) < 3:
+            child.send_signal(number)
+        else:  # it does not listen; several ranks that wait for one another may not
+            os.killpg(child.pid, signal.SIGKILL)
 
     before = {number: signal.signal(number, forward) for number in FORWARDED}
     try:

@@ -16,6 +16,7 @@ from videopolicy.experiment import Config
 
 LIMITS = ("max_steps", "max_epochs", "max_time")  # what says when a stage is finished
 FINISHED = "finished.json"
+HANDOFF = "handoff.json"
 _locks: dict[Path, IO[str]] = {}  # kept open until the process ends, for closing the file gives the lock back
 
 
@@ -121,6 +122,31 @@ class StageDirectory:
         raise CommandError(
             f"{self.last.parent}: no checkpoint of the {self.stage} stage; train it first or give one with --ckpt_path."
         )
+
+    def handoff_manifest(self, config: Mapping[str, Any]) -> Path:
+        """Manifest of the handoff between the stages: the one the config names, or the run's own."""
+        return Path(config.get("handoff") or self.root / "handoff") / "manifest.json"
+
+    def require_same_handoff(self, manifest: Path) -> None:
+        """Refuse to go on with an action stage under which the video network was replaced.
+
+        Raises:
+            CommandError: Its checkpoint was trained on another handoff.
+        """
+        record = self.path / HANDOFF
+        if not (manifest.is_file() and record.is_file() and self.last.is_file()):
+            return  # nothing to compare; a handoff that is missing is the callback's to say
+        if json.loads(manifest.read_text())["sha256"] != json.loads(record.read_text())["sha256"]:
+            raise CommandError(
+                f"{self.last}: was trained on another video network than {manifest.parent} holds now (SHA-256 differs "
+                f"from {record}); remove {self.path} to train the action stage anew, or give another --run_dir."
+            )
+
+    def record_handoff(self, manifest: Path) -> None:
+        """Remember which video network this action stage is trained on."""
+        if manifest.is_file():
+            sha256 = json.loads(manifest.read_text())["sha256"]
+            write_atomically(self.path / HANDOFF, json.dumps({"folder": str(manifest.parent), "sha256": sha256}))
 
     def recorded_config(self) -> Config | None:
         """The complete config of the last start, if there was one."""

@@ -29,6 +29,18 @@ raise SystemExit(40 + len(told))
     assert status_of(code) == 41
 
 
+def test_a_child_that_does_not_listen_is_killed_by_the_third_signal() -> None:
+    code = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for _ in range(3):
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(0.2)
+time.sleep(60)
+"""
+    assert status_of(code) == 128 + 9
+
+
 def test_every_stage_meets_at_a_port_of_its_own_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_PORT", "29500")
     ports = [stage_environment(index)["MASTER_PORT"] for index in range(2)]

@@ -83,6 +83,25 @@ def test_the_best_checkpoint_is_judged_before_the_last_and_none_is_said(tmp_path
     assert directory.checkpoint() == directory.best
 
 
+def test_an_action_stage_does_not_go_on_when_its_video_network_was_replaced(tmp_path: Path) -> None:
+    directory = StageDirectory(tmp_path, "action")
+    manifest = directory.handoff_manifest({"handoff": None})
+    assert manifest == tmp_path / "handoff" / "manifest.json"
+    assert directory.handoff_manifest({"handoff": "other"}) == Path("other/manifest.json")
+    for folder in (manifest.parent, directory.last.parent):
+        folder.mkdir(parents=True)
+    manifest.write_text('{"sha256": "a"}')
+    directory.require_same_handoff(manifest)  # nothing trained yet
+    directory.record_handoff(manifest)
+    directory.last.touch()
+    directory.require_same_handoff(manifest)
+    manifest.write_text('{"sha256": "b"}')
+    with pytest.raises(
+        CommandError, match=r"last\.ckpt: was trained on another video network than .*handoff holds now"
+    ):
+        directory.require_same_handoff(manifest)
+
+
 def test_changes_of_networks_and_data_are_listed_with_both_values() -> None:
     before = {
         "model": {"class_path": "V", "init_args": {"net": {"init_args": {"w": [1]}}}},
