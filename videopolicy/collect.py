@@ -63,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--noise", type=float, default=noise.noise, help=f"action noise while approaching (default {noise.noise})")
     add("--random-steps", type=int, default=noise.random_steps, help="most random steps at the start (default 3)")
     add(
+        "--mistakes",
+        type=float,
+        default=noise.mistakes,
+        help=f"chance that a demo begins with an unrecorded mistake to mend (default {noise.mistakes})",
+    )
+    add(
         "--options",
         type=json.loads,
         default={},
@@ -86,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         gl=args.gl,
         options=args.options,
     )
-    settings = ExpertSettings(noise=args.noise, random_steps=args.random_steps)
+    settings = ExpertSettings(noise=args.noise, random_steps=args.random_steps, mistakes=args.mistakes)
     config = config.check()
     episodes = config.episodes(args.episodes, args.seed)
     console = Console()

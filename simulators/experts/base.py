@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -22,6 +23,13 @@ class Expert(ABC):
     @abstractmethod
     def act(self) -> Array:
         """The clean action (D,) for the current state, within [-1, 1]; called exactly once a control step."""
+
+    def mistake(self, rng: np.random.Generator) -> Iterator[Array]:
+        """Actions (D,) into a typical failure, such as a missed grasp; each is executed before the next is asked for.
+
+        They are not recorded: the demo begins where the expert starts to recover. Base: none.
+        """
+        return iter(())
 
     def noise_scale(self) -> Array:
         """Relative noise (D,) for the step whose action was just given.

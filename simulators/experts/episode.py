@@ -24,12 +24,14 @@ class ExpertSettings:
         noise: Standard deviation of the noise in action units, times the expert's own `noise_scale`.
         correlation: Share of the noise that stays from one step to the next.
         random_steps: Up to this many unrecorded random steps come first.
+        mistakes: Chance that an unrecorded mistake of the expert comes next, so that the demo shows how to mend it.
         tail_steps: Recording goes on for this many steps after success.
     """
 
     noise: float = 0.3
     correlation: float = 0.6
     random_steps: int = 3
+    mistakes: float = 0.3
     tail_steps: int = 5
 
 
@@ -44,6 +46,9 @@ def record_episode(sim: DemoSimulator, spec: EpisodeSpec, settings: ExpertSettin
         translation[:] = rng.uniform(-1.0, 1.0, len(translation))
         action[-1] = -1.0  # an open gripper, in every simulator here
         sim.step(action)
+    if rng.uniform() < settings.mistakes:
+        for action in expert.mistake(rng):
+            sim.step(action)
 
     states: list[Array] = []
     actions: list[Array] = []

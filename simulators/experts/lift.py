@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from simulators.experts.base import Expert, height, move_towards
@@ -18,6 +20,10 @@ CONE = 0.4
 NEAR = 0.06
 """Closer to the cube than this, in metres, noise shrinks in proportion, else small corrections drown in it."""
 CLOSE_STEPS = 4
+MISS = (0.035, 0.06)
+"""Horizontal distances in metres at which a missed grasp closes."""
+MISS_STEPS = 20
+"""Most steps on the way to a missed grasp."""
 LIFT_HEIGHT = 0.1
 
 
@@ -43,11 +49,28 @@ class LiftExpert(Expert):
         """Less noise close to the cube."""
         return self.calm * super().noise_scale()
 
-    def act(self) -> Array:
-        """See `Expert.act`."""
+    def mistake(self, rng: np.random.Generator) -> Iterator[Array]:
+        """Miss the cube: close the fingers beside it and rise, empty."""
+        angle = rng.uniform(0.0, 2 * np.pi)
+        beside = rng.uniform(*MISS) * np.array([np.cos(angle), np.sin(angle), 0.0])
+        for _ in range(MISS_STEPS):
+            gripper, cube = self._where()
+            if np.linalg.norm(cube + beside - gripper) < ALIGNED:
+                break
+            yield move_towards(cube + beside, gripper, OPEN)
+        for step in range(CLOSE_STEPS + rng.integers(CLOSE_STEPS + 1)):
+            gripper, _ = self._where()
+            yield move_towards(gripper + height(LIFT_HEIGHT * (step >= CLOSE_STEPS)), gripper, CLOSE)
+
+    def _where(self) -> tuple[Array, Array]:
+        """Positions of the gripper and the cube (3,), metres."""
         data = self.env.sim.data
         gripper = np.array(data.site_xpos[self.env.robots[0].eef_site_id])
-        cube = np.array(data.body_xpos[self.env.cube_body_id])
+        return gripper, np.array(data.body_xpos[self.env.cube_body_id])
+
+    def act(self) -> Array:
+        """See `Expert.act`."""
+        gripper, cube = self._where()
         if self.closed_steps == 0:
             self.calm = noise_near(gripper, cube)
             if not grasp_ready(gripper, cube):

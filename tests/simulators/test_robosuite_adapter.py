@@ -108,9 +108,9 @@ def test_wrong_action_width_is_the_users_mistake(worker: WorkerProcess) -> None:
         call(worker, "step_chunk", actions=np.zeros((4, 12), np.float32), render=False, record_stride=0)
 
 
-def demos(tasks: Sequence[str], number: int, num_workers: int, noise: float = 0.3) -> list[DemoEpisode]:
+def demos(tasks: Sequence[str], number: int, num_workers: int, mistakes: float = 0.3) -> list[DemoEpisode]:
     setup = config(tasks)
-    episodes = collect_demos(setup, setup.episodes(number), num_workers, ExpertSettings(noise=noise))
+    episodes = collect_demos(setup, setup.episodes(number), num_workers, ExpertSettings(mistakes=mistakes))
     found = [episode.demo for episode in episodes]
     assert None not in found
     return [demo for demo in found if demo is not None]
@@ -132,6 +132,15 @@ def test_lift_expert_succeeds_in_four_of_five_and_two_workers_film_what_one_film
             assert one.attrs["env_args"].startswith('{"env_name": "Lift"')
 
 
+def test_lift_expert_mends_a_missed_grasp() -> None:
+    """After a mistake the fingers are closed and the cube is beside them: the demo has to begin by opening them."""
+    mended = [demo for demo in demos(["Lift"], 5, 2, mistakes=1.0) if demo.success]
+    assert len(mended) >= 4
+    assert all(demo.actions is not None and demo.actions[0, 6] == -1.0 for demo in mended)
+    untouched = demos(["Lift"], 5, 2, mistakes=0.0)
+    assert sum(demo.num_steps for demo in mended) / len(mended) < sum(demo.num_steps for demo in untouched) / 5
+
+
 def test_stack_expert_stacks() -> None:
     assert sum(demo.success for demo in demos(["Stack"], 3, 2)) >= 2
 
@@ -139,7 +148,7 @@ def test_stack_expert_stacks() -> None:
 def test_a_noiseless_demo_solves_its_own_episode_when_replayed_through_the_engine() -> None:
     """Demo and rollout agree on start, units and success; blind replay in other episodes is the chance level."""
     setup = config()
-    settings = ExpertSettings(noise=0.0, random_steps=0)
+    settings = ExpertSettings(noise=0.0, random_steps=0, mistakes=0.0)
     (episode,) = collect_demos(setup, setup.episodes(1, first_seed=3), settings=settings)
     assert episode.demo is not None
     assert episode.demo.actions is not None
