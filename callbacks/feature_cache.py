@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class FeatureCache(Callback):
     def __init__(self, folder: str, batch_size: int = 32) -> None:
         self.folder = Path(folder)
         self.batch_size = batch_size
-        self._maps: dict[str, list[np.ndarray]] = {}
+        self._maps: dict[str, list[npt.NDArray[Any]]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a stage whose features are not fixed."""
@@ -105,7 +106,7 @@ class FeatureCache(Callback):
     def _path(self, split: str, index: int) -> Path:
         return self.folder / f"{split}_{index}.npy"
 
-    def _open(self, split: str) -> list[np.ndarray]:
+    def _open(self, split: str) -> list[npt.NDArray[Any]]:
         count = len(list(self.folder.glob(f"{split}_*.npy")))
         return [np.load(self._path(split, index), mmap_mode="r") for index in range(count)]
 
@@ -124,7 +125,7 @@ class FeatureCache(Callback):
                 if not maps:
                     total = len(loader.dataset)
                     maps = [
-                        np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+                        np.lib.format.open_memmap(
                             self._path(split, index), mode="w+", dtype=np.float16, shape=(total, *feature.shape[1:])
                         )
                         for index, feature in enumerate(features)

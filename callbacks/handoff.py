@@ -93,7 +93,10 @@ class CheckpointHandoff(Callback):
         """Write the handoff of a finished video stage; prove that stage 2 left the video network alone."""
         if isinstance(pl_module, VideoStage):
             self._write(trainer, pl_module)
-        elif self._sha256 and state_sha256(handoff_state(pl_module.video)) != self._sha256:
+        elif isinstance(pl_module, ActionStage) and self._sha256 not in (
+            "",
+            state_sha256(handoff_state(pl_module.video)),
+        ):
             raise RuntimeError("the frozen video network changed during the action stage")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -102,7 +105,8 @@ class CheckpointHandoff(Callback):
             self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, stage: VideoStage) -> None:
-        averaging = [callback for callback in trainer.callbacks if isinstance(callback, TrainableWeightAveraging)]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        averaging = [callback for callback in callbacks if isinstance(callback, TrainableWeightAveraging)]
         with averaging[0].averaged(stage) if averaging else nullcontext():
             state = trainer.strategy.lightning_module_state_dict()  # gathers the shards under FSDP
             if trainer.is_global_zero:

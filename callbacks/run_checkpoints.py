@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -12,12 +15,18 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
+RANKS_AGREE_EVERY = 5  # steps; asking the other ranks costs a small collective
+
+
 class LastCheckpoint(Checkpoint):
     """Keep ``checkpoints/last.ckpt`` fresh: by the clock, when the run is told to stop, and at the end.
 
     Saved after an optimizer step, never between the micro-batches of one, so that a resumed run repeats nothing.
-    SIGTERM (a cluster's pre-emption; the command turns Ctrl-C into it) saves at the next step and ends the run, where
-    Lightning alone would wait for the end of the epoch. A crash does not save, for its weights may be broken.
+    A crash does not save, for its weights may be broken.
+
+    SIGTERM (a cluster's pre-emption; the command turns Ctrl-C into it) saves at the next step and ends the run on all
+    ranks, whichever of them was told. It takes the place of Lightning's own handling, which waits for the end of the
+    epoch and, with several ranks, makes them wait for one another forever.
 
     Args:
         every_minutes: Time between two saves.
@@ -31,6 +40,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._saved_step = 0
         self._seen_step = 0
+        self._told_to_stop = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the run's folder from its logger."""
@@ -40,6 +50,12 @@ class LastCheckpoint(Checkpoint):
         """Start the clock; a resumed run has just been saved."""
         self._saved_at = time.monotonic()
         self._saved_step = self._seen_step = trainer.global_step
+        self._told_to_stop = False
+        if threading.current_thread() is threading.main_thread():  # Lightning puts the old handler back at the end
+            signal.signal(signal.SIGTERM, self._remember_to_stop)
+
+    def _remember_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._told_to_stop = True
 
     def on_train_batch_end(
         self,
@@ -55,16 +71,19 @@ class LastCheckpoint(Checkpoint):
             return
         self._seen_step = step
         due = self.every_steps is not None and step - self._saved_step >= self.every_steps
-        # Rank 0 has the clock; with several ranks it is asked every tenth step, as asking costs a broadcast.
-        if not due and (trainer.world_size == 1 or step % 10 == 0):
+        stop = False
+        if trainer.world_size == 1 or step % RANKS_AGREE_EVERY == 0:
             late = time.monotonic() - self._saved_at >= 60 * self.every_minutes
-            due = bool(trainer.strategy.broadcast(late))
-        told_to_stop = (
-            trainer.received_sigterm and trainer.world_size == 1
-        )  # several ranks: Lightning stops them together
-        if due or told_to_stop:
+            if _any_rank(trainer, late or self._told_to_stop):
+                due, stop = True, _any_rank(trainer, self._told_to_stop)
+        if due:
             self._save(trainer)
-        if told_to_stop:
+        if stop:
+            raise SIGTERMException
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Do not let a long validation use up the time that a cluster leaves; `on_exception` saves."""
+        if self._told_to_stop and trainer.world_size == 1 and trainer.state.fn == "fit":
             raise SIGTERMException
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -136,6 +155,11 @@ class BestCheckpoint(ModelCheckpoint):
                 f"logged were {', '.join(sorted(trainer.callback_metrics))}.",
                 stacklevel=2,
             )
+
+
+def _any_rank(trainer: Trainer, decision: bool) -> bool:
+    """Whether a decision is true on some rank; every rank must ask."""
+    return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
 
 
 def checkpoint_folder(trainer: Trainer) -> Path:

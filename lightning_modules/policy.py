@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -76,9 +77,11 @@ class VideoPolicy:
         noise = stage.fixed_noise(len(requests))
         return actions, video.predict_video(conditioning, stage.video_sampler, noise)
 
-    def _predictions(self, requests: Sequence[PolicyRequest], latents: Tensor | None) -> list[np.ndarray | None]:
+    def _predictions(
+        self, requests: Sequence[PolicyRequest], latents: Tensor | None
+    ) -> list[npt.NDArray[np.uint8] | None]:
         wanted = [index for index, request in enumerate(requests) if request.want_prediction]
-        predictions: list[np.ndarray | None] = [None] * len(requests)
+        predictions: list[npt.NDArray[np.uint8] | None] = [None] * len(requests)
         if latents is None or not wanted:
             return predictions
         frames = self.stage.data.to_uint8(self.stage.video.decode(latents[wanted]).float())

@@ -65,7 +65,7 @@ tiny_adapter = partial(
 tiny_action_unet = partial(ActionUNet, step_embed_dim=16, widths=(16, 32), kernel_size=3, num_groups=4)
 
 
-def tiny_action_stage(video: VideoModel | None = None, **arguments: Any) -> ActionStage:
+def tiny_action_stage(video: VideoModel | None = None, **arguments: Any) -> ActionStage:  # noqa: ANN401
     """An action stage on the tiny video model; taps 3 (coarse) and 7 (fine)."""
     defaults: dict[str, Any] = {
         "adapter": tiny_adapter,
@@ -81,7 +81,7 @@ def tiny_action_stage(video: VideoModel | None = None, **arguments: Any) -> Acti
     return ActionStage(video, **{**defaults, **arguments})
 
 
-def tiny_video_stage(video: VideoModel | None = None, **arguments: Any) -> VideoStage:
+def tiny_video_stage(video: VideoModel | None = None, **arguments: Any) -> VideoStage:  # noqa: ANN401
     """A video stage on the tiny video model."""
     defaults: dict[str, Any] = {
         "sampler": QUICK,
@@ -97,7 +97,7 @@ def lift_data(robomimic_file: Callable[..., Path]) -> RobosuiteDataModule:
     return lift_datamodule(robomimic_file())
 
 
-def lift_datamodule(path: Path, **arguments: Any) -> RobosuiteDataModule:
+def lift_datamodule(path: Path, **arguments: Any) -> RobosuiteDataModule:  # noqa: ANN401
     """The datamodule of a generated file, with a window of 2 frames and 4 actions."""
     defaults: dict[str, Any] = {
         "num_frames": NUM_FRAMES,
@@ -110,7 +110,7 @@ def lift_datamodule(path: Path, **arguments: Any) -> RobosuiteDataModule:
     return RobosuiteDataModule(str(path), **{**defaults, **arguments})
 
 
-def quiet_trainer(folder: Path, max_steps: int, *callbacks: Callback, **arguments: Any) -> Trainer:
+def quiet_trainer(folder: Path, max_steps: int, *callbacks: Callback, **arguments: Any) -> Trainer:  # noqa: ANN401
     """A CPU trainer that writes nothing but what its callbacks write."""
     defaults: dict[str, Any] = {
         "accelerator": "cpu",

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import Console
 
@@ -155,7 +157,7 @@ def untrained_policy(checkpoint: Path) -> VideoPolicy:
     return VideoPolicy(stage.eval())
 
 
-def demo_actions(path: Path) -> list[np.ndarray]:
+def demo_actions(path: Path) -> list[npt.NDArray[Any]]:
     """Action sequences (L, D) of all demos of a file."""
     with h5py.File(path) as file:
         return [np.asarray(demo["actions"]) for demo in file["data"].values()]

@@ -112,6 +112,24 @@ def test_sigterm_saves_at_the_next_step_and_ends_the_run(tmp_path: Path) -> None
     assert saved(tmp_path) == (2, 2.0)
 
 
+def test_sigterm_in_a_validation_saves_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_validation_batch_start(self, trainer: Trainer, *_: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SIGTERMException):
+        fit(tmp_path, Counter(), LastCheckpoint(), Stop())
+    assert saved(tmp_path) == (4, 4.0)
+    fit(tmp_path, Counter(), LastCheckpoint())
+    assert saved(tmp_path) == (10, 10.0)
+
+
+def test_the_old_signal_handler_is_back_after_the_run(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    fit(tmp_path, Counter(), LastCheckpoint())
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_best_is_kept_and_worse_ones_leave_it_alone(tmp_path: Path) -> None:
     values = {4: 3.0, 8: 1.0, 10: 2.0}
     fit(tmp_path, Counter(lambda step: values[step]), BestCheckpoint())
