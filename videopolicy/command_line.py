@@ -24,7 +24,7 @@ from videopolicy.experiment import (
     stage_of,
 )
 
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
+SUBCOMMANDS = ("fit", "validate", "test")  # no stage has a predict step
 
 
 @dataclass
@@ -103,6 +103,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         name, separator, value = word.partition("=")
         if name in ("-h", "--help") or name.endswith(".help"):
             line.help = [word, *rest] if name.endswith(".help") else [word]
+            break
         elif name == "--print_config":
             line.print_config = True
         elif not word.startswith("-"):

@@ -21,12 +21,11 @@ from videopolicy.versions import describe_environment
 if TYPE_CHECKING:
     from videopolicy.stage_cli import StageCLI
 
-USAGE = """usage: lightning {fit,validate,test,predict} -c experiments/lift.yaml [options]
+USAGE = """usage: lightning {fit,validate,test} -c experiments/lift.yaml [options]
 
   fit        train an experiment: the video stage, the handoff, the action stage; goes on where it stopped
   validate   validate a stage's best checkpoint (the action stage's unless --stage says otherwise), rollouts included
   test       the same for testing
-  predict    the same for predicting
 
 options:
   -c FILE                            an experiment; several are merged left to right
@@ -144,7 +143,7 @@ def fit(line: CommandLine, experiment: Config, stage: str) -> int:
 
 
 def judge(line: CommandLine, experiment: Config, stage: str) -> int:
-    """Validate, test or predict with a stage's best checkpoint, or its last, or the one given."""
+    """Validate or test with a stage's best checkpoint, or its last, or the one given."""
     config = line.stage_config(experiment, stage)
     directory = StageDirectory(line.run_directory(experiment), stage)
     checkpoint = None if config.get("ckpt_path") else directory.checkpoint()

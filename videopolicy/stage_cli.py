@@ -42,7 +42,7 @@ class StageCLI(LightningCLI):
     TensorBoard logger into its folder and atomic checkpoints, unless its trainer config brings its own.
 
     Args:
-        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        subcommand: ``fit``, ``validate`` or ``test``.
         config: The stage's composed config (`CommandLine.stage_config`).
         instantiate: False stops after parsing; `config_document` then has the complete config.
 
