@@ -36,7 +36,9 @@ FIRST_SEED = 200_000  # neither demos (from 0) nor the rollouts during training 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("--run-dir", type=Path, help="where everything is written (default runs/demo_seed<seed>)")
+    parser.add_argument(
+        "--run-dir", type=Path, help="where everything is written (default runs/demo, or runs/demo_seed<seed>)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="training seed")
     parser.add_argument("--episodes", type=int, default=NUM_EPISODES, help="held-out episodes a policy")
     parser.add_argument("--override", nargs="*", default=[], help="further arguments of `lightning fit`")
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """
     console = Console()
     start = time.monotonic()
-    run_dir: Path = args.run_dir or Path(f"runs/demo_seed{args.seed}")
+    run_dir: Path = args.run_dir or Path(f"runs/demo_seed{args.seed}" if args.seed else "runs/demo")
     run_dir.mkdir(parents=True, exist_ok=True)
     demos = run_dir / "demos.hdf5"
 
