@@ -110,9 +110,10 @@ class CheckpointHandoff(Callback):
         with averaging[0].averaged(stage) if averaging else nullcontext():
             state = trainer.strategy.lightning_module_state_dict()  # gathers the shards under FSDP
             if trainer.is_global_zero:
-                names = handoff_state(stage.video)
-                prefixed = {name: state[f"video.{name}"] for name in names}
-                write_handoff(self.folder, prefixed, describe(stage) | {"global_step": trainer.global_step})
+                video = {
+                    name.removeprefix("video."): value for name, value in state.items() if name.startswith("video.")
+                }
+                write_handoff(self.folder, _learned(own), describe(stage) | {"global_step": trainer.global_step})
         trainer.strategy.barrier("handoff")
         self._written = True
 
@@ -174,7 +175,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def handoff_state(video: VideoModel) -> dict[str, Tensor]:
     """What stage 1 learned or measured: U-Net and preconditioning, without the frozen autoencoder and text tower."""
-    state: dict[str, Tensor] = video.state_dict()
+    return _learned(video.state_dict())
+
+
+def _learned(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if name.startswith(("unet.", "preconditioning."))}
 
 
