@@ -113,7 +113,7 @@ class CheckpointHandoff(Callback):
                 video = {
                     name.removeprefix("video."): value for name, value in state.items() if name.startswith("video.")
                 }
-                write_handoff(self.folder, _learned(own), describe(stage) | {"global_step": trainer.global_step})
+                write_handoff(self.folder, _learned(video), describe(stage) | {"global_step": trainer.global_step})
         trainer.strategy.barrier("handoff")
         self._written = True
 
