@@ -4,7 +4,7 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,23 @@ def lightning(folder: Path, *arguments: object) -> subprocess.CompletedProcess[s
     """Run the real command in a folder of its own."""
     command = [sys.executable, "-m", "videopolicy.lightning_cli", *(str(argument) for argument in arguments)]
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture
+def start_python(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start `python -m ARGUMENTS` in a temporary folder; what is left of it at the end of the test is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", *arguments]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment(), **quiet))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()  # the kernel tells the stage's process
+        process.wait()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,16 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.videopolicy.conftest import environment
-
+LIGHTNING = "videopolicy.lightning_cli"
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "videopolicy.lightning_cli", *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+Start = Callable[..., subprocess.Popen[bytes]]
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -48,19 +40,19 @@ def step_of(checkpoint: Path) -> int:
 
 
 def test_killed_in_both_stages_the_same_command_finishes(
-    tmp_path: Path, lift_overlay: list[str], run_lightning: Run
+    tmp_path: Path, lift_overlay: list[str], run_lightning: Run, start_python: Start
 ) -> None:
     fit = ("fit", *lift_overlay, "--trainer.max_steps", "120", "--trainer.val_check_interval", "60")
     often = ("--last_checkpoint.every_steps", "1")
     video, action = tmp_path / "runs" / "lift" / "video", tmp_path / "runs" / "lift" / "action"
 
-    process = start(tmp_path, *fit, *often)
+    process = start_python(LIGHTNING, *fit, *often)
     wait_for(video / "checkpoints" / "last.ckpt", process)
     kill_stage(process, video)
     assert 0 < step_of(video / "checkpoints" / "last.ckpt") < 120
     assert not (video / "finished.json").exists()
 
-    process = start(tmp_path, *fit, *often)
+    process = start_python(LIGHTNING, *fit, *often)
     wait_for(action / "checkpoints" / "last.ckpt", process)
     kill_stage(process, action)
     assert json.loads((video / "finished.json").read_text())["global_step"] == 120
@@ -89,11 +81,11 @@ def test_killed_between_the_stages_it_goes_straight_to_the_action_stage(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_the_command_passes_it_on_and_the_stage_saves(
-    number: signal.Signals, tmp_path: Path, lift_overlay: list[str]
+    number: signal.Signals, tmp_path: Path, lift_overlay: list[str], start_python: Start
 ) -> None:
     video = tmp_path / "runs" / "lift" / "video"
-    process = start(tmp_path, "fit", *lift_overlay, "--trainer.max_steps", "100000", "--trainer.limit_val_batches", "0",
-                    "--last_checkpoint.every_steps", "5")  # fmt: skip
+    long = ("--trainer.max_steps", "100000", "--trainer.limit_val_batches", "0", "--last_checkpoint.every_steps", "5")
+    process = start_python(LIGHTNING, "fit", *lift_overlay, *long)
     wait_for(video / "checkpoints" / "last.ckpt", process)
     process.send_signal(number)
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
