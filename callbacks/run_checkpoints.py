@@ -145,6 +145,13 @@ class BestCheckpoint(ModelCheckpoint):
         for key in ("optimizer_states", "lr_schedulers", "raw_weights") if self._is_saving else ():
             checkpoint.pop(key, None)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the best value, also in a run directory that was moved."""
+        path = str(Path(str(self.dirpath)) / "best.ckpt")
+        there = {key: path if state_dict[key] else "" for key in ("best_model_path", "kth_best_model_path")}
+        best = dict(zip([path], state_dict["best_k_models"].values(), strict=False))  # one entry, or none yet
+        super().load_state_dict({**state_dict, **there, "best_k_models": best, "dirpath": self.dirpath})
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the metric never came."""
         missing = not self.best_model_path and not is_dry_run(trainer) and trainer.enable_validation

@@ -144,6 +144,17 @@ def test_the_best_value_is_remembered_by_a_run_that_goes_on(tmp_path: Path) -> N
     assert saved(tmp_path, "best") == (4, 4.0)
 
 
+def test_a_moved_run_directory_keeps_its_best(tmp_path: Path) -> None:
+    values = {4: 1.0, 8: 3.0, 12: 0.5}
+    fit(tmp_path / "old", Counter(lambda step: values[step]), LastCheckpoint(), BestCheckpoint(), max_steps=4)
+    (tmp_path / "old").rename(tmp_path / "new")
+    fit(tmp_path / "new", Counter(lambda step: values[step]), LastCheckpoint(), BestCheckpoint(), max_steps=8)
+    assert saved(tmp_path / "new", "best") == (4, 4.0)
+    fit(tmp_path / "new", Counter(lambda step: values[step]), LastCheckpoint(), BestCheckpoint(), max_steps=12)
+    assert saved(tmp_path / "new", "best") == (12, 12.0)
+    assert not (tmp_path / "old").exists()
+
+
 def test_validations_without_the_metric_are_passed_over_and_its_absence_is_said(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="'val/loss' was never logged, so there is no best.ckpt"):
         fit(tmp_path, Counter(), BestCheckpoint())

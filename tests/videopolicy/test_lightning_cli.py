@@ -104,7 +104,7 @@ def test_help_says_what_to_type(arguments: list[str], capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize(
     ("option", "shown"),
-    [(["--help"], "--run_dir"), (["--data.help", "RobosuiteDataModule"], "--data.init_args.cameras")],
+    [(["--help"], "--run_dir"), (["--data.help", "RobosuiteDataModule"], "--data.cameras")],
 )
 def test_a_subcommand_lists_its_keys_and_those_of_a_class(
     option: list[str], shown: str, capsys: pytest.CaptureFixture[str]
