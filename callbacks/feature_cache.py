@@ -86,7 +86,7 @@ class FeatureCache(Callback):
     def _batches(self, split: str) -> Iterator[Features]:
         maps = self._maps[split]
         for start in range(0, len(maps[0]), self.batch_size):
-            yield [torch.from_numpy(part[start : start + self.batch_size]).float() for part in maps]
+            yield [torch.from_numpy(np.array(part[start : start + self.batch_size])).float() for part in maps]
 
     # --- files --------------------------------------------------------------------------------------------------
 
