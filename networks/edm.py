@@ -3,6 +3,7 @@
 Everything here is computed in float32 (or better), whatever precision the networks around it run in.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ def c_noise(sigma: Tensor) -> Tensor:
     return sigma.log() / 4
 
 
-class Preconditioning(nn.Module):
+class Preconditioning(nn.Module, ABC):
     """Denoiser D = center + c_skip (x - center) + c_out F(c_in (x - center), c_noise) of data with spread s_d.
 
     c_skip = s_d² / (s² + s_d²), c_out = ± s s_d / √(s² + s_d²), c_in = 1 / √(s² + s_d²) (EDM, equation 7, table 1). A
@@ -32,18 +33,18 @@ class Preconditioning(nn.Module):
 
     out_sign = 1.0
 
+    @abstractmethod
     def center(self, cond: Tensor | None) -> Tensor | float:
         """Expected data, subtracted before everything else."""
-        raise NotImplementedError
 
+    @abstractmethod
     def data_std(self) -> Tensor | float:
         """Spread s_d of the data around its centre: a number, or (R, ...)."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """Class and constructor arguments."""
-        raise NotImplementedError
 
     @property
     def fitted(self) -> bool:
