@@ -132,7 +132,7 @@ def describe(stage: Stage) -> dict[str, Any]:
 
 
 def write_handoff(folder: Path, state: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Write weights and manifest, replacing an older handoff in one step.
+    """Write weights and manifest; an older handoff goes only when the new one is whole on disk.
 
     Args:
         folder: Where the handoff will stand.
