@@ -82,9 +82,10 @@ class Sampler:
 
     def sigmas(self) -> Tensor:
         """Noise levels (num_steps + 1,), descending, 0 at the end."""
-        ramp = torch.linspace(0, 1, self.num_steps, dtype=torch.float64)
-        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
-        return torch.cat([(high + ramp * (low - high)) ** self.rho, torch.zeros(1, dtype=torch.float64)]).float()
+        with torch.device("cpu"):  # also where networks are being built on the meta device
+            ramp = torch.linspace(0, 1, self.num_steps, dtype=torch.float64)
+            high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+            return torch.cat([(high + ramp * (low - high)) ** self.rho, torch.zeros(1, dtype=torch.float64)]).float()
 
     def first_level(self, like: Tensor) -> Tensor:
         """`sigma_max` for every sample of a batch, (B,)."""
@@ -140,11 +141,12 @@ class Sampler:
                 f"sampler: {self.scheduler} has no option {unknown} for scheduler_options; it has {sorted(known)}."
             )
         defaults = {name: value for name, value in SCHEDULER_DEFAULTS.items() if name in known}
-        scheduler = cls(**ours, **defaults | self.scheduler_options)
-        scheduler.set_timesteps(self.num_steps)
-        if hasattr(scheduler, "sigmas") and scheduler.sigmas.shape == sigmas.shape:
-            scheduler.sigmas = sigmas  # undo float32 rounding of the way over betas
-            scheduler.timesteps = torch.arange(self.num_steps - 1, -1, -1).to(scheduler.timesteps.dtype)
+        with torch.device("cpu"):
+            scheduler = cls(**ours, **defaults | self.scheduler_options)
+            scheduler.set_timesteps(self.num_steps)
+            if hasattr(scheduler, "sigmas") and scheduler.sigmas.shape == sigmas.shape:
+                scheduler.sigmas = sigmas  # undo float32 rounding of the way over betas
+                scheduler.timesteps = torch.arange(self.num_steps - 1, -1, -1).to(scheduler.timesteps.dtype)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         return scheduler

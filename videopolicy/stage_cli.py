@@ -112,6 +112,13 @@ class StageCLI(LightningCLI):
 
     # --- instantiating ------------------------------------------------------------------------------------------------
 
+    def parts(self) -> tuple[Any, Any]:
+        """Model and datamodule alone, built anew; neither trainer nor callbacks."""
+        config = self.config[str(self.config["subcommand"])]
+        parser = self._subcommand_parsers[str(self.config["subcommand"])]
+        built = parser.instantiate_classes(Namespace(model=config.model, data=config.data))  # type: ignore[no-untyped-call]
+        return built.model, built.data
+
     def _set_seed(self) -> None:
         if self._instantiate:
             super()._set_seed()
