@@ -52,6 +52,8 @@ class DemoDataModule(LightningDataModule):
         colour_jitter: Strength in training; None switches it off.
         limit_demos: Only the first so many demos of each file.
         filter_key: Only the demos of ``mask/<filter_key>``.
+        video_only_tasks: Tasks that only the video stage learns from (the paper's generalisation study): their actions
+            are neither trained on nor measured, and their demos are left out of a stage that learns actions.
 
     Attributes:
         train_set: Windows for training, after ``setup``.
@@ -88,6 +90,7 @@ class DemoDataModule(LightningDataModule):
         colour_jitter: ColourJitter | None = PAPER_JITTER,
         limit_demos: int | None = None,
         filter_key: str | None = None,
+        video_only_tasks: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.reader = self._make_reader()
@@ -110,15 +113,15 @@ class DemoDataModule(LightningDataModule):
         self.colour_jitter = colour_jitter
         self.limit_demos = limit_demos
         self.filter_key = filter_key
+        self.video_only_tasks = list(video_only_tasks or ())
         self._read_frames = True
         self._preprocessing: Preprocessing | None = None
         self._check_settings()
 
     def prepare_data(self) -> None:
         """Compute and store the action statistics in one process, before the others look for them."""
-        files = find_files(self.paths)
-        demos = self._list_demos(files)
-        self._load_statistics(files, self._used_dims(demos))
+        demos = self._list_demos(find_files(self.paths))
+        self._load_statistics(demos, self._used_dims(demos))
 
     def setup(self, stage: str | None = None) -> None:
         """List, check and split the demos; the same in every process.
@@ -128,10 +131,9 @@ class DemoDataModule(LightningDataModule):
         """
         if self._preprocessing is not None:
             return
-        files = find_files(self.paths)
-        demos = self._list_demos(files)
+        demos = self._list_demos(find_files(self.paths))
         dims = self._used_dims(demos)
-        train, val = self._split(demos)
+        train, val = self._split(self._of_this_stage(demos))
         self._demo_weights(train)  # an unknown task in `weights` must fail here, not at the first epoch
         preprocessing = Preprocessing(
             cameras=tuple(self.cameras),
@@ -140,7 +142,7 @@ class DemoDataModule(LightningDataModule):
             frame_stride=self.frame_stride,
             action_horizon=self.action_horizon,
             action_dims=dims,
-            statistics=self._load_statistics(files, dims),
+            statistics=self._load_statistics(demos, dims),
         )
         self.train_set = self._windows(train, preprocessing)
         self.val_set = self._windows(val, preprocessing)
@@ -245,6 +247,22 @@ class DemoDataModule(LightningDataModule):
             )
         return listed
 
+    def _of_this_stage(self, demos: Sequence[DemoEntry]) -> list[DemoEntry]:
+        """All demos for a stage that learns to film, else those of tasks whose actions may be used."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        learns_actions = getattr(module, "learns_actions", True)
+        return self._with_actions(demos) if learns_actions else list(demos)
+
+    def _with_actions(self, demos: Sequence[DemoEntry]) -> list[DemoEntry]:
+        tasks = {demo.task for demo in demos}
+        if (unknown := sorted(set(self.video_only_tasks) - tasks)) or tasks <= set(self.video_only_tasks):
+            what = f"names {unknown}" if unknown else "names every task"
+            raise DatasetError(
+                f"data.init_args.video_only_tasks {what}, but the demos are of {sorted(tasks)}; name some of these "
+                "and leave at least one whose actions are learned."
+            )
+        return [demo for demo in demos if demo.task not in self.video_only_tasks]
+
     def _used_dims(self, demos: Sequence[DemoEntry]) -> tuple[int, ...]:
         first = demos[0]
         for demo in demos:
@@ -306,8 +324,9 @@ class DemoDataModule(LightningDataModule):
             raise DatasetError("data.init_args.weights gives every demo weight 0; give at least one task a weight.")
         return weights
 
-    def _load_statistics(self, files: Sequence[Path], dims: tuple[int, ...]) -> ActionStatistics:
+    def _load_statistics(self, demos: Sequence[DemoEntry], dims: tuple[int, ...]) -> ActionStatistics:
         method, constant = self.statistics, self.constant_actions
+        files = [Path(path) for path in dict.fromkeys(demo.path for demo in self._with_actions(demos))]
         return load_or_compute(
             files, dims, method, constant, lambda: compute_statistics(read_actions(files, dims), method, constant)
         )

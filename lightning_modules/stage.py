@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -31,7 +31,10 @@ class Stage(LightningModule):
     Attributes:
         preprocessing: Camera layout, window and action statistics; taken from the datamodule at set-up and from the
             checkpoint on load, so that a checkpoint is all that a rollout needs.
+        learns_actions: Whether the demos' actions are used; the datamodule leaves ``video_only_tasks`` out if so.
     """
+
+    learns_actions: ClassVar[bool] = True
 
     def __init__(
         self, video: VideoModel, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None

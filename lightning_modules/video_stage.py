@@ -35,6 +35,8 @@ class VideoStage(Stage):
         preconditioning_windows: Windows measured before training where the preconditioning has statistics to fit.
     """
 
+    learns_actions = False
+
     def __init__(
         self,
         video: VideoModel,

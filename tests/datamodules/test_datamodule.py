@@ -329,3 +329,38 @@ def test_the_constructor_is_the_schema_of_the_yaml(given: str | None, hue: float
     assert data.paths == ["a.hdf5", "b/*.hdf5"]
     assert data.weights == {"A": 2.0}
     assert (data.colour_jitter.hue if data.colour_jitter else None) == hue
+
+
+class Filmer(Recorder):
+    learns_actions = False
+
+
+@pytest.fixture
+def two_tasks(robomimic_file: FileFactory) -> str:
+    robomimic_file(name="Lift.hdf5", task="Lift", lengths=(6, 5, 4), seed=1)
+    return str(robomimic_file(name="Stack.hdf5", task="Stack", lengths=(7, 6, 5), seed=2).parent)
+
+
+def tasks_seen(module: Recorder, path: str, folder: Path) -> set[str]:
+    data = RobosuiteDataModule(path, video_only_tasks=["Stack"], num_frames=2, action_horizon=4, batch_size=4)
+    fit(module, data, folder, max_steps=6)
+    return {data.train_set.locate(window)[0].task for batch in module.windows for window in batch}
+
+
+def test_a_video_only_task_is_filmed_but_its_actions_are_not_learned(two_tasks: str, tmp_path: Path) -> None:
+    assert tasks_seen(Filmer(), two_tasks, tmp_path / "video") == {"Lift", "Stack"}
+    assert tasks_seen(Recorder(), two_tasks, tmp_path / "action") == {"Lift"}
+
+
+def test_the_statistics_know_nothing_of_a_video_only_task(two_tasks: str) -> None:
+    without = RobosuiteDataModule(two_tasks, video_only_tasks=["Stack"]).preprocessing.statistics
+    assert without == RobosuiteDataModule(f"{two_tasks}/Lift.hdf5").preprocessing.statistics
+    assert without != RobosuiteDataModule(two_tasks).preprocessing.statistics
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"), [(["Stck"], r"names \['Stck'\]"), (["Lift", "Stack"], "names every task")]
+)
+def test_video_only_tasks_that_cannot_be_are_refused(two_tasks: str, tasks: list[str], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        RobosuiteDataModule(two_tasks, video_only_tasks=tasks).setup()
