@@ -10,6 +10,7 @@ from typing import Any
 from simulators.errors import SimulatorError
 from simulators.protocol import EpisodeSpec
 from simulators.registry import entry
+from simulators.variations import read_variation
 
 GL_BACKENDS = ("egl", "osmesa", "glfw")
 
@@ -32,6 +33,7 @@ class SimulatorConfig:
         multisampling: Samples a pixel for antialiasing; 0 turns it off.
         num_init_states: Recorded initial states a task; the simulator's own number if None.
         options: Further arguments of the adapter.
+        variation: Kind (`position`, `appearance`, `camera`, `instruction`) -> level; 0 is the standard and left out.
     """
 
     name: str
@@ -47,6 +49,7 @@ class SimulatorConfig:
     multisampling: int = 0
     num_init_states: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    variation: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         found = entry(self.name)  # raises for an unknown simulator
@@ -68,6 +71,7 @@ class SimulatorConfig:
             raise SimulatorError(
                 f"simulator {self.name!r}: gl is {self.gl!r}; allowed are {list(GL_BACKENDS)} or null."
             )
+        object.__setattr__(self, "variation", read_variation(self.variation))
 
     def episodes(self, num_episodes: int, first_seed: int = 0) -> list[EpisodeSpec]:
         """Episodes spread evenly over the tasks, one of each task after the other.

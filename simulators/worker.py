@@ -18,6 +18,7 @@ from simulators.experts.episode import record_episode
 from simulators.protocol import Simulator
 from simulators.registry import load_adapter
 from simulators.rendering import choose_gl
+from simulators.variations import require_variable
 
 
 class Worker:
@@ -44,6 +45,7 @@ class Worker:
     def handle(self, verb: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
         """Execute one request; the verbs are the protocol's methods, `check` and `record` (a scripted demo)."""
         if verb == "check":
+            require_variable(self.config.name, self.config.variation, getattr(self.adapter(), "variations", ()))
             return self.adapter().check(self.config)
         if verb == "record":
             return record_episode(self.simulator, **arguments)

@@ -35,6 +35,17 @@ def test_config_survives_its_dictionary() -> None:
     assert SimulatorConfig(**config(options={"control_freq": 10}).to_dict()) == config(options={"control_freq": 10})
 
 
+def test_a_level_of_zero_is_the_standard_and_numbers_become_floats() -> None:
+    assert config(variation={"camera": 0, "position": 0.0}) == config()
+    assert config(variation={"camera": 1}).to_dict()["variation"] == {"camera": 1.0}
+
+
+def test_check_names_the_kind_that_a_simulator_cannot_vary(counting: Callable[..., SimulatorConfig]) -> None:
+    assert counting(variation={"instruction": 1.0}).check()
+    with pytest.raises(SimulatorError, match=r"cannot vary \['camera'\]; it can vary \['instruction'\]"):
+        counting(variation={"camera": 1.0, "instruction": 1.0}).check()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -44,6 +55,13 @@ def test_config_survives_its_dictionary() -> None:
         ({"cameras": []}, "cameras is empty"),
         ({"image_size": 0}, "image_size is 0"),
         ({"max_steps": 0}, "max_steps is 0"),
+        (
+            {"variation": {"weather": 1.0}},
+            r"unknown kind \['weather'\]; there are \['position', 'appearance'",
+        ),
+        ({"variation": {"camera": -0.5}}, "variation 'camera': level is -0.5; it must be a finite number, 0 or more"),
+        ({"variation": {"camera": float("nan")}}, "level is nan"),
+        ({"variation": {"camera": True}}, "level is True"),
         ({"gl": "directx"}, r"'directx'; allowed are \['egl', 'osmesa', 'glfw'\]"),
     ],
 )
