@@ -2,7 +2,7 @@
 
 from lightning_modules.action_stage import ActionStage, Features
 from lightning_modules.differences import differing_keys
-from lightning_modules.policy import VideoPolicy, load_checkpoint, load_policy
+from lightning_modules.policy import VideoPolicy, load_policy
 from lightning_modules.stage import Stage
 from lightning_modules.video_stage import VideoStage
 
@@ -13,6 +13,5 @@ __all__ = [
     "VideoPolicy",
     "VideoStage",
     "differing_keys",
-    "load_checkpoint",
     "load_policy",
 ]

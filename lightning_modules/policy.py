@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules import Preprocessing
 from lightning_modules.action_stage import ActionStage
-from networks import Conditioning, NetworkError, build
+from networks import Conditioning, NetworkError, build, read_checkpoint
 from simulators import PolicyReply, PolicyRequest
 
 _PARTS = ("video", "adapter", "action_unet", "sampler", "video_sampler")
@@ -98,13 +98,18 @@ def load_policy(
     Args:
         checkpoint: A ``.ckpt`` written by an action stage.
         device: Where the policy runs.
-        document: The file's content, if `load_checkpoint` has read it already.
+        document: The file's content, if `read_checkpoint` has read it already.
 
     Raises:
         NetworkError: The file is missing, is no action-stage checkpoint, holds code instead of plain data, or its
             weights do not fit its own description.
     """
-    document = document or load_checkpoint(checkpoint)
+    document = document or read_checkpoint(checkpoint)
+    if "policy" not in document and "preprocessing" not in document:
+        raise NetworkError(
+            f"{checkpoint}: holds weights without a description of the policy; convert it again with the experiment: "
+            "videopolicy convert -c experiments/robocasa.yaml ...."
+        )
     if "policy" not in document:
         raise NetworkError(
             f"{checkpoint}: no policy inside; it has {sorted(document)}. Give a checkpoint of the action stage, "
@@ -115,24 +120,6 @@ def load_policy(
     if missing or unexpected:
         raise NetworkError(f"{checkpoint}: weights do not fit: missing {missing[:5]}, unexpected {unexpected[:5]}.")
     return VideoPolicy(stage.to(device).eval())
-
-
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint as plain data; nothing in it is executed.
-
-    Raises:
-        NetworkError: The file is missing, truncated, or holds objects other than tensors and plain data.
-    """
-    if not Path(path).is_file():
-        raise NetworkError(f"{path}: no such checkpoint. Train first (make train-action) or correct the path.")
-    try:
-        document: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise NetworkError(
-            f"{path}: not a checkpoint of plain tensors ({type(error).__name__}); it is damaged or holds pickled code, "
-            "which is never run. Use a checkpoint written by this framework."
-        ) from error
-    return document
 
 
 def build_stage(config: dict[str, Any], preprocessing: Preprocessing) -> ActionStage:

@@ -3,10 +3,11 @@
 from networks.action_unet import ActionUNet
 from networks.adapter import AdapterStage, CNNAdapter
 from networks.autoencoders import Autoencoder, ConditionEncoder, PixelShuffleAutoencoder, SVDAutoencoder
+from networks.checkpoint_file import read_checkpoint
 from networks.component_config import build, config_of, describe
 from networks.conditioning import Conditioning
 from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise, mean_over_rows
-from networks.errors import NetworkError
+from networks.errors import CheckpointError, NetworkError
 from networks.feature_standardizer import FeatureStandardizer
 from networks.noise import LogNormalNoise, seeded_noise
 from networks.policy_model import PolicyModel
@@ -21,6 +22,7 @@ __all__ = [
     "AdapterStage",
     "Autoencoder",
     "CNNAdapter",
+    "CheckpointError",
     "ConditionEncoder",
     "Conditioning",
     "EDMPreconditioning",
@@ -46,5 +48,6 @@ __all__ = [
     "describe",
     "guided",
     "mean_over_rows",
+    "read_checkpoint",
     "seeded_noise",
 ]

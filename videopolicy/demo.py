@@ -21,8 +21,9 @@ import torch
 from rich.console import Console
 
 from datamodules import Preprocessing
-from lightning_modules import VideoPolicy, load_checkpoint, load_policy
+from lightning_modules import VideoPolicy, load_policy
 from lightning_modules.policy import build_stage
+from networks import read_checkpoint
 from simulators import EpisodeResult, Policy, ReplayPolicy, SimulatorConfig, summarize
 from videopolicy.evaluate import evaluate, table
 
@@ -138,7 +139,7 @@ def _checkpoint(run_dir: Path) -> Path:
 def _roll_out(
     policy: Policy, checkpoint: Path, run_dir: Path, name: str, num_episodes: int, progress: bool = True
 ) -> list[EpisodeResult]:
-    stored = load_checkpoint(checkpoint)["rollout"]
+    stored = read_checkpoint(checkpoint)["rollout"]
     protocol = {
         "simulator": SimulatorConfig(**stored["simulator"]),
         "num_episodes": num_episodes,
@@ -151,7 +152,7 @@ def _roll_out(
 
 def untrained_policy(checkpoint: Path) -> VideoPolicy:
     """The networks of a checkpoint with freshly drawn adapter and action U-Net."""
-    document = load_checkpoint(checkpoint)
+    document = read_checkpoint(checkpoint)
     stage = build_stage(document["policy"], Preprocessing.from_dict(document["preprocessing"]))
     fixed = {k: v for k, v in document["state_dict"].items() if not k.startswith(("adapter.", "action_unet."))}
     own = stage.state_dict()

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks.clips import side_by_side, write_clip
-from lightning_modules import VideoPolicy, load_checkpoint, load_policy
+from lightning_modules import VideoPolicy, load_policy
+from networks import read_checkpoint
 from simulators import (
     EpisodeResult,
     Policy,
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, and say where results and videos are."""
     console = Console()
-    document = load_checkpoint(args.checkpoint)
+    document = read_checkpoint(args.checkpoint)
     policy = load_policy(args.checkpoint, args.device, document)
     protocol = rollout_protocol(document.get("rollout"), policy, args)
     output = args.output or default_output(args.checkpoint, protocol)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.atomic_checkpoint_io import AtomicCheckpointIO, CheckpointError
+from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
+from networks.errors import CheckpointError
 
 OLD = {"state_dict": {"w": torch.arange(4.0)}, "global_step": 1}
 

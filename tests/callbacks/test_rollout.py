@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from callbacks import CheckpointHandoff, SimulationRollout, TrainableWeightAveraging
 from callbacks.run_checkpoints import BestCheckpoint
 from datamodules import RobosuiteDataModule
-from lightning_modules import load_checkpoint
+from networks import read_checkpoint
 from simulators import SimulatorConfig, SimulatorError
 from simulators.results import ResultsFile
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model, tiny_video_stage
@@ -80,7 +80,7 @@ def test_episodes_stand_in_a_results_file_and_a_video(
 def test_best_checkpoint_holds_what_was_judged_and_names_its_protocol(
     tmp_path: Path, trained: tuple[Trainer, SimulationRollout]
 ) -> None:
-    document = load_checkpoint(tmp_path / "logs" / "checkpoints" / "best.ckpt")
+    document = read_checkpoint(tmp_path / "logs" / "checkpoints" / "best.ckpt")
     assert document["rollout"]["execute_steps"] == 2
     assert SimulatorConfig(**document["rollout"]["simulator"]) == trained[1].simulator
     averages = trained[0].lightning_module.state_dict()  # the average is the result of the run

@@ -97,7 +97,7 @@ class Malicious:
 
 def test_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"policy": Malicious(tmp_path / "owned")}, tmp_path / "evil.ckpt")
-    with pytest.raises(NetworkError, match="pickled code"):
+    with pytest.raises(NetworkError, match="pickled objects"):
         load_policy(tmp_path / "evil.ckpt")
     assert not (tmp_path / "owned").exists()
 

@@ -1,0 +1,170 @@
+"""Checkpoint files: whole or not there, and never able to run code when they are read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from networks.errors import CheckpointError
+
+GROUP_BYTES = 2**28  # of a .safetensors file mapped at a time: mapped pages count as memory until the map is closed
+
+
+def read_checkpoint(
+    path: str | os.PathLike[str],
+    map_location: Any | None = None,  # noqa: ANN401 - torch's own union
+    mapped: bool = False,
+) -> dict[str, Any]:
+    """Read a ``.ckpt`` as tensors and plain values, to the CPU unless told otherwise; nothing in it is executed.
+
+    Args:
+        path: The file.
+        map_location: As in ``torch.load``.
+        mapped: Leave the tensors in the file until they are used; for those that are copied into a network at once.
+
+    Raises:
+        CheckpointError: No such file, a damaged one, or one that holds other objects.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; correct the path, or train first (make train-action).")
+    try:
+        content: dict[str, Any] = torch.load(
+            path, map_location or "cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path)
+        )
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds pickled objects besides tensors and plain values; they could run code, so it is not "
+            "loaded. If you trust its source, save only its tensors where it came from: "
+            "torch.save({'state_dict': torch.load(PATH, weights_only=False)['state_dict']}, 'weights.ckpt')."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or no checkpoint ({str(error).splitlines()[0]}); delete it to start over, or use "
+            "another one."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint; give another file.")
+    return content
+
+
+def read_safetensors(path: Path, advance: Callable[[int], object] = lambda _: None) -> dict[str, Tensor]:
+    """Read every tensor of a ``.safetensors`` file into memory of its own, without ever holding it twice.
+
+    Args:
+        path: The file.
+        advance: Told the bytes of every group that was read.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())  # the only list of names that there is
+        while len(tensors) < len(names):
+            with safe_open(path, "pt") as file:
+                size = 0
+                while size < GROUP_BYTES and len(tensors) < len(names):
+                    name = names[len(tensors)]
+                    tensors[name] = file.get_tensor(name).clone()
+                    size += tensors[name].nbytes
+            advance(size)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or no .safetensors file ({error}); download or write it again."
+        ) from error
+    return tensors
+
+
+def write_checkpoint(
+    document: Mapping[str, Any], path: str | os.PathLike[str], advance: Callable[[int], object] = lambda _: None
+) -> None:
+    """Write a ``.ckpt`` beside the old one, flush it to disk and rename it over the old one in one step.
+
+    Args:
+        document: Tensors and plain values.
+        path: The file.
+        advance: Told the bytes of every piece that was written.
+
+    Raises:
+        CheckpointError: The disk is full or the folder not writable; the file that was there is untouched.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            torch.save(document, _Counted(stream, advance))
+
+    _in_one_step(Path(path), write)
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+    """As `write_checkpoint`, a flat table without pickle.
+
+    Raises:
+        CheckpointError: The disk is full or the folder not writable; the file that was there is untouched.
+    """
+    _in_one_step(Path(path), lambda temporary: save_file(dict(tensors), temporary))
+
+
+class _Counted:
+    """A stream for ``torch.save`` that tells how much went through it."""
+
+    def __init__(self, stream: BinaryIO, advance: Callable[[int], object]) -> None:
+        self._stream = stream
+        self._advance = advance
+        self.flush = stream.flush
+
+    def write(self, data: bytes | memoryview) -> int:
+        size = self._stream.write(data)
+        self._advance(size)
+        return size
+
+
+def _in_one_step(target: Path, write: Callable[[Path], object]) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.writing")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, target)
+        _sync(target.parent)  # makes the rename itself survive a power cut
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a failed write as RuntimeError
+        reason = _os_error(error)
+        if reason is None and not isinstance(error, SafetensorError):
+            raise
+        full = reason is not None and reason.errno in (errno.ENOSPC, errno.EDQUOT)
+        kept = "the previous checkpoint there is whole" if target.exists() else "nothing was left behind"
+        raise CheckpointError(
+            f"{target}: could not be written ({(reason and reason.strerror) or error}); {kept}. "
+            f"{'Free some space' if full else 'Make the folder writable'} and start the same command again."
+        ) from error
+    finally:
+        if temporary.is_file():
+            temporary.unlink()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The OSError behind an exception, if there is one."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
