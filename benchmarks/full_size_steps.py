@@ -3,10 +3,10 @@
     python benchmarks/full_size_steps.py --stage action --device cpu --batch-size 1 --steps 1
     python benchmarks/full_size_steps.py --device cuda --search
 
-Builds experiments/robocasa.yaml as `lightning fit` does, with random weights in place of the downloads, and RoboCasa-layout
-demos (three 256 px cameras, 12-dim actions) in a temporary folder. Prints seconds per step and peak memory; the last line
-is the result as JSON. `--search` doubles the batch until memory runs out, each try in a process of its own. Needs no
-network, simulator, demos or weights.
+Builds experiments/robocasa.yaml as `lightning fit` does, with random weights in place of the downloads, and demos in
+RoboCasa's layout (three 256 px cameras, 12-dim actions) in a temporary folder. Prints seconds per step and peak memory;
+the last line is the result as JSON. `--search` doubles the batch until memory runs out, each try in a process of its
+own. Needs no network, simulator, demos or weights.
 """
 
 from __future__ import annotations

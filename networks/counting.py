@@ -82,13 +82,7 @@ class LiveBytes(TorchDispatchMode):
         """Forget the peak of what went before."""
         self.peak = self.live
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: Any = (),
-        kwargs: Any = None,  # noqa: ANN401 - torch's signature
-    ) -> Any:  # noqa: ANN401
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -123,13 +117,7 @@ def gpu_precision(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 class _ExactNorms(TorchFunctionMode):
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Any = (),
-        kwargs: Any = None,  # noqa: ANN401 - torch's signature
-    ) -> Any:  # noqa: ANN401
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         if func in (F.group_norm, F.layer_norm):
             args = (args[0].float(), *args[1:])
         return func(*args, **(kwargs or {}))
