@@ -12,7 +12,7 @@ from typing import Any
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError, WorkerDied
 from simulators.protocol import EpisodeSpec
-from simulators.worker_process import WorkerProcess
+from simulators.worker_process import WorkerProcess, no_start
 
 
 @dataclass
@@ -81,7 +81,8 @@ class WorkerPool:
         """Set the episodes to run, numbered by `indices`; forgets what an aborted run left behind."""
         for slot in list(self._jobs):  # in the middle of an episode: not worth saving
             self._drop(slot)
-        self._queue = [Job(index, spec) for index, spec in zip(indices, episodes, strict=True)]
+        assert len(indices) == len(episodes)
+        self._queue = [Job(index, spec) for index, spec in zip(indices, episodes)]
 
     def assign(self) -> list[tuple[int, Job]]:
         """Give every idle slot its next job, preferring the task its worker has already built."""
@@ -165,8 +166,7 @@ class WorkerPool:
         if not self._ever_answered:
             self._deaths_at_start += 1
             if self._deaths_at_start > self.max_retries:
-                first_line = str(death).splitlines()[0]
-                raise SimulatorError(f"simulator {self.config.name!r} does not start: {first_line}") from death
+                raise no_start(self.config, death) from death
         return Event(slot, job, death=death)
 
     def _drop(self, slot: int) -> None:

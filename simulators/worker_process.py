@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import socket
@@ -14,19 +15,6 @@ from typing import Any
 from simulators import wire
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError, WorkerDied
-
-# Only this package is lent to the worker's interpreter: its own packages must not be mixed with ours.
-_BOOTSTRAP = """
-import importlib.util, json, sys
-folder, descriptor, paths = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-sys.path += [path for path in paths if path not in sys.path]
-spec = importlib.util.spec_from_file_location(
-    "simulators", folder + "/__init__.py", submodule_search_locations=[folder])
-sys.modules["simulators"] = module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-from simulators.worker import main
-main(descriptor)
-"""
 
 
 class WorkerProcess:
@@ -42,8 +30,9 @@ class WorkerProcess:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self._socket, theirs = socket.socketpair()
         paths = [] if config.python else sys.path  # another interpreter has paths of its own
-        folder = str(Path(__file__).resolve().parent)
-        command = [config.interpreter, "-c", _BOOTSTRAP, folder, str(theirs.fileno()), json.dumps(paths)]
+        folder = Path(__file__).resolve().parent
+        start = [config.interpreter, str(folder / "bootstrap.py"), str(folder)]
+        command = [*start, str(theirs.fileno()), json.dumps(paths)]
         try:
             self._process = subprocess.Popen(
                 command,
@@ -144,21 +133,45 @@ class WorkerProcess:
         self.close()
 
 
+def no_start(config: SimulatorConfig, death: WorkerDied) -> SimulatorError:
+    """One sentence for a worker that died before its first answer: the reason, and the last line that it printed."""
+    reason, *printed = str(death).split("; it last printed: ", 1)
+    said = f" and printed {printed[0].splitlines()[-1]!r}" if printed else ""
+    reason = reason.splitlines()[0].partition(" ")[2].partition(" ")[2]  # without "worker 4711"
+    return SimulatorError(
+        f"simulator {config.name!r}: {config.interpreter!r} does not start a worker: it {reason}{said}; "
+        "set `python` to an interpreter that has the simulator, or leave it out."
+    )
+
+
+def ask_once(config: SimulatorConfig, verb: str, timeout_s: float = 300.0, **arguments: object) -> Any:  # noqa: ANN401
+    """Start a worker for one question.
+
+    Raises:
+        SimulatorError: The worker says that the user made a mistake, or does not live to answer.
+    """
+    worker = None
+    try:
+        worker = WorkerProcess(config)
+        worker.send(verb, **arguments)
+        return worker.receive(timeout_s)
+    except WorkerDied as error:
+        raise no_start(config, error) from error
+    finally:
+        if worker is not None:
+            worker.close()
+
+
 def check_simulator(config: SimulatorConfig, timeout_s: float = 300.0) -> list[str]:
     """Ask a fresh worker for the suite's tasks and compare the config's with them.
 
     Raises:
         SimulatorError: See `SimulatorConfig.check`.
     """
-    worker = WorkerProcess(config)
-    try:
-        worker.send("check")
-        available: list[str] = worker.receive(timeout_s)
-    except WorkerDied as error:
-        raise SimulatorError(f"simulator {config.name!r} does not start: {str(error).splitlines()[0]}") from error
-    finally:
-        worker.close()
+    available: list[str] = ask_once(config, "check", timeout_s)
     unknown = [] if config.tasks == ["all"] else [task for task in config.tasks if task not in available]
     if unknown:
-        raise SimulatorError(f"{config.suite} has no task {unknown}; there are {available}.")
+        near = difflib.get_close_matches(unknown[0], available, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise SimulatorError(f"{config.suite} has no task {unknown}; there are {available}.{hint}")
     return available
