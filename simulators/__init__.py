@@ -8,36 +8,36 @@ from simulators.config import SimulatorConfig
 from simulators.engine import RolloutEngine
 from simulators.errors import SimulatorError, WorkerDied
 from simulators.experts.episode import ExpertSettings
-from simulators.policies import ReplayPolicy
+from simulators.policies import RandomPolicy, ReplayPolicy, ScriptedPolicy, ZeroPolicy
 from simulators.protocol import EpisodeSpec, Observation, Policy, PolicyReply, PolicyRequest, Transition
-from simulators.results import (
-    EpisodeResult,
-    Prediction,
-    Recording,
-    ResultsFile,
-    compare,
-    summarize,
-    wilson_interval,
-)
+from simulators.results import EpisodeResult, Prediction, Recording, ResultsFile
+from simulators.statistics import Comparison, GroupSummary, Pairs, Summary, compare, summarize, wilson_interval
 
 __all__ = [
     "CollectedEpisode",
+    "Comparison",
     "EpisodeResult",
     "EpisodeSpec",
     "ExpertSettings",
+    "GroupSummary",
     "Observation",
+    "Pairs",
     "Policy",
     "PolicyReply",
     "PolicyRequest",
     "Prediction",
+    "RandomPolicy",
     "Recording",
     "ReplayPolicy",
     "ResultsFile",
     "RolloutEngine",
+    "ScriptedPolicy",
     "SimulatorConfig",
     "SimulatorError",
+    "Summary",
     "Transition",
     "WorkerDied",
+    "ZeroPolicy",
     "collect_demos",
     "compare",
     "summarize",

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
+from simulators.policies import ScriptedPolicy
 from simulators.pool import Event, Job, WorkerPool
 from simulators.progress import EpisodeProgress
-from simulators.protocol import EpisodeSpec, Images, Observation, Policy, PolicyReply, PolicyRequest, Transition
-from simulators.results import EpisodeResult, Prediction, Recording, ResultsFile
-
-
-def policy_seed(spec: EpisodeSpec, replan: int) -> int:
-    """Seed of the policy's noise at one replan, the same in every run and for every number of workers."""
-    digest = hashlib.sha256(f"{spec.key}/replan{replan}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1  # 63 bits: fits torch's generators
+from simulators.protocol import (
+    EpisodeSpec,
+    Images,
+    Observation,
+    Policy,
+    PolicyReply,
+    PolicyRequest,
+    Transition,
+    policy_seed,
+)
+from simulators.results import EpisodeResult, Prediction, Recording
+from simulators.statistics import wilson_interval
 
 
 @dataclass
@@ -32,6 +36,8 @@ class _Episode:
     job: Job
     started: float
     observation: Observation | None = None  # set while it waits for the policy
+    instruction: str = ""
+    max_steps: int = 0
     steps: int = 0
     replans: int = 0
     policy_s: float = 0.0
@@ -50,6 +56,9 @@ class _Episode:
             wall_s=round(time.monotonic() - self.started, 3),
             policy_s=round(self.policy_s, 4),
             error=error,
+            attempts=self.job.attempts + (error is None),
+            instruction=self.instruction,
+            max_steps=self.max_steps,
             recording=self.recording,
         )
 
@@ -96,7 +105,7 @@ class RolloutEngine:
         self,
         policy: Policy,
         episodes: Sequence[EpisodeSpec],
-        results_path: str | Path | None = None,
+        known: Mapping[str, EpisodeResult] | None = None,
         progress: bool = True,
         on_result: Callable[[EpisodeResult], None] | None = None,
     ) -> list[EpisodeResult]:
@@ -105,14 +114,13 @@ class RolloutEngine:
         Args:
             policy: Answers batches of requests. With an attribute `needs_images = False` nothing is rendered for it.
             episodes: What to run.
-            results_path: JSON lines, appended as episodes end. Episodes with an outcome in the file are not run again
-                (those that ended in an error are), so the file has to belong to this policy.
+            known: Episode key -> its result from an earlier run of this policy. Those with an outcome are not run
+                again; those that ended in an error are.
             progress: Show a bar.
             on_result: Called with every new result.
         """
-        file = None if results_path is None else ResultsFile(results_path)
-        known = {} if file is None else {k: r for k, r in file.load().items() if r.success is not None}
-        results = {index: known[spec.key] for index, spec in enumerate(episodes) if spec.key in known}
+        done = {key: result for key, result in (known or {}).items() if result.success is not None}
+        results = {index: done[spec.key] for index, spec in enumerate(episodes) if spec.key in done}
         todo = [index for index in range(len(episodes)) if index not in results]
         self._render = bool(getattr(policy, "needs_images", True))
         self._episodes.clear()
@@ -121,8 +129,6 @@ class RolloutEngine:
             while self.pool.busy:
                 for index, result in self._advance(policy):
                     results[index] = result
-                    if file is not None:
-                        file.append(result)
                     if on_result is not None:
                         on_result(result)
                     bar.advance(_note(results.values()))
@@ -148,9 +154,10 @@ class RolloutEngine:
             if self.pool.retry(event):
                 return None
             episode.recording = None
-            return event.job.index, episode.result(None, error=str(event.death))
+            return event.job.index, self._result(episode, None, error=str(event.death))
         if isinstance(event.reply, Observation):
             episode.observation = event.reply
+            episode.instruction, episode.max_steps = event.reply.instruction, event.reply.max_steps
             self._record(episode, [event.reply.images])
             return None
         transition: Transition = event.reply
@@ -161,26 +168,48 @@ class RolloutEngine:
             return None
         del self._episodes[event.slot]
         self.pool.finish(event.slot)
-        return event.job.index, episode.result(transition.success)
+        return event.job.index, self._result(episode, transition.success)
+
+    def _result(self, episode: _Episode, success: bool | None, error: str | None = None) -> EpisodeResult:
+        """What there is to say of an episode, with the settings of this engine that it depended on."""
+        result = episode.result(success, error)
+        result.execute_steps = self.execute_steps
+        result.variation = dict(self.config.variation)
+        return result
 
     def _ask(self, policy: Policy) -> list[Event]:
         """One batched policy call for all that wait; returns the deaths noticed while sending the actions."""
         waiting = {slot: episode for slot, episode in self._episodes.items() if episode.observation is not None}
         if not waiting:
             return []
+        if isinstance(policy, ScriptedPolicy):
+            return self._let_expert_act(waiting)
         requests = [_request(episode) for episode in waiting.values()]
         start = time.monotonic()
         replies = policy.act(requests)
         share = (time.monotonic() - start) / len(requests)
         assert len(replies) == len(requests), f"the policy answered {len(replies)} of {len(requests)} requests"
         deaths = []
-        for (slot, episode), reply in zip(waiting.items(), replies, strict=True):
+        for (slot, episode), reply in zip(waiting.items(), replies):
             self._note_reply(episode, reply, share)
-            stride = self.record_stride if episode.recording else 0
             actions = np.asarray(reply.actions[: self.execute_steps], dtype=np.float32)
-            render = self._wants_images(slot)
-            deaths.append(self.pool.send(slot, "step_chunk", actions=actions, render=render, record_stride=stride))
+            deaths.append(self.pool.send(slot, "step_chunk", actions=actions, **self._pictures(slot)))
         return [death for death in deaths if death is not None]
+
+    def _let_expert_act(self, waiting: Mapping[int, _Episode]) -> list[Event]:
+        """Have the workers' own experts take the next steps; returns the deaths noticed while asking."""
+        deaths = []
+        for slot, episode in waiting.items():
+            episode.observation = None
+            episode.replans += 1
+            steps = self.execute_steps
+            deaths.append(self.pool.send(slot, "step_expert", num_steps=steps, **self._pictures(slot)))
+        return [death for death in deaths if death is not None]
+
+    def _pictures(self, slot: int) -> dict[str, Any]:
+        """What a worker has to draw during the next chunk."""
+        stride = self.record_stride if self._episodes[slot].recording else 0
+        return {"render": self._wants_images(slot), "record_stride": stride}
 
     def _note_reply(self, episode: _Episode, reply: PolicyReply, seconds: float) -> None:
         if reply.actions.ndim != 2 or len(reply.actions) == 0 or not np.isfinite(reply.actions).all():
@@ -188,6 +217,13 @@ class RolloutEngine:
                 f"the policy gave actions of shape {reply.actions.shape} with "
                 f"{int((~np.isfinite(reply.actions)).sum())} numbers that are not finite "
                 f"(episode {episode.job.spec.key}, replan {episode.replans}); check that its training did not diverge."
+            )
+        assert episode.observation is not None
+        width = episode.observation.action_dim
+        if width and reply.actions.shape[1] != width:
+            raise SimulatorError(
+                f"the policy gives {reply.actions.shape[1]} numbers an action, but task {episode.job.spec.task!r} "
+                f"takes {width}; judge it in the simulator it was trained for."
             )
         if episode.recording is not None and reply.prediction is not None:
             episode.recording.predictions.append(Prediction(episode.steps, reply.prediction))
@@ -233,8 +269,10 @@ def _request(episode: _Episode) -> PolicyRequest:
 
 
 def _note(results: Iterable[EpisodeResult]) -> str:
-    """Counts for the progress bar."""
+    """Counts and interval for the progress line."""
     outcomes = [result.success for result in results]
     errors = outcomes.count(None)
-    solved = f"{outcomes.count(True)} of {len(outcomes) - errors} solved"
+    successes, episodes = outcomes.count(True), len(outcomes) - errors
+    low, high = wilson_interval(successes, episodes)
+    solved = f"{successes} of {episodes} solved ({low:.2f} to {high:.2f})"
     return f"{solved}, {errors} errors" if errors else solved

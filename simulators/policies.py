@@ -6,9 +6,71 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from simulators.engine import policy_seed
 from simulators.errors import SimulatorError
-from simulators.protocol import Array, PolicyReply, PolicyRequest
+from simulators.protocol import Array, PolicyReply, PolicyRequest, policy_seed
+
+
+class ScriptedPolicy:
+    """The simulator's own expert, which reads the ground truth: what a protocol allows at best.
+
+    It acts inside the worker (`experts/episode.py`), one closed loop a step, so the engine never asks it for actions.
+    """
+
+    needs_images = False
+
+    def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+        """Not possible here."""
+        raise AssertionError("the engine drives the scripted expert inside the worker")
+
+
+class RandomPolicy:
+    """Uniform actions in [-1, 1], drawn anew every step from the request's seed.
+
+    Args:
+        chunk_steps: Actions in a reply; at least the engine's `execute_steps`.
+    """
+
+    needs_images = False
+
+    def __init__(self, chunk_steps: int) -> None:
+        self.chunk_steps = chunk_steps
+
+    def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+        """See `Policy.act`."""
+        return [PolicyReply(self._chunk(request)) for request in requests]
+
+    def _chunk(self, request: PolicyRequest) -> Array:
+        shape = (self.chunk_steps, _action_dim(request))
+        chunk: Array = np.random.default_rng(request.seed).uniform(-1.0, 1.0, shape).astype(np.float32)
+        return chunk
+
+
+class ZeroPolicy:
+    """Zeros: a delta controller holds still, and the gripper takes the middle of its range.
+
+    Args:
+        chunk_steps: Actions in a reply; at least the engine's `execute_steps`.
+    """
+
+    needs_images = False
+
+    def __init__(self, chunk_steps: int) -> None:
+        self.chunk_steps = chunk_steps
+
+    def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+        """See `Policy.act`."""
+        return [
+            PolicyReply(np.zeros((self.chunk_steps, _action_dim(request)), dtype=np.float32)) for request in requests
+        ]
+
+
+def _action_dim(request: PolicyRequest) -> int:
+    if request.observation.action_dim < 1:
+        raise SimulatorError(
+            f"suite {request.episode.suite!r} does not say how wide its actions are, so none can be made up; "
+            "set `action_dim` in its adapter's reset."
+        )
+    return request.observation.action_dim
 
 
 class ReplayPolicy:

@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 class EpisodeProgress:
-    """One line on stderr: a bar, counts, episodes per minute and the time left.
+    """One line on stderr: a bar, counts, episodes per hour and the time left.
 
     On a terminal the line is redrawn in place; elsewhere (a log file, inside another progress display) it is printed at
     most every `quiet_s` seconds and at the end.
@@ -58,9 +58,9 @@ class EpisodeProgress:
         filled = round(24 * self._done / self.total) if self.total else 24
         elapsed = max(time.monotonic() - self._start, 1e-9)
         per_second = (self._done - self._before) / elapsed
-        left = _clock((self.total - self._done) / per_second) if per_second else "--:--"
+        left = clock((self.total - self._done) / per_second) if per_second else "--:--"
         bar = "━" * filled + "┄" * (24 - filled)
-        rate = f"{60 * per_second:.1f}/min"
+        rate = f"{3600 * per_second:.0f}/h"
         return f"{self.title} {bar} {self._done}/{self.total}  {self._note}  {rate}  {left} left"
 
     def _print(self) -> None:
@@ -80,6 +80,8 @@ class EpisodeProgress:
             self._print()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes:02d}:{rest:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"

@@ -6,6 +6,7 @@ different Python and numpy versions. Images are uint8 (H, W, 3), RGB, upright; a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -45,6 +46,12 @@ class EpisodeSpec:
         return f"{self.suite}/{self.task}/seed{self.seed}{start}"
 
 
+def policy_seed(spec: EpisodeSpec, replan: int) -> int:
+    """Seed of the policy's noise at one replan, the same in every run and for every number of workers."""
+    digest = hashlib.sha256(f"{spec.key}/replan{replan}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1  # 63 bits: fits torch's generators
+
+
 @dataclass(frozen=True)
 class Observation:
     """What a policy may see.
@@ -54,12 +61,16 @@ class Observation:
         proprio: Float32 vectors such as `eef_pos` (3,), `eef_quat` (4, xyzw), `gripper_qpos` (2,).
         instruction: The task in words.
         step: Control steps since the episode began.
+        action_dim: Width of an action of this task, which the worker fills in; 0 if it is not known.
+        max_steps: The episode's step limit, which the worker fills in; 0 if it is not known.
     """
 
     images: Images
     proprio: dict[str, Array]
     instruction: str
     step: int
+    action_dim: int = 0
+    max_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""Episode results as JSON lines, and the statistics that may be quoted from them."""
+"""Episode results, one JSON line each; what may be quoted from them is in `statistics.py`."""
 
 from __future__ import annotations
 
 import json
-import math
+import os
 import warnings
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,12 @@ class EpisodeResult:
         wall_s: Seconds from reset to end.
         policy_s: Seconds of policy time; a batched call is split evenly among its episodes.
         error: Why there is no outcome.
+        attempts: How often the episode was begun; more than once if it lost its worker.
+        variation: Kind of variation -> level; empty is the standard protocol.
+        execute_steps: Actions executed of every chunk.
+        max_steps: Step limit.
+        instruction: The task in words, as the policy was given it.
+        fingerprint: Of the policy and protocol that the episode belongs to; set by whoever keeps the file.
         recording: Pictures, if this episode was recorded; not written to the file.
     """
 
@@ -69,6 +74,12 @@ class EpisodeResult:
     wall_s: float = 0.0
     policy_s: float = 0.0
     error: str | None = None
+    attempts: int = 1
+    variation: dict[str, float] = field(default_factory=dict)
+    execute_steps: int = 0
+    max_steps: int = 0
+    instruction: str = ""
+    fingerprint: str = ""
     recording: Recording | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -87,8 +98,19 @@ class EpisodeResult:
         del content["recording"]
         return content
 
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> EpisodeResult:
+        """Undo `to_dict`; what an older file lacks takes its default, what a newer one adds is left out.
 
-_LINE_FIELDS = {item.name for item in fields(EpisodeResult)} - {"recording"}
+        Raises:
+            KeyError: If the episode or its outcome is missing.
+        """
+        episode = {name: content[name] for name in _REQUIRED}
+        return cls(**episode, **{name: content[name] for name in _OPTIONAL & content.keys()})
+
+
+_REQUIRED = ("suite", "task", "seed", "init_state", "success")
+_OPTIONAL = {item.name for item in fields(EpisodeResult)} - {*_REQUIRED, "recording"}
 
 
 class ResultsFile:
@@ -113,11 +135,10 @@ class ResultsFile:
         results = {}
         for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was cut short
             try:
-                content = json.loads(line)
-                result = EpisodeResult(**{key: content[key] for key in _LINE_FIELDS})
+                result = EpisodeResult.from_dict(json.loads(line))
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise SimulatorError(
-                    f"{self.path}: line {number} is not an episode result ({error}); move the file away."
+                    f"{self.path}: line {number} is not an episode result ({error!r}); move the file away."
                 ) from error
             results[result.key] = result
         return results
@@ -125,116 +146,22 @@ class ResultsFile:
     def append(self, result: EpisodeResult) -> None:
         """Add one line and flush it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._cut_half_line()
+        if self.repair():
+            warnings.warn(f"{self.path}: the last line was cut short by a kill; its episode runs again", stacklevel=2)
         with self.path.open("a") as file:
             file.write(json.dumps(result.to_dict()) + "\n")
             file.flush()
 
-    def _cut_half_line(self) -> None:
-        content = self.path.read_bytes() if self.path.exists() else b""
-        if content and not content.endswith(b"\n"):
-            warnings.warn(f"{self.path}: the last line was cut short by a kill; its episode runs again", stacklevel=3)
-            with self.path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
-
-
-def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a success rate (z = 1.96: 95 %); (0, 1) if there were no episodes."""
-    if n == 0:
-        return 0.0, 1.0
-    rate = successes / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
-@dataclass(frozen=True)
-class TaskSummary:
-    """Results of one task, or of all; episodes that ended in an error count in `errors` only."""
-
-    task: str
-    successes: int
-    episodes: int
-    errors: int
-    low: float
-    high: float
-    mean_steps: float
-    seconds_per_replan: float
-
-    @property
-    def success_rate(self) -> float:
-        """Successes per episode; NaN without episodes."""
-        return self.successes / self.episodes if self.episodes else math.nan
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Per-task rows, all episodes together, and the mean over tasks, which is the number papers quote."""
-
-    tasks: list[TaskSummary]
-    total: TaskSummary
-    mean_success_rate: float
-
-
-def summarize(results: Iterable[EpisodeResult]) -> Summary:
-    """Success rates with 95 % Wilson intervals."""
-    results = list(results)
-    names = list(dict.fromkeys(result.task for result in results))
-    tasks = [_summarize_task(name, [result for result in results if result.task == name]) for name in names]
-    rates = [task.success_rate for task in tasks if task.episodes]
-    mean = sum(rates) / len(rates) if rates else math.nan
-    return Summary(tasks, _summarize_task("total", results), mean)
-
-
-def _summarize_task(name: str, results: Sequence[EpisodeResult]) -> TaskSummary:
-    valid = [result for result in results if result.success is not None]
-    successes = sum(result.success is True for result in valid)
-    low, high = wilson_interval(successes, len(valid))
-    replans = sum(result.replans for result in valid)
-    return TaskSummary(
-        task=name,
-        successes=successes,
-        episodes=len(valid),
-        errors=len(results) - len(valid),
-        low=low,
-        high=high,
-        mean_steps=sum(result.steps for result in valid) / len(valid) if valid else math.nan,
-        seconds_per_replan=sum(result.policy_s for result in valid) / replans if replans else math.nan,
-    )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two runs over the same episodes; errors and unshared episodes are left out and counted in `unpaired`."""
-
-    both: int
-    only_a: int
-    only_b: int
-    neither: int
-    unpaired: int
-    p_value: float
-
-
-def compare(a: Iterable[EpisodeResult], b: Iterable[EpisodeResult]) -> Comparison:
-    """Pair two runs by episode; p is McNemar's exact two-sided test."""
-    outcome_a = {result.key: result.success for result in a}
-    outcome_b = {result.key: result.success for result in b}
-    keys = outcome_a.keys() | outcome_b.keys()
-    pairs = [(outcome_a.get(key), outcome_b.get(key)) for key in keys]
-    paired = [pair for pair in pairs if None not in pair]
-    only_a, only_b = paired.count((True, False)), paired.count((False, True))
-    return Comparison(
-        both=paired.count((True, True)),
-        only_a=only_a,
-        only_b=only_b,
-        neither=paired.count((False, False)),
-        unpaired=len(pairs) - len(paired),
-        p_value=mcnemar_exact(only_a, only_b),
-    )
-
-
-def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Two-sided binomial test that a discordant pair falls either way with probability one half."""
-    n = only_a + only_b
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return min(1.0, float(2 * tail / 2**n))
+    def repair(self) -> bool:
+        """Take a half-written last line away; returns whether there was one."""
+        if not self.path.exists():
+            return False
+        with self.path.open("r+b") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return False
+            file.seek(-1, os.SEEK_END)
+            if file.read() == b"\n":
+                return False
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        return True

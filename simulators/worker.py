@@ -9,16 +9,19 @@ import os
 import socket
 import sys
 import traceback
+from dataclasses import replace
 from typing import Any
 
 from simulators import wire
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
-from simulators.experts.episode import record_episode
-from simulators.protocol import Simulator
+from simulators.experts.base import Expert
+from simulators.experts.episode import record_episode, step_expert
+from simulators.protocol import EpisodeSpec, Observation, Simulator, Transition
 from simulators.registry import load_adapter
 from simulators.rendering import choose_gl
-from simulators.variations import require_variable
+from simulators.variations import require_variable, reworded
+from simulators.versions import simulator_versions
 
 
 class Worker:
@@ -27,6 +30,8 @@ class Worker:
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
         self._simulator: Any = None
+        self._spec: EpisodeSpec | None = None
+        self._expert: Expert | None = None  # of the episode under way
 
     @property
     def simulator(self) -> Any:  # noqa: ANN401 - whichever protocol the verb needs
@@ -43,14 +48,45 @@ class Worker:
         return adapter
 
     def handle(self, verb: str, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
-        """Execute one request; the verbs are the protocol's methods, `check` and `record` (a scripted demo)."""
+        """Execute one request.
+
+        The verbs are the protocol's methods and `step_expert` (the scripted expert chooses), `record` (a scripted
+        demo) and `versions`.
+        """
+        if verb == "versions":
+            return simulator_versions()
         if verb == "check":
             require_variable(self.config.name, self.config.variation, getattr(self.adapter(), "variations", ()))
             return self.adapter().check(self.config)
         if verb == "record":
-            return record_episode(self.simulator, **arguments)
-        assert verb in ("reset", "step_chunk"), verb
-        return getattr(self.simulator, verb)(**arguments)
+            level = self.config.variation.get("instruction", 0.0)
+            return reworded(record_episode(self.simulator, **arguments), arguments["spec"], level)
+        if verb == "reset":
+            self._spec, self._expert = arguments["spec"], None
+            return self._described(self.simulator.reset(**arguments))
+        transition: Transition
+        if verb == "step_expert":
+            transition = step_expert(self.simulator, self.expert, **arguments)
+        else:
+            assert verb == "step_chunk", verb
+            transition = self.simulator.step_chunk(**arguments)
+        return replace(transition, observation=self._described(transition.observation))
+
+    @property
+    def expert(self) -> Expert:
+        """The scripted expert of the episode under way; `SimulatorError` where there is none."""
+        if self._expert is None:
+            self._expert = self.simulator.make_expert(self._spec)
+        return self._expert
+
+    def _described(self, observation: Observation | None) -> Observation | None:
+        """Add what the adapter knows of the task, and vary the words, so that no adapter has to."""
+        if observation is None:
+            return None
+        assert self._spec is not None
+        observation = reworded(observation, self._spec, self.config.variation.get("instruction", 0.0))
+        width, limit = getattr(self.simulator, "action_dim", 0), getattr(self.simulator, "max_steps", 0)
+        return replace(observation, action_dim=int(width), max_steps=int(limit or 0))
 
     def close(self) -> None:
         """Free the simulator."""

@@ -27,7 +27,7 @@ from simulators import (
     compare,
     summarize,
 )
-from simulators.results import Summary
+from simulators.statistics import Summary
 
 HELP = "roll a checkpoint out and report success rates with 95 % Wilson intervals"
 
@@ -130,7 +130,8 @@ def evaluate(
     )
     episodes = simulator.episodes(protocol["num_episodes"], protocol["first_seed"])
     with engine:
-        results = engine.run(policy, episodes, results_path=output, progress=progress)
+        file = ResultsFile(output)
+        results = engine.run(policy, episodes, file.load(), progress, on_result=file.append)
     for result in results:
         if result.recording is not None:
             path = output.with_suffix("") / f"{result.task}_seed{result.seed}.mp4"
@@ -163,7 +164,7 @@ def table(summaries: dict[str, Summary]) -> Table:
 
 def comparison(ours: Sequence[EpisodeResult], theirs: Sequence[EpisodeResult], name: Path) -> str:
     """One sentence on two policies over the episodes that both ran."""
-    pairs = compare(ours, theirs)
+    pairs = compare(ours, theirs).total
     return (
         f"in pairs against {name}: both {pairs.both}, only this {pairs.only_a}, only that {pairs.only_b}, "
         f"neither {pairs.neither}; exact McNemar p = {pairs.p_value:.3g}"

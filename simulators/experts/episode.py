@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simulators.protocol import Array, DemoEpisode, EpisodeSpec
+from simulators.protocol import Array, DemoEpisode, EpisodeSpec, Images, Transition
 
 if TYPE_CHECKING:
+    from simulators.experts.base import Expert
     from simulators.protocol import DemoSimulator
 
 
@@ -75,3 +76,24 @@ def record_episode(sim: DemoSimulator, spec: EpisodeSpec, settings: ExpertSettin
         frames.append(sim.render())
     images = {camera: np.stack([frame[camera] for frame in frames]) for camera in frames[0]}
     return DemoEpisode(True, len(actions), np.stack(actions), images, np.stack(states), sim.instruction, attrs)
+
+
+def step_expert(sim: DemoSimulator, expert: Expert, num_steps: int, render: bool, record_stride: int) -> Transition:
+    """Let the expert act for up to `num_steps` steps, without noise: `Simulator.step_chunk` with a closed loop.
+
+    Args:
+        sim: The simulator, in the middle of an episode.
+        expert: The episode's expert.
+        num_steps: Steps to take unless the episode ends before.
+        render: See `Simulator.step_chunk`.
+        record_stride: See `Simulator.step_chunk`.
+    """
+    frames: list[Images] = []
+    executed = 0
+    while True:
+        action = np.asarray(expert.act(), dtype=np.float32)
+        executed += 1
+        transition = sim.step_chunk(action[None], render and executed == num_steps, record_stride)
+        frames += transition.frames
+        if transition.done or executed == num_steps:
+            return Transition(transition.observation, transition.success, transition.done, executed, frames)

@@ -20,8 +20,8 @@ class CountingSimulator:
     """Solved when the sum of the actions reaches `options["goal"]`.
 
     Options: `goal`; `delay_s` a chunk; `render_s` a picture; `die_in_expert` (`always`, or a folder for a mark) kills
-    the worker when an expert is made for an even seed. Tasks `crash`, `hang` and `raise` do so in every chunk; with
-    `once` (a folder for marks) only in the first chunk of an episode.
+    the worker when an expert is made for an even seed; `no_expert` leaves the tasks without one. Tasks `crash`, `hang`
+    and `raise` do so in every chunk; with `once` (a folder for marks) only in the first chunk of an episode.
     """
 
     uses_gl = False
@@ -77,6 +77,8 @@ class CountingSimulator:
         print("closed", file=sys.stderr)
 
     def make_expert(self, spec: EpisodeSpec) -> Expert:
+        if self.options.get("no_expert"):
+            raise SimulatorError("nobody knows how to count; learn it.")
         where = self.options.get("die_in_expert")
         if where and spec.seed % 2 == 0:
             mark = Path(where) / "died"

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from simulators.config import SimulatorConfig
-from simulators.engine import RolloutEngine, policy_seed
+from simulators.engine import RolloutEngine
 from simulators.errors import SimulatorError
-from simulators.protocol import EpisodeSpec, PolicyReply, PolicyRequest
-from simulators.results import EpisodeResult, ResultsFile
+from simulators.policies import RandomPolicy, ScriptedPolicy, ZeroPolicy
+from simulators.protocol import EpisodeSpec, Policy, PolicyReply, PolicyRequest, policy_seed
+from simulators.results import EpisodeResult
 
 Counting = Callable[..., SimulatorConfig]
 
@@ -75,20 +76,27 @@ def test_the_step_limit_ends_an_episode_as_a_failure_and_only_wanted_actions_are
     assert (result.success, result.steps, result.replans) == (False, 10, 3)  # 4 + 4 + 2
 
 
-def test_a_rerun_skips_what_is_in_the_file_and_repeats_errors(counting: Counting, tmp_path: Path) -> None:
-    config, path = counting(), tmp_path / "results.jsonl"
+def test_known_outcomes_are_not_run_again_but_known_errors_are(counting: Counting) -> None:
+    config = counting()
     episodes = config.episodes(4)
     policy = NoisyPolicy()
     with RolloutEngine(config, execute_steps=4) as engine:
-        first = engine.run(policy, episodes[:3], path, progress=False)
-        ResultsFile(path).append(EpisodeResult("counting", "up", 1, None, None, error="lost"))
+        first = engine.run(policy, episodes[:3], progress=False)
+        known = {result.key: result for result in first}
+        known[episodes[1].key] = EpisodeResult("counting", "up", 1, None, None, error="lost")
         asked = len(policy.seen)
         new: list[EpisodeResult] = []
-        again = engine.run(policy, episodes, path, progress=False, on_result=new.append)
+        again = engine.run(policy, episodes, known, progress=False, on_result=new.append)
     assert [r.seed for r in new] == [1, 3]
     assert {request.episode.seed for request in policy.seen[asked:]} == {1, 3}
     assert outcomes(again)[:3] == outcomes(first)
-    assert len(path.read_text().splitlines()) == 3 + 1 + 2
+
+
+def test_a_result_says_all_that_its_episode_depended_on(counting: Counting, tmp_path: Path) -> None:
+    (result,) = run(counting(["crash"], options={"once": str(tmp_path)}, max_steps=10), 1)
+    assert (result.execute_steps, result.max_steps, result.instruction) == (4, 10, "count")
+    assert result.attempts == 2  # its worker was killed once
+    assert result.variation == {}
 
 
 def test_recordings_hold_frames_on_the_stride_and_the_last_one_and_all_predictions(counting: Counting) -> None:
@@ -108,6 +116,65 @@ def test_nothing_is_rendered_for_a_blind_policy(counting: Counting) -> None:
     with RolloutEngine(config) as engine:
         engine.run(policy, config.episodes(1), progress=False)
     assert all(not request.observation.images for request in policy.seen)
+
+
+@pytest.mark.parametrize("policy", [ScriptedPolicy(), RandomPolicy(4), ZeroPolicy(4)], ids=lambda p: type(p).__name__)
+def test_policies_without_a_network_give_the_same_results_with_any_number_of_workers_and_draw_nothing(
+    counting: Counting, policy: Policy
+) -> None:
+    config = counting(["up", "down"], options={"goal": 5.0, "render_s": 60.0, "delay_s": 0.002})  # a picture hangs
+    runs = []
+    for num_workers in (1, 2, 4):
+        with RolloutEngine(config, num_workers, execute_steps=4, timeout_s=20.0, max_retries=0) as engine:
+            runs.append(outcomes(engine.run(policy, config.episodes(6), progress=False)))
+    assert runs[0] == runs[1] == runs[2]
+    assert all(success is not None for _, success, _, _ in runs[0])
+
+
+def test_the_scripted_expert_is_driven_in_the_worker_step_by_step(counting: Counting) -> None:
+    config = counting(options={"goal": 5.0}, max_steps=10)
+    with RolloutEngine(config, execute_steps=4, record_episodes=2, record_stride=2) as engine:
+        even, odd = engine.run(ScriptedPolicy(), config.episodes(2), progress=False)
+    assert (even.success, even.replans) == (True, 2)  # one a step, starting below one: solved by step 5
+    assert (odd.success, odd.steps, odd.replans) == (False, 10, 3)  # this expert gives up on odd seeds
+    assert odd.recording is not None
+    assert odd.recording.steps == [0, 2, 4, 6, 8, 10]
+
+
+def test_a_scripted_run_of_a_task_without_an_expert_says_so(counting: Counting) -> None:
+    config = counting(options={"no_expert": True})
+    with RolloutEngine(config) as engine, pytest.raises(SimulatorError, match="nobody knows how to count"):
+        engine.run(ScriptedPolicy(), config.episodes(1), progress=False)
+
+
+def test_random_actions_lie_within_bounds_and_differ_by_episode(counting: Counting) -> None:
+    config = counting(options={"goal": 1e9}, max_steps=8)
+    seen: list[PolicyReply] = []
+
+    class Watched(RandomPolicy):
+        def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+            seen.extend(replies := super().act(requests))
+            return replies
+
+    with RolloutEngine(config, execute_steps=4) as engine:
+        engine.run(Watched(4), config.episodes(2), progress=False)
+    chunks = np.stack([reply.actions for reply in seen])
+    assert chunks.shape == (4, 4, 2)
+    assert len(np.unique(chunks)) == chunks.size
+    assert chunks.min() < -0.5 < 0.5 < chunks.max()
+    assert np.abs(chunks).max() <= 1.0
+
+
+def test_an_action_that_is_too_wide_is_refused_before_a_step_is_taken(counting: Counting) -> None:
+    class Wide:
+        def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+            return [PolicyReply(np.zeros((4, 7), np.float32)) for _ in requests]
+
+    config = counting()
+    results: list[EpisodeResult] = []
+    with RolloutEngine(config) as engine, pytest.raises(SimulatorError, match=r"gives 7 numbers .* takes 2"):
+        engine.run(Wide(), config.episodes(1), progress=False, on_result=results.append)
+    assert not results
 
 
 @pytest.mark.parametrize("accident", ["crash", "hang", "raise"])
@@ -162,7 +229,7 @@ def test_a_simulator_that_never_starts_is_reported_once_and_not_for_every_episod
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho no libGL here >&2\nexit 3\n")
     python.chmod(0o755)
-    with pytest.raises(SimulatorError, match=r"does not start: .*exit code 3.*no libGL here"):
+    with pytest.raises(SimulatorError, match=r"does not start a worker: .*exit code 3.*no libGL here"):
         run(counting(python=str(python)), 20)
 
 

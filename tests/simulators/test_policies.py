@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simulators.errors import SimulatorError
-from simulators.policies import ReplayPolicy
+from simulators.policies import RandomPolicy, ReplayPolicy, ZeroPolicy
 from simulators.protocol import EpisodeSpec, Observation, PolicyRequest
 
 
@@ -31,3 +31,10 @@ def test_an_episode_keeps_its_demo_and_episodes_differ() -> None:
 def test_replay_without_demos_is_refused() -> None:
     with pytest.raises(SimulatorError, match="at least one demo"):
         ReplayPolicy([])
+
+
+def test_actions_cannot_be_made_up_where_their_width_is_unknown() -> None:
+    with pytest.raises(SimulatorError, match="suite 's' does not say how wide"):
+        ZeroPolicy(4).act([request(0)])
+    with pytest.raises(SimulatorError, match="suite 's' does not say how wide"):
+        RandomPolicy(4).act([request(0)])

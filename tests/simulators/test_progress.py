@@ -12,7 +12,7 @@ def test_the_line_counts_what_was_there_before_but_not_in_the_rate() -> None:
     line = bar.line()
     assert "5/10" in line
     assert "5 of 5 solved" in line
-    assert "1.0/min" in line
+    assert "60/h" in line
     assert "05:00 left" in line
 
 

@@ -1,0 +1,19 @@
+"""Which simulator packages an interpreter has; runs inside a worker, so it imports none of them."""
+
+from __future__ import annotations
+
+import platform
+import re
+from importlib.metadata import distributions
+
+_PACKAGES = re.compile(r"numpy|mujoco|robosuite|libero|robocasa", re.IGNORECASE)
+
+
+def simulator_versions() -> dict[str, str]:
+    """Python, and every installed package that a simulator's behaviour may depend on -> version."""
+    found = {}
+    for distribution in distributions():
+        name = distribution.metadata["Name"]
+        if name and _PACKAGES.search(name) and "assets" not in name:
+            found[name] = distribution.version
+    return {"python": platform.python_version(), **dict(sorted(found.items()))}
