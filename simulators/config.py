@@ -10,7 +10,7 @@ from typing import Any
 from simulators.errors import SimulatorError
 from simulators.protocol import EpisodeSpec
 from simulators.registry import entry
-from simulators.variations import read_variation
+from simulators.variations import external_cameras, read_variation
 
 GL_BACKENDS = ("egl", "osmesa", "glfw")
 
@@ -72,6 +72,8 @@ class SimulatorConfig:
                 f"simulator {self.name!r}: gl is {self.gl!r}; allowed are {list(GL_BACKENDS)} or null."
             )
         object.__setattr__(self, "variation", read_variation(self.variation))
+        if "camera" in self.variation:
+            external_cameras(self.cameras)  # raises if there is none
 
     def episodes(self, num_episodes: int, first_seed: int = 0) -> list[EpisodeSpec]:
         """Episodes spread evenly over the tasks, one of each task after the other.

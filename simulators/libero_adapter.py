@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from simulators.mujoco_simulator import MujocoSimulator
 from simulators.mujoco_types import Environment
 from simulators.protocol import Array, EpisodeSpec
 from simulators.rendering import check_gl
+from simulators.variations import displace_objects, variation_rng
 
 if TYPE_CHECKING:
     from simulators.config import SimulatorConfig
@@ -35,6 +36,8 @@ class LiberoSimulator(MujocoSimulator):
     words of the task's name, which published evaluations use; `bddl` those of the task file, which the official
     demos store. They differ in 29 tasks of 130, among them all of libero_spatial and libero_object.
     """
+
+    variations: ClassVar[tuple[str, ...]] = ("position", "appearance", "camera")
 
     def __init__(self, config: SimulatorConfig) -> None:
         super().__init__(config)
@@ -94,6 +97,10 @@ class LiberoSimulator(MujocoSimulator):
             raise SimulatorError(f"libero task {spec.task!r} has initial states 0 to {count - 1}, not {index}.")
         self.env.sim.set_state_from_flattened(self._init_states[index])
         self.env.sim.forward()
+        if level := self.config.variation.get("position", 0.0):
+            rng = variation_rng(spec, "position")
+            displace_objects(self.env, self.raw_model, self.raw_data, self.instruction, rng, level)
+            self.env.sim.forward()
         self.env._post_process()
         for _ in range(self.options["settling_steps"]):
             self.env.step(SETTLING_ACTION)

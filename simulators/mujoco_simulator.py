@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from simulators.errors import SimulatorError
-from simulators.mujoco_types import Environment, MjData, MjModel
+from simulators.mujoco_types import Environment, MjData, MjModel, right_arm
 from simulators.protocol import Array, EpisodeSpec, Images, Observation, Transition
 from simulators.rendering import CameraRenderer, refresh
+from simulators.variations import StandardLook, external_cameras, variation_rng, vary_appearance, vary_cameras
 
 if TYPE_CHECKING:
     from simulators.config import SimulatorConfig
     from simulators.experts.base import Expert
-
-_Value = TypeVar("_Value")
 
 
 class MujocoSimulator(ABC):
@@ -31,9 +30,12 @@ class MujocoSimulator(ABC):
         task: The current task.
         instruction: The task in words, set by `begin`.
         steps: Control steps since the episode began.
+        variations: Kinds of variation that the adapter is known to do; `appearance` and `camera` need only this list,
+            `position` is the business of `begin`.
     """
 
     uses_gl = True
+    variations: ClassVar[tuple[str, ...]] = ()
     action_dim: int
     max_steps: int
     instruction: str
@@ -45,6 +47,7 @@ class MujocoSimulator(ABC):
         self.steps = 0
         self._renderer: CameraRenderer | None = None
         self._rendered_model: MjModel = None
+        self._standard_look: StandardLook | None = None  # while an episode's look is varied
 
     # --- what a subclass says ---
 
@@ -83,9 +86,11 @@ class MujocoSimulator(ABC):
             self.env = self.build(spec.task)
             self.task = spec.task
         self.max_steps = self.config.max_steps or self.step_limit(spec.task)
+        self._restore_look()
         seed_everything(spec.seed)
         self._release_grippers()
         self.begin(spec)
+        self._vary_look(spec)
         self.action_dim = int(self.env.action_dim)
         self.steps = 0
         return self.observe(render)
@@ -125,10 +130,10 @@ class MujocoSimulator(ABC):
     def proprio(self) -> dict[str, Array]:
         """Pose of the gripper in the world, and its finger joints."""
         robot, data = self.env.robots[0], self.env.sim.data
-        quat_wxyz = np.asarray(data.get_body_xquat(_right_arm(robot.robot_model.eef_name)))
-        fingers = _right_arm(robot._ref_gripper_joint_pos_indexes)
+        quat_wxyz = np.asarray(data.get_body_xquat(right_arm(robot.robot_model.eef_name)))
+        fingers = right_arm(robot._ref_gripper_joint_pos_indexes)
         return {
-            "eef_pos": np.array(data.site_xpos[_right_arm(robot.eef_site_id)], dtype=np.float32),
+            "eef_pos": np.array(data.site_xpos[right_arm(robot.eef_site_id)], dtype=np.float32),
             "eef_quat": np.roll(quat_wxyz, -1).astype(np.float32),
             "gripper_qpos": np.array([data.qpos[i] for i in fingers], dtype=np.float32),
         }
@@ -166,6 +171,26 @@ class MujocoSimulator(ABC):
             self.env.close()
             self.task = None
 
+    def _vary_look(self, spec: EpisodeSpec) -> None:
+        """Colours, lights and cameras of this episode; the physics does not know them."""
+        levels = self.config.variation
+        if "appearance" not in levels and "camera" not in levels:
+            return
+        model = self.raw_model
+        self._standard_look = StandardLook(model)
+        if "appearance" in levels:
+            vary_appearance(model, variation_rng(spec, "appearance"), levels["appearance"])
+        if "camera" in levels:
+            refresh(model, self.raw_data)
+            cameras = external_cameras(self.config.cameras)
+            workspace = np.asarray(self.proprio()["eef_pos"], dtype=np.float64)
+            vary_cameras(model, self.raw_data, cameras, workspace, variation_rng(spec, "camera"), levels["camera"])
+
+    def _restore_look(self) -> None:
+        if self._standard_look is not None:
+            self._standard_look.restore()
+            self._standard_look = None
+
     def _release_grippers(self) -> None:
         """Forget the last gripper command: robosuite moves it 0.01 a substep and keeps it over a soft reset."""
         for robot in self.env.robots:
@@ -186,11 +211,6 @@ class MujocoSimulator(ABC):
     def raw_data(self) -> MjData:
         """The `mujoco.MjData` inside robosuite's wrapper."""
         return self.env.sim.data._data
-
-
-def _right_arm(value: _Value | dict[str, _Value]) -> _Value:
-    """The entry itself, or the right arm's: robosuite 1.5 keeps one an arm."""
-    return value["right"] if isinstance(value, dict) else value
 
 
 def seed_everything(seed: int) -> None:

@@ -1,11 +1,11 @@
-"""robosuite 1.4 tasks with a single Panda, OSC_POSE, 20 Hz: 7-dim delta actions (translation, rotation, gripper)."""
+"""robosuite 1.4 and 1.5: single-Panda tasks, OSC_POSE, 20 Hz, 7-dim delta actions (translation, rotation, gripper)."""
 
 from __future__ import annotations
 
 import json
 import logging
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from simulators.errors import SimulatorError
 from simulators.mujoco_simulator import MujocoSimulator
@@ -13,6 +13,8 @@ from simulators.mujoco_types import Environment
 from simulators.protocol import EpisodeSpec
 from simulators.registry import SIMULATORS
 from simulators.rendering import check_gl
+from simulators.robosuite_release import is_composite, release_args, reseed
+from simulators.variations import grown_placement, require_room
 
 if TYPE_CHECKING:
     from simulators.config import SimulatorConfig
@@ -53,7 +55,12 @@ def import_robosuite() -> ModuleType:
 
 
 class RobosuiteSimulator(MujocoSimulator):
-    """Adapter of robosuite 1.4; `options` may set `robot`, `controller`, `control_freq` and `hard_reset`."""
+    """Adapter of robosuite 1.4 and 1.5; `options` may set `robot`, `controller`, `control_freq` and `hard_reset`.
+
+    Names, action widths and units are the same in both; seeds start other episodes, because 1.5 draws them otherwise.
+    """
+
+    variations: ClassVar[tuple[str, ...]] = ("position", "appearance", "camera")
 
     @classmethod
     def check(cls, config: SimulatorConfig) -> list[str]:
@@ -62,6 +69,8 @@ class RobosuiteSimulator(MujocoSimulator):
             raise SimulatorError(f"robosuite has no option {unknown}; allowed are {sorted(OPTIONS)}.")
         if config.suite != "robosuite":
             raise SimulatorError(f"robosuite has no suite {config.suite!r}; the only one is 'robosuite'.")
+        if "position" in config.variation:
+            require_room(TASKS if config.tasks == ["all"] else config.tasks)
         import_robosuite()
         check_gl()
         return list(TASKS)
@@ -69,19 +78,18 @@ class RobosuiteSimulator(MujocoSimulator):
     def build(self, task: str) -> Environment:
         """Build the task's environment without cameras and without observations, which nobody reads."""
         robosuite = import_robosuite()
-        env = robosuite.make(**self._make_args(task))
+        seeded = {"seed": 0} if is_composite(robosuite) else {}  # 1.4 takes sizes from the global generator
+        env = robosuite.make(**self._make_args(task), **seeded)
         for name in list(env.observation_names):  # 15 % of a step
             env.modify_observable(name, "enabled", False)
         return env
 
     def _make_args(self, task: str) -> dict[str, Any]:
-        from robosuite.controllers import load_controller_config
-
         options = {**OPTIONS, **self.config.options}
         return {
             "env_name": task,
             "robots": options["robot"],
-            "controller_configs": load_controller_config(default_controller=options["controller"]),
+            **release_args(import_robosuite(), options["robot"], options["controller"]),
             "control_freq": options["control_freq"],
             "hard_reset": options["hard_reset"],
             "has_renderer": False,
@@ -91,8 +99,10 @@ class RobosuiteSimulator(MujocoSimulator):
         }
 
     def begin(self, spec: EpisodeSpec) -> None:
-        """Reset; robosuite 1.4 draws the start from numpy's global generator."""
-        self.env.reset()
+        """Reset; robosuite 1.4 draws the start from numpy's global generator, 1.5 from the environment's."""
+        reseed(self.env, spec.seed)
+        with grown_placement(self.env, self.config.variation.get("position", 0.0)):
+            self.env.reset()
         self.instruction = TASKS[spec.task][0]
 
     def step_limit(self, task: str) -> int:
