@@ -1,0 +1,138 @@
+"""One evaluation as it lies on disk: its episodes, its protocol and its videos."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from simulators import EpisodeResult, ResultsFile, Summary, summarize
+from videopolicy.errors import CommandError
+
+OUTCOMES = {False: "failure", None: "error", True: "success"}  # in the order in which a reader needs them
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Episodes that one policy was judged by.
+
+    Args:
+        path: Results directory of `videopolicy evaluate`, or a file of JSON lines.
+        title: What the page calls it.
+        results: One an episode, failures first, then errors, then successes; by task and seed within these.
+        videos: Start of every video's path; the episode's name and ``.mp4`` are appended.
+        protocol: Content of ``protocol.json``; empty where there is none.
+        summary_file: Content of ``results.json``; empty where there is none.
+        checkpoint: The policy's checkpoint, where no protocol names one.
+    """
+
+    path: Path
+    title: str
+    results: list[EpisodeResult]
+    videos: str
+    protocol: dict[str, Any] = field(default_factory=dict)
+    summary_file: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Path | None = None
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Success rates with 95 % Wilson intervals."""
+        return summarize(self.results)
+
+    @property
+    def expected(self) -> int | None:
+        """Episodes that the protocol asks for; None where it does not say."""
+        settings = self.protocol.get("protocol", {})
+        tasks = settings.get("simulator", {}).get("tasks", ["all"])
+        per_task = settings.get("episodes_per_task")
+        return None if per_task is None or tasks == ["all"] else len(tasks) * int(per_task)
+
+    def video(self, result: EpisodeResult) -> Path | None:
+        """The film of an episode, if it was filmed."""
+        path = Path(f"{self.videos}{result.task}_seed{result.seed}.mp4")
+        return path if path.is_file() else None
+
+    def repeat(self, result: EpisodeResult) -> str | None:
+        """The command that runs this one episode again and films it; None where the policy is not known."""
+        policy = self.protocol.get("policy", {})
+        checkpoint = policy.get("path") or (str(self.checkpoint) if self.checkpoint else None)
+        if checkpoint:
+            who = ["--checkpoint", checkpoint]
+        elif policy.get("kind"):
+            who = ["--policy", policy["kind"]]
+        else:
+            return None
+        name = f"{result.task}_seed{result.seed}"
+        folder = self.path if self.path.is_dir() else self.path.parent
+        episode = ["--tasks", result.task, "--episodes", "1", "--first-seed", str(result.seed)]
+        output = ["--videos", "1", "--workers", "1", "--output", str(folder / "repeat" / name)]
+        return shlex.join(["videopolicy", "evaluate", *who, *self._settings(), *episode, *output])
+
+    def _settings(self) -> list[str]:
+        settings = self.protocol.get("protocol", {})
+        simulator = settings.get("simulator", {})
+        options = {
+            "--protocol": settings.get("name"),
+            "--max-steps": simulator.get("max_steps"),
+            "--execute-steps": settings.get("execute_steps"),
+        }
+        given = [text for name, value in options.items() if value is not None for text in (name, str(value))]
+        for kind, level in simulator.get("variation", {}).items():
+            given += ["--variation", f"{kind}={level}"]
+        return given
+
+
+def is_evaluation(path: Path) -> bool:
+    """Whether a path is something that `read_evaluation` reads."""
+    if path.is_dir():
+        return (path / "protocol.json").is_file() or (path / "results.jsonl").is_file()
+    return path.suffix == ".jsonl" and path.is_file()
+
+
+def read_evaluation(path: Path, title: str | None = None, checkpoint: Path | None = None) -> Evaluation:
+    """Read a results directory, or a bare file of JSON lines.
+
+    Raises:
+        SimulatorError: A line is not an episode's result.
+        CommandError: ``protocol.json`` is not JSON.
+    """
+    if path.is_dir():
+        results = ResultsFile(path / "results.jsonl").load()
+        return Evaluation(
+            path,
+            title or path.name,
+            failures_first(list(results.values())),
+            videos=f"{path / 'videos'}/",
+            protocol=_read_json(path / "protocol.json"),
+            summary_file=_read_json(path / "results.json"),
+            checkpoint=checkpoint,
+        )
+    results = ResultsFile(path).load()
+    # `SimulationRollout` writes step_0001000_Lift_seed7.mp4 beside the file, `evaluate` a folder of the file's name.
+    stem = path.with_suffix("")
+    videos = f"{stem}/" if stem.is_dir() else f"{stem}_"
+    return Evaluation(
+        path, title or path.stem, failures_first(list(results.values())), videos=videos, checkpoint=checkpoint
+    )
+
+
+def failures_first(results: Sequence[EpisodeResult]) -> list[EpisodeResult]:
+    """Failures, then errors, then successes; by task and seed within these."""
+    order = list(OUTCOMES)
+    return sorted(results, key=lambda result: (order.index(result.success), result.task, result.seed))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise CommandError(f"{path}: not JSON ({error}); move the file away and report again.") from None
+    if not isinstance(content, dict):
+        raise CommandError(f"{path}: holds a {type(content).__name__}, not a mapping; move the file away.")
+    return content
