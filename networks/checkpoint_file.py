@@ -8,7 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -102,7 +102,7 @@ def write_checkpoint(
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
-            torch.save(document, _Counted(stream, advance))
+            torch.save(document, cast(IO[bytes], _Counted(stream, advance)))
 
     _in_one_step(Path(path), write)
 

@@ -12,6 +12,8 @@ apart and `join_parts` puts it together; the functions below turn the keys of a 
 | first_stage | diffusers' `AutoencoderKLTemporalDecoder` |
 | condition_encoder | diffusers' `AutoencoderKL` |
 | text | open_clip's text tower, the same names |
+
+A name that is no published one stays what it is, more or less: it then is no name of ours either.
 """
 
 import re
@@ -118,10 +120,11 @@ def unet_key(published: str, layers_per_block: int = 2) -> str:
         return "unet." + swap_start(published, UNET_ENDS)
     side, index, rest = found[1], int(found[2]), found[3]
     if side == "middle":
-        return f"unet.mid_block.{UNET_MIDDLE[found[2]]}.{_attention(rest) if index == 1 else _res_block(rest)}"
+        place = UNET_MIDDLE.get(found[2], f"{found[2]}?")
+        return f"unet.mid_block.{place}.{_attention(rest) if index == 1 else _res_block(rest)}"
     level, layer = divmod(index - (side == "input"), layers_per_block + 1)
     block = f"unet.{'down' if side == 'input' else 'up'}_blocks.{level}"
-    slot, rest = rest.split(".", 1)
+    slot, _, rest = rest.partition(".")
     if rest.startswith(("op.", "conv.")):  # a resampler; its slot varies
         return f"{block}.{'down' if side == 'input' else 'up'}samplers.0.conv.{rest.split('.', 1)[1]}"
     return (
@@ -184,9 +187,11 @@ def published_adapter_key(key: str, branch_depth: int = 7) -> str:
 def action_unet_key(published: str) -> str:
     """Turn a published action-network key into the key in `ActionUNet`."""
     module, *numbers, rest = _split_numbers(swap_start(published, ACTION_UNET))
+    if not rest:
+        return published
     if module == "final":
         rest = rest.replace("block.0.", "conv.").replace("block.1.", "norm.")
-    elif module in ("down", "up") and numbers[1] == "2":  # a resampler
+    elif module in ("down", "up") and numbers[1:] == ["2"]:  # a resampler
         rest = rest.removeprefix("conv.")
     return ".".join([module, *numbers, swap_start(rest, ACTION_BLOCK)])
 
@@ -194,17 +199,20 @@ def action_unet_key(published: str) -> str:
 def published_action_unet_key(key: str) -> str:
     """Turn a key in `ActionUNet` into the published action-network key; the inverse of `action_unet_key`."""
     module, *numbers, rest = _split_numbers(key)
+    if not rest:
+        return key
     if module == "final":
         rest = rest.replace("conv.", "block.0.").replace("norm.", "block.1.")
-    elif module in ("down", "up") and numbers[1] == "2":
+    elif module in ("down", "up") and numbers[1:] == ["2"]:
         rest = "conv." + rest
     return swap_start(".".join([module, *numbers, swap_start(rest, inverse(ACTION_BLOCK))]), inverse(ACTION_UNET))
 
 
 def _split_numbers(key: str) -> list[str]:
-    """Split `down.0.2.weight` into `down`, `0`, `2`, `weight`: a name, its numbers, the rest."""
+    """Split `down.0.2.weight` into `down`, `0`, `2`, `weight`: a name, its numbers, the rest (none: no such key)."""
     found = re.fullmatch(r"(\w+)((?:\.\d+)*)\.(.+)", key)
-    assert found is not None, key
+    if found is None:
+        return [key, ""]
     return [found[1], *found[2].split(".")[1:], found[3]]
 
 
