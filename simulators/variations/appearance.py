@@ -12,9 +12,9 @@ from simulators.variations.rotation import turned
 
 SCENE_MIX, SCENE_MOST = 0.6, 0.95
 """Share of the drawn colour in walls, floor, table and furniture at level 1, and at most."""
-OBJECT_MIX, OBJECT_MOST = 0.3, 0.6
+OBJECT_MIX, OBJECT_MOST = 0.25, 0.5
 """The same for objects that can be picked up: less, so that a red cube stays reddish and keeps its name."""
-INTENSITY, DIMMEST, BRIGHTEST = 0.5, 0.3, 1.6
+INTENSITY, DIMMEST, BRIGHTEST = 0.4, 0.5, 1.6
 """Spread of a light's intensity in natural logarithms at level 1, and the factors it stays between."""
 LIGHT_HUE = 0.15
 """Largest relative change of a light's red, green or blue at level 1."""
@@ -79,7 +79,7 @@ def shown_colour(model: MjModel, geom: int) -> Array:
 
 def random_colour(rng: np.random.Generator) -> Array:
     """A saturated colour, RGB (3,) in [0, 1]."""
-    hue, saturation, value = rng.uniform([0.0, 0.5, 0.4], [1.0, 1.0, 1.0])
+    hue, saturation, value = rng.uniform([0.0, 0.5, 0.6], [1.0, 1.0, 1.0])
     return np.array(colorsys.hsv_to_rgb(hue, saturation, value))
 
 

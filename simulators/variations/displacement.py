@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 
 import numpy as np
 
 from simulators.mujoco_types import Environment, MjData, MjModel
 from simulators.protocol import Array
-from simulators.variations.footprint import Footprint, body_below, footprint, subtree
+from simulators.variations.footprint import Footprint, Support, footprint, subtree, support_below
 
 STEP = 0.05
 """Largest displacement along x and along y at level 1, metres: twice what the recorded states of a task vary by."""
@@ -51,17 +50,20 @@ def displace_objects(
     """
     bodies = {name: subtree(model, env.obj_body_id[name]) for name in (*env.objects_dict, *env.fixtures_dict)}
     areas = {name: footprint(model, data, found) for name, found in bodies.items()}
-    groups, table = _groups(env, model, data, bodies)
+    groups = _groups(env, model, data, bodies, areas)
     if PLACES.search(instruction):
-        groups = [[name for group in groups for name in group]] if groups else []
+        groups = [{name: support for group in groups for name, support in group.items()}]
     base = np.array(data.xpos[model.body("robot0_base").id][:2])
     moved: dict[str, Array] = {}
     for group in groups:
+        tables = {name: footprint(model, data, {support.body}) for name, support in group.items()}
+        own = np.random.default_rng(rng.integers(2**63))  # others' refused draws do not change this one's
         for _ in range(ATTEMPTS):
-            shift = STEP * level * rng.uniform(-1.0, 1.0, 2)
-            if all(_fits(name, shift, areas, group, table[name], base) for name in group):
-                for name in group:
-                    _move(model, data, env.obj_body_id[name], shift)
+            shift = STEP * level * own.uniform(-1.0, 1.0, 2)
+            if all(_fits(name, shift, areas, tables, base) for name in group):
+                for name, support in group.items():
+                    rise = max(support.surface - areas[name].bottom, 0.0)
+                    _move(model, data, env.obj_body_id[name], np.array([*shift, rise]))
                     areas[name] = areas[name].moved(shift)
                     moved[name] = shift
                 break
@@ -69,25 +71,25 @@ def displace_objects(
 
 
 def _groups(
-    env: Environment, model: MjModel, data: MjData, bodies: dict[str, set[int]]
-) -> tuple[list[list[str]], Areas]:
-    """Objects that move as one (what stands on an object goes with it), and the table each group stands on."""
+    env: Environment, model: MjModel, data: MjData, bodies: dict[str, set[int]], areas: Areas
+) -> list[dict[str, Support]]:
+    """Objects that move as one (a table's, and what stands on it), each with the table they stand on."""
     owner = {body: name for name, found in bodies.items() for body in found}
-    below = {name: body_below(model, data, bodies[name]) for name in env.objects_dict}
-    groups: dict[str, list[str]] = {}
-    table: Areas = {}
+    below: dict[str, Support | None] = {}
+    for name in env.objects_dict:
+        height = areas[name].bottom + areas[name].top
+        higher = [other for other in env.objects_dict if areas[other].bottom + areas[other].top >= height]
+        below[name] = support_below(model, data, areas[name], set().union(*(bodies[other] for other in higher)))
+    groups: dict[str, dict[str, Support]] = {}
     for name in env.objects_dict:
         lowest, support = name, below[name]
-        for _ in below:  # down a stack, which is no higher than there are objects
-            if support is not None and owner.get(support) in below:
-                lowest = owner[support]
-                support = below[lowest]
-        if support is None or support in owner:  # in the air, or on a fixture
-            continue
-        groups.setdefault(lowest, []).append(name)
-        table[name] = footprint(model, data, {support})
+        while support is not None and owner.get(support.body) in below:  # what is below is lower: this ends
+            lowest = owner[support.body]
+            support = below[lowest]
+        if support is not None and support.body not in owner:  # neither in the air nor on a fixture
+            groups.setdefault(lowest, {})[name] = support
     may_move = _may_move(env)
-    return [group for group in groups.values() if may_move.issuperset(group)], table
+    return [group for group in groups.values() if may_move.issuperset(group)]
 
 
 def _may_move(env: Environment) -> set[str]:
@@ -103,20 +105,20 @@ def _may_move(env: Environment) -> set[str]:
     return {goal[1] for goal in goals} & set(env.objects_dict)
 
 
-def _fits(name: str, shift: Array, areas: Areas, group: Collection[str], table: Footprint, base: Array) -> bool:
-    """The object would be on its table, in reach, and clear of everything outside its group."""
+def _fits(name: str, shift: Array, areas: Areas, tables: Areas, base: Array) -> bool:
+    """The object would be on its table, in reach, and clear of everything that `tables`, its group, does not have."""
     here, there = areas[name], areas[name].moved(shift)
     distance = np.linalg.norm(there.middle - base)
     return (
-        (there.inside(table, EDGE) or not here.inside(table, EDGE))
-        and (distance <= REACH or distance <= np.linalg.norm(here.middle - base))
+        (there.inside(tables[name], EDGE) or not here.inside(tables[name], EDGE))
+        and bool(distance <= REACH or distance <= np.linalg.norm(here.middle - base))
         and all(
-            there.gap(area) >= min(CLEARANCE, here.gap(area)) for other, area in areas.items() if other not in group
+            there.gap(area) >= min(CLEARANCE, here.gap(area)) for other, area in areas.items() if other not in tables
         )
     )
 
 
 def _move(model: MjModel, data: MjData, body: int, shift: Array) -> None:
-    """Add to x and y of a body's free joint."""
+    """Add (3,) metres to a body's free joint."""
     start = model.jnt_qposadr[model.body_jntadr[body]]
-    data.qpos[start : start + 2] += shift
+    data.qpos[start : start + 3] += shift

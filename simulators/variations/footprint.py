@@ -1,4 +1,4 @@
-"""What an object covers of the table, and what it stands on: enough to move it without touching anything else."""
+"""What an object covers, and what it stands on: enough to move it over a table without touching anything else."""
 
 from __future__ import annotations
 
@@ -13,27 +13,44 @@ from simulators.protocol import Array
 
 @dataclass(frozen=True)
 class Footprint:
-    """An upright rectangle on the ground: (2,) lowest and highest x, y in metres, world frame."""
+    """An upright rectangle on the ground, and the heights between which something stands on it; metres, world frame.
+
+    Args:
+        low: Lowest x, y (2,).
+        high: Highest x, y (2,).
+        bottom: Lowest z.
+        top: Highest z.
+    """
 
     low: Array
     high: Array
+    bottom: float
+    top: float
 
     @property
     def middle(self) -> Array:
-        """Its centre (2,)."""
+        """Centre of the rectangle (2,)."""
         return np.asarray((self.low + self.high) / 2)
 
     def moved(self, shift: Array) -> Footprint:
-        """The same rectangle elsewhere."""
-        return Footprint(self.low + shift, self.high + shift)
+        """The same elsewhere; `shift` is (2,)."""
+        return Footprint(self.low + shift, self.high + shift, self.bottom, self.top)
 
     def gap(self, other: Footprint) -> float:
-        """Largest distance along x or y that separates the two; negative where they overlap."""
+        """Largest distance along x or y between the two rectangles; negative where they overlap."""
         return float(np.maximum(self.low - other.high, other.low - self.high).max())
 
     def inside(self, other: Footprint, margin: float) -> bool:
-        """It lies in the other rectangle, `margin` metres from its edges."""
+        """The rectangle lies in the other, `margin` metres from its edges."""
         return bool((self.low >= other.low + margin).all() and (self.high <= other.high - margin).all())
+
+
+@dataclass(frozen=True)
+class Support:
+    """What is under an object: a body, and the height of its surface there."""
+
+    body: int
+    surface: float
 
 
 def subtree(model: MjModel, body: int) -> set[int]:
@@ -46,7 +63,7 @@ def subtree(model: MjModel, body: int) -> set[int]:
 
 
 def footprint(model: MjModel, data: MjData, bodies: Collection[int]) -> Footprint:
-    """Rectangle around the collision geoms of `bodies`; a plane has no end.
+    """Box around the collision geoms of `bodies`; a plane has no end.
 
     Args:
         model: The raw `mujoco.MjModel`.
@@ -55,40 +72,42 @@ def footprint(model: MjModel, data: MjData, bodies: Collection[int]) -> Footprin
     """
     import mujoco
 
-    low, high = np.full(2, np.inf), np.full(2, -np.inf)
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for geom in np.flatnonzero(np.isin(model.geom_bodyid, list(bodies))):
-        if not (model.geom_contype[geom] or model.geom_conaffinity[geom]):
+        if not _solid(model, geom):
             continue
         if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_PLANE:
-            return Footprint(np.full(2, -np.inf), np.full(2, np.inf))
-        rotation = data.geom_xmat[geom].reshape(3, 3)[:2]
-        centre = data.geom_xpos[geom, :2] + rotation @ model.geom_aabb[geom, :3]
+            return Footprint(np.full(2, -np.inf), np.full(2, np.inf), -np.inf, float(data.geom_xpos[geom, 2]))
+        rotation = data.geom_xmat[geom].reshape(3, 3)
+        centre = data.geom_xpos[geom] + rotation @ model.geom_aabb[geom, :3]
         half = np.abs(rotation) @ model.geom_aabb[geom, 3:]
         low, high = np.minimum(low, centre - half), np.maximum(high, centre + half)
-    return Footprint(low, high)
+    return Footprint(low[:2], high[:2], float(low[2]), float(high[2]))
 
 
-def body_below(model: MjModel, data: MjData, bodies: Collection[int]) -> int | None:
-    """The body that a ray from the middle of `bodies` straight down meets first; None if there is nothing.
+def support_below(model: MjModel, data: MjData, area: Footprint, ignored: Collection[int]) -> Support | None:
+    """What a ray from the top of `area` straight down through its middle meets first; None if there is nothing.
 
     Args:
         model: The raw `mujoco.MjModel`.
         data: Its data, positions up to date.
-        bodies: Body ids of one object, the first body's origin being inside it; they are looked through.
+        area: Of the object.
+        ignored: Body ids to look through: the object's own, and of what is inside or above it.
     """
     import mujoco
 
-    root = min(bodies)
-    start = np.array(data.xpos[root], dtype=np.float64)
-    area = footprint(model, data, bodies)
-    start[:2] = area.middle
+    start = np.array([*area.middle, area.top + 1e-3])
     geom = np.zeros(1, dtype=np.int32)
     while True:
         distance = mujoco.mj_ray(model, data, start, np.array([0.0, 0.0, -1.0]), None, 1, -1, geom)
         if distance < 0:
             return None
+        start[2] -= distance
         body = int(model.geom_bodyid[geom[0]])
-        solid = model.geom_contype[geom[0]] or model.geom_conaffinity[geom[0]]
-        if solid and body not in bodies:
-            return body
-        start[2] -= distance + 1e-4
+        if _solid(model, geom[0]) and body not in ignored:
+            return Support(body, float(start[2]))
+        start[2] -= 1e-4
+
+
+def _solid(model: MjModel, geom: int) -> bool:
+    return bool(model.geom_contype[geom] or model.geom_conaffinity[geom])
