@@ -293,6 +293,47 @@ def test_a_run_that_has_only_begun_is_a_page_that_says_so(tmp_path: Path, report
         assert sentence in page.text
 
 
+def test_parameters_and_memory_come_from_a_profile(
+    tmp_path: Path, report: Callable[..., Page], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = training_run(tmp_path / "run", {})
+    part = {"parameters": 1_500, "trainable": 500}
+    timing = {"median_s": 0.25, "peak": {"allocated_bytes": 3_000_000_000}}
+    stage = {
+        "parts": {"video": part, "action": part},
+        "training_step": {"forward_flop": 1e12, "backward_flop": 2e12},
+        "replan": {"flop": 5e12},
+        "memory": {"as configured": {"total_bytes": 4_000_000_000}},
+        "measured": {"training_step": timing},
+    }
+    (run / "profile.json").write_text(json.dumps({"stages": {"action": stage}}))
+    text = report(run).text
+    for fact in (
+        "parameters 3,000",
+        "of these trained 1,000",
+        "TFLOP a training step 3",
+        "as configured 4 GB",
+        "median 0.25 s",
+        "peak memory 3 GB allocated",
+    ):
+        assert fact in text
+    (run / "profile.json").write_text('{"stages": {"action": {}}}')
+    assert main(["report", str(run)]) == 2
+    assert "not what `videopolicy profile --json` writes" in capsys.readouterr().err
+
+
+def test_groups_of_tasks_and_wall_time_of_an_evaluation(tmp_path: Path, report: Callable[..., Page]) -> None:
+    folder = evaluation(
+        tmp_path / "a", {"Lift": "ss", "Stack": "sf", "Door": "ff"}, groups={"held out": ["Stack", "Door"]}
+    )
+    runs = [{"started": "2026-11-22T12:00:00Z", "seconds": 60.0, "episodes": 6, "workers": 2}]
+    (folder / "results.json").write_text(json.dumps({"runs": runs, "episodes_per_hour": 360.0}))
+    text = report(folder).text
+    assert "held out 0.25 1 of 4 0.05 to 0.70" in text
+    assert "wall time 60.0 s episodes an hour 360 workers 2" in text
+    assert "actions executed a replan 8" in text
+
+
 def test_two_evaluations_are_compared_in_pairs(tmp_path: Path, report: Callable[..., Page]) -> None:
     a = evaluation(tmp_path / "a", {"Lift": "ssssfsssss"}, filmed=("Lift_seed104",))
     b = evaluation(tmp_path / "b", {"Lift": "ffffsfffff"})

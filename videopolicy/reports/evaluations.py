@@ -41,7 +41,7 @@ class Evaluation:
     @cached_property
     def summary(self) -> Summary:
         """Success rates with 95 % Wilson intervals."""
-        return summarize(self.results)
+        return summarize(self.results, self.protocol.get("protocol", {}).get("groups"))
 
     @property
     def expected(self) -> int | None:
@@ -107,8 +107,8 @@ def read_evaluation(path: Path, title: str | None = None, checkpoint: Path | Non
             title or path.name,
             failures_first(list(results.values())),
             videos=f"{path / 'videos'}/",
-            protocol=_read_json(path / "protocol.json"),
-            summary_file=_read_json(path / "results.json"),
+            protocol=read_json(path / "protocol.json"),
+            summary_file=read_json(path / "results.json"),
             checkpoint=checkpoint,
         )
     results = ResultsFile(path).load()
@@ -126,7 +126,12 @@ def failures_first(results: Sequence[EpisodeResult]) -> list[EpisodeResult]:
     return sorted(results, key=lambda result: (order.index(result.success), result.task, result.seed))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON mapping; empty if there is no such file.
+
+    Raises:
+        CommandError: It is not JSON, or not a mapping.
+    """
     if not path.is_file():
         return {}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def time_of_episodes(evaluation: Evaluation) -> Rows:
     results = [result for result in evaluation.results if result.success is not None]
     wall, policy = sum(r.wall_s for r in results), sum(r.policy_s for r in results)
     replans, steps = sum(r.replans for r in results), sum(r.steps for r in results)
-    rows: Rows = [("episodes", str(len(results)))]
+    rows = [("episodes", str(len(results))), *_runs(evaluation.summary_file)]
     if wall:
         rows += [
             ("time of the episodes, added up", duration(wall)),
@@ -43,6 +44,21 @@ def time_of_episodes(evaluation: Evaluation) -> Rows:
     again = sum(1 for result in evaluation.results if result.attempts > 1)
     if again:
         rows.append(("episodes that needed more than one attempt", str(again)))
+    return rows
+
+
+def _runs(summary: Mapping[str, Any]) -> Rows:
+    """Wall time as ``results.json`` has it, over all runs into one folder."""
+    runs = summary.get("runs", [])
+    if not runs:
+        return []
+    rows = [
+        ("wall time", duration(sum(run["seconds"] for run in runs)) + (f", {len(runs)} runs" if len(runs) > 1 else "")),
+        ("workers", ", ".join(dict.fromkeys(str(run["workers"]) for run in runs))),
+        ("last run", runs[-1]["started"].replace("T", " ").replace("Z", " UTC")),
+    ]
+    if hourly := summary.get("episodes_per_hour"):
+        rows.insert(1, ("episodes an hour", f"{hourly:,.0f}"))
     return rows
 
 
@@ -70,6 +86,32 @@ def environment(versions: Mapping[str, Any]) -> Rows:
     return rows
 
 
+def profiled(content: Mapping[str, Any]) -> dict[str, Rows]:
+    """Stage -> parameters, memory and speed, from what `videopolicy profile --json` wrote."""
+    found: dict[str, Rows] = {}
+    for stage, report in content.get("stages", {}).items():
+        parts = report["parts"].values()
+        rows = [
+            ("parameters", f"{sum(part['parameters'] for part in parts):,}"),
+            ("of these trained", f"{sum(part['trainable'] for part in parts):,}"),
+            ("TFLOP a training step", f"{_step_flop(report) / 1e12:.4g}"),
+            ("TFLOP a replan", f"{report['replan']['flop'] / 1e12:.4g}"),
+        ]
+        for name, memory in report["memory"].items():
+            rows.append((f"training memory, {name}", size(memory["total_bytes"])))
+        for name, entry in report["measured"].items():
+            rows.append((f"{name.replace('_', ' ')}, median", f"{entry['median_s']:.3g} s"))
+            peaks = [f"{size(value)} {key.removesuffix('_bytes')}" for key, value in entry["peak"].items()]
+            rows += [(f"{name.replace('_', ' ')}, peak memory", ", ".join(peaks))] if peaks else []
+        found[stage] = rows
+    return found
+
+
+def _step_flop(report: Mapping[str, Any]) -> float:
+    step = report["training_step"]
+    return float(step["forward_flop"]) + float(step["backward_flop"])
+
+
 def flattened(content: Mapping[str, Any], prefix: str = "") -> Rows:
     """Any JSON mapping as rows, its keys joined with dots."""
     rows: Rows = []
@@ -85,6 +127,21 @@ def flattened(content: Mapping[str, Any], prefix: str = "") -> Rows:
     return rows
 
 
+def readable(task: str) -> str:
+    """A task's name with spaces, where underscores made a sentence one word that no line can break."""
+    return re.sub(r"_+", " ", task).strip() or task
+
+
+def rate(value: float) -> str:
+    """A success rate with two digits."""
+    return f"{value:.2f}" if value == value else "none"  # NaN: no episode could be run
+
+
+def signed(value: float) -> str:
+    """A difference of two rates."""
+    return f"{value:+.2f}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person would say them."""
     if seconds < 90:
@@ -95,8 +152,9 @@ def duration(seconds: float) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Bytes as kB or MB."""
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
+    """Bytes as kB, MB or GB."""
+    unit, name = next((u, n) for u, n in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if num_bytes >= u or n == "kB")
+    return f"{num_bytes / unit:.3g} {name}"
 
 
 def _value(value: object) -> str:

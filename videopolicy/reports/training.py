@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from videopolicy.reports.evaluations import Evaluation, is_evaluation, read_evaluation
+from videopolicy.reports.evaluations import Evaluation, is_evaluation, read_evaluation, read_json
 
 STAGES = ("video", "action", "joint")
 Curve = list[tuple[int, float]]  # (optimizer step, value)
@@ -91,11 +90,11 @@ def read_training_run(path: Path) -> TrainingRun:
             evaluations.append(read_evaluation(item, f"Evaluation {item.stem}", checkpoint))
     config = path / "config.yaml"
     text = config.read_text() if config.is_file() else ""
-    return TrainingRun(path, stages, rollouts, evaluations, text, _read_json(path / "profile.json"))
+    return TrainingRun(path, stages, rollouts, evaluations, text, read_json(path / "profile.json"))
 
 
 def _read_stage(path: Path) -> Stage:
-    versions, finished = (_read_json(path / name) for name in ("versions.json", "finished.json"))
+    versions, finished = (read_json(path / name) for name in ("versions.json", "finished.json"))
     curves, seconds = read_curves(path)
     clips = sorted((path / "videos").glob("*.mp4"))
     last = clips[-1].stem.rpartition("_")[0] if clips else ""
@@ -131,10 +130,3 @@ def read_curves(folder: Path) -> tuple[dict[str, Curve], float]:
 def _last_written(path: Path) -> float:
     results = path / "results.jsonl" if path.is_dir() else path
     return results.stat().st_mtime if results.is_file() else path.stat().st_mtime
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content

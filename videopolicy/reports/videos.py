@@ -25,12 +25,19 @@ class Clip:
         poster: Data URI of its last frame, which shows how the episode ended before anything is played.
         width: Pixels.
         height: Pixels.
+        reencoded: Whether the video is not the file's own bytes.
     """
 
     video: str
     poster: str
     width: int
     height: int
+    reencoded: bool = False
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in the page."""
+        return len(self.video) + len(self.poster)
 
 
 @dataclass
@@ -43,38 +50,57 @@ class VideoBudget:
 
     limit: int
     used: int = 0
-    taken: dict[Path, Clip] = field(default_factory=dict)
-    left_out: list[Path] = field(default_factory=list)
+    taken: dict[tuple[str, Path], Clip] = field(default_factory=dict)
+    left_out: list[tuple[str, Path]] = field(default_factory=list)
     reencoded: list[Path] = field(default_factory=list)
     broken: list[Path] = field(default_factory=list)
+    _clips: dict[Path, Clip | None] = field(default_factory=dict)
 
-    def embed(self, path: Path) -> Clip | None:
-        """A video for the page; None if it cannot be played or does not fit, which is counted."""
-        if path not in self.taken and path not in self.broken and path not in self.left_out:
-            self._take(path)
-        return self.taken.get(path)
+    def embed(self, path: Path, place: str) -> Clip | None:
+        """A video for the page; None if it cannot be played or does not fit, which is counted.
 
-    def _take(self, path: Path) -> None:
+        Args:
+            path: The mp4.
+            place: Where it is shown; a video in two places is there twice, and counts twice.
+        """
+        key = (place, path)
+        if key not in self.taken and key not in self.left_out:
+            self._take(key)
+        return self.taken.get(key)
+
+    def _take(self, key: tuple[str, Path]) -> None:
         room = self.limit - self.used
-        if room <= 0:
-            self.left_out.append(path)
+        clip = self._read(key[1]) if room > 0 else None
+        if key[1] in self.broken:
             return
-        poster = last_frame(path)
-        if poster is None:
-            self.broken.append(path)
+        if clip is None or clip.size > room:
+            self.left_out.append(key)
             return
-        content = path.read_bytes()
-        small = reencode(path) if len(content) > REENCODE_FROM else None
-        if is_smaller := small is not None and len(small) < len(content):
-            content = small or content
-        clip = Clip(_uri("video/mp4", content), _uri("image/jpeg", poster), *Image.open(io.BytesIO(poster)).size)
-        if len(clip.video) + len(clip.poster) > room:
-            self.left_out.append(path)
-            return
-        self.used += len(clip.video) + len(clip.poster)
-        self.taken[path] = clip
-        if is_smaller:
-            self.reencoded.append(path)
+        self.used += clip.size
+        self.taken[key] = clip
+
+    def _read(self, path: Path) -> Clip | None:
+        if path not in self._clips:
+            self._clips[path] = clip = read_clip(path)
+            if clip is None:
+                self.broken.append(path)
+            elif clip.reencoded:
+                self.reencoded.append(path)
+        return self._clips[path]
+
+
+def read_clip(path: Path) -> Clip | None:
+    """A video with its poster, made smaller if it is large; None if ffmpeg cannot decode it."""
+    poster = last_frame(path)
+    if poster is None:
+        return None
+    content = path.read_bytes()
+    small = reencode(path) if len(content) > REENCODE_FROM else None
+    reencoded = small is not None and len(small) < len(content)
+    video = small if small is not None and reencoded else content
+    return Clip(
+        _uri("video/mp4", video), _uri("image/jpeg", poster), *Image.open(io.BytesIO(poster)).size, reencoded=reencoded
+    )
 
 
 def last_frame(path: Path) -> bytes | None:
