@@ -89,7 +89,11 @@ class SimulationRollout(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the protocol, so that `videopolicy evaluate` repeats it from the checkpoint alone."""
-        checkpoint["rollout"] = {
+        checkpoint["rollout"] = self.protocol()
+
+    def protocol(self) -> dict[str, Any]:
+        """What decides the episodes, as plain values."""
+        return {
             "simulator": self.simulator.to_dict(),
             "num_episodes": self.num_episodes,
             "first_seed": self.first_seed,

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-pytest_plugins = ("tests.stage_parts",)
+pytest_plugins = ("tests.stage_parts", "tests.reference_parts")
 
 DemoFileFactory = Callable[..., Path]
 CORRUPTIONS = (

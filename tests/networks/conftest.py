@@ -30,6 +30,11 @@ def _weight(key: str, shape: Sequence[int]) -> Tensor:
     return 1 + unit * float(np.float32(0.1)) if key.endswith("weight") else unit * float(np.float32(0.1))
 
 
+def filled(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Weights by published key (as the key is spelt in `shapes`), following the rule."""
+    return {key: _weight(key, shape) for key, shape in shapes.items()}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Small tensors on one thread: many threads on a busy machine wait for one another."""
@@ -48,7 +53,7 @@ def unit() -> Callable[[str, Sequence[int]], Tensor]:
 @pytest.fixture(scope="session")
 def fill_by_rule() -> Callable[[Mapping[str, Sequence[int]]], dict[str, Tensor]]:
     """`fill_by_rule(shapes)`: weights by published key (as the key is spelt in `shapes`), following the rule."""
-    return lambda shapes: {key: _weight(key, shape) for key, shape in shapes.items()}
+    return filled
 
 
 @pytest.fixture(scope="session")

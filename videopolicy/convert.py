@@ -1,0 +1,150 @@
+"""`videopolicy convert`: Stable Video Diffusion and published weights into a checkpoint of ours, and back."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import Tensor
+
+from networks.checkpoint_conversion import PartSummary, Plan, cast, native_tables, plan, published_table
+from networks.checkpoint_file import write_checkpoint, write_safetensors
+from networks.checkpoint_source import REFERENCE_ONLY, Source, read_source
+from videopolicy.described_checkpoint import Description
+from videopolicy.errors import CommandError
+
+HELP = "turn Stable Video Diffusion or published weights into a checkpoint of ours, and back"
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    add = parser.add_argument
+    add("--from", dest="kind", required=True, choices=("svd", "reference", "native"), help="what the input is")
+    add("--to", dest="layout", required=True, choices=("native", "reference"), help="what the output shall be")
+    add("--input", required=True, help="a .ckpt or .safetensors; with --from svd also a diffusers folder or hub id")
+    add("--output", required=True, type=Path, help="a .ckpt; with --to reference also a .safetensors")
+    add("--dtype", choices=DTYPES, help="type of the floating-point weights (default: as they are)")
+    add("--ignore", nargs="+", default=[], metavar="PATTERN", help="names that may be missing, unknown or misshaped")
+    add("-c", "--config", action="append", type=Path, default=[], help="experiment that makes it a whole checkpoint")
+    add("--model.video", dest="video", type=Path, help="a video model in place of the experiment's (a part file)")
+    add("--statistics", type=Path, help="JSON with minimum and maximum of the actions (default: from the demos)")
+    add("--force", action="store_true", help="replace an output that is there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, and print what was found and written."""
+    console = Console()
+    require_usable(args)
+    description = Description(args.config, args.video, args.statistics) if args.config else None
+    with progress_bar(console) as progress:
+        task = progress.add_task("reading", total=input_size(args.input))
+        source = read_source(args.kind, args.input, lambda size: progress.advance(task, size))
+        found = plan(source, args.ignore)
+        progress.update(task, completed=progress.tasks[task].total or 0)
+        if args.layout == "native":
+            document = native_document(source, found, args, description)
+        else:
+            document = reference_document(source, found, args)
+        write(document, args.output, progress)
+    console.print(table(found.parts, args.dtype))
+    for name in found.ignored:
+        console.print(f"left out: {name}", highlight=False, soft_wrap=True)
+    size = args.output.stat().st_size
+    console.print(f"{args.output}: {args.layout}, {size / 1e9:.2f} GB", highlight=False, soft_wrap=True)
+    return 0
+
+
+def require_usable(args: argparse.Namespace) -> None:
+    """Refuse arguments that do not go together, before anything is read.
+
+    Raises:
+        CommandError: The output is there, has the wrong ending, or an option has no use.
+    """
+    endings = {"native": (".ckpt",), "reference": (".ckpt", ".safetensors")}[args.layout]
+    if args.output.suffix not in endings:
+        raise CommandError(f"--output {args.output}: a {args.layout} file ends in {' or '.join(endings)}.")
+    if args.output.exists() and not args.force:
+        raise CommandError(f"{args.output}: is there already; give another --output, or --force to replace it.")
+    if args.config and args.layout != "native":
+        raise CommandError("-c: a published checkpoint holds weights only; leave it out, or convert --to native.")
+    unused = [f"--{name}" for name, value in (("statistics", args.statistics), ("model.video", args.video)) if value]
+    if unused and not args.config:
+        raise CommandError(
+            f"{' and '.join(unused)}: of no use without an experiment; add -c experiments/robocasa.yaml."
+        )
+
+
+def native_document(
+    source: Source, found: Plan, args: argparse.Namespace, description: Description | None
+) -> dict[str, Any]:
+    """A checkpoint of ours; the weights move out of the source."""
+    state, extras = native_tables(source, found)
+    described = source.description
+    if description is not None:
+        described = description.entries(args.input, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    for weights in (state, extras):
+        as_wanted(weights, args.dtype)
+    begin = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": lightning.__version__}
+    return {**begin, **described, "state_dict": state, REFERENCE_ONLY: extras}
+
+
+def reference_document(source: Source, found: Plan, args: argparse.Namespace) -> dict[str, Any]:
+    """A published checkpoint; the weights move out of the source."""
+    weights = published_table(source, found)
+    as_wanted(weights, args.dtype)
+    return weights if args.output.suffix == ".safetensors" else {"state_dict": weights}
+
+
+def as_wanted(weights: dict[str, Tensor], dtype: str | None) -> None:
+    """Cast a table in place where a type is asked for."""
+    if dtype is not None:
+        cast(weights, getattr(torch, dtype))
+
+
+def write(document: dict[str, Any], output: Path, progress: Progress) -> None:
+    """Write the output in one step."""
+    tables = [value for value in document.values() if isinstance(value, dict)] or [document]
+    size = sum(t.nbytes for weights in tables for t in weights.values() if isinstance(t, Tensor))
+    task = progress.add_task("writing", total=size)
+    if output.suffix == ".safetensors":
+        write_safetensors(document, output)
+    else:
+        write_checkpoint(document, output, lambda written: progress.advance(TaskID(task), written))
+    progress.update(task, completed=size)
+
+
+def table(parts: list[PartSummary], dtype: str | None) -> Table:
+    """What was found, part by part."""
+    result = Table(title="Parts")
+    for column in ("part", "keys", "parameters", "matched", "dtype"):
+        result.add_column(column, justify="left" if column in ("part", "dtype") else "right")
+    for part in parts:
+        matched = "" if part.matched is None else f"{part.matched}/{part.keys}"
+        counts = (str(part.keys), f"{part.parameters:,}", matched) if part.keys else ("absent", "", "")
+        result.add_row(
+            part.label, *counts, " to ".join([", ".join(part.dtypes), *([dtype] if dtype and part.dtypes else [])])
+        )
+    return result
+
+
+def input_size(path: str) -> int | None:
+    """Bytes to read, where that is known."""
+    where = Path(path)
+    return where.stat().st_size if where.is_file() else None
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[Progress]:
+    """Bytes read and written; gone when done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield progress
