@@ -86,11 +86,15 @@ tensorboard: $(VENV)/.installed-robosuite ## show losses, success rates and vide
 
 .PHONY: test
 test: $(VENV)/.installed-all ## the tests that take seconds each (under 20 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not slow and not gpu" --color=no $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not full and not gpu" --color=no $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(VENV)/.installed-all ## the tests that take minutes each
-	@$(BIN)/python -m pytest -m "slow and not gpu" --color=no $(ARGS)
+	@$(BIN)/python -m pytest -m "slow and not full and not gpu" --color=no $(ARGS)
+
+.PHONY: test-full
+test-full: $(VENV)/.installed-all ## the networks at their real size against the published ones: 10 GiB, 2 to 5 minutes on 2 cores
+	@nice $(BIN)/python -m pytest -m "full and not gpu" -rP --color=no $(ARGS)
 
 .PHONY: test-gpu
 test-gpu: $(VENV)/.installed-all ## the tests that need a CUDA device

@@ -120,7 +120,7 @@ class Sampler:
             for scheduler, tensor in zip(schedulers, x, strict=True):
                 scheduler.scale_model_input(tensor, timestep)  # sets its step index; the denoiser scales by itself
             steps = zip(schedulers, clean, x, strict=True)
-            x = tuple(s.step(c.to(t.dtype), timestep, t, **options).prev_sample for s, c, t in steps)
+            x = tuple(_step(s, c.to(t.dtype), timestep, t, options) for s, c, t in steps)
             if on_step is not None:
                 on_step(step, x)
         return x
@@ -161,6 +161,15 @@ def guided(clean: Tensor, guidance: float) -> Tensor:
     """
     conditional, unconditional = clean.chunk(2)
     return unconditional + guidance * (conditional - unconditional)
+
+
+def _step(scheduler: Any, clean: Tensor, timestep: Tensor, x: Tensor, options: dict[str, Any]) -> Tensor:  # noqa: ANN401
+    """The sample after one step; Euler keeps float64, where diffusers goes through float32."""
+    stepped: Tensor = scheduler.step(clean, timestep, x, **options).prev_sample
+    if x.dtype == torch.float64 and isinstance(scheduler, diffusers.EulerDiscreteScheduler):
+        sigma, following = scheduler.sigmas[scheduler.step_index - 1 : scheduler.step_index + 1].tolist()
+        return x + (following - sigma) * (x - clean) / sigma
+    return stepped
 
 
 def _betas(sigmas: Tensor) -> list[float]:

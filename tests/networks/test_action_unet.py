@@ -11,6 +11,7 @@ from torch import Tensor
 from networks.action_unet import ActionUNet
 from networks.checkpoint_keys import action_unet_key
 from networks.errors import NetworkError
+from tests.goldens import DTYPES, check
 
 
 def small(**settings: Any) -> ActionUNet:  # noqa: ANN401
@@ -19,7 +20,10 @@ def small(**settings: Any) -> ActionUNet:  # noqa: ANN401
     return ActionUNet(**{**sizes, "num_groups": 4, **settings})
 
 
+@pytest.mark.golden
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_real_size_output_equals_the_published_network(
+    dtype: torch.dtype,
     reference_keys: dict[str, Any],
     unit: Callable[..., Tensor],
     fill_by_rule: Callable[[dict[str, list[int]]], dict[str, Tensor]],
@@ -34,9 +38,10 @@ def test_real_size_output_equals_the_published_network(
     assert sum(p.numel() for p in unet.parameters()) == 161_359_111
     arrays = parity_arrays("adapter_action_full")
     with torch.no_grad():
-        cond = arrays["adapter_out"].float().flatten(1)
-        found = unet(unit("action/sample", (1, 32, 7)), unit("action/pose_emb", (1, 1280)), cond)
-    assert torch.allclose(found, arrays["action_out"], atol=1e-4, rtol=0)
+        cond = arrays["adapter_out"].to(dtype).flatten(1)
+        inputs = [unit("action/sample", (1, 32, 7)), unit("action/pose_emb", (1, 1280)), cond]
+        found = unet.to(dtype)(*(x.to(dtype) for x in inputs))
+    check("adapter_action_full action_out", found, arrays["action_out"], 1e-4)
 
 
 def test_scaled_down_widths_of_the_joint_parity_run_are_reached_by_arguments(reference_keys: dict[str, Any]) -> None:

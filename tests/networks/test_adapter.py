@@ -13,6 +13,7 @@ from networks.checkpoint_keys import adapter_key
 from networks.component_config import build, describe
 from networks.errors import NetworkError
 from networks.video_unet import TapShape
+from tests.goldens import DTYPES, check
 
 PAPER_TAPS = {
     22: TapShape(320, 32, 32),
@@ -54,7 +55,10 @@ def with_random_last_norms(adapter: CNNAdapter) -> CNNAdapter:
     return adapter
 
 
+@pytest.mark.golden
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_real_size_output_equals_the_published_network(
+    dtype: torch.dtype,
     reference_keys: dict[str, Any],
     unit: Callable[..., Tensor],
     fill_by_rule: Callable[[dict[str, list[int]]], dict[str, Tensor]],
@@ -68,21 +72,25 @@ def test_real_size_output_equals_the_published_network(
         adapter = CNNAdapter(list(PAPER_TAPS.values()), num_views=3, num_frames=8, emb_dim=1280)
     adapter.load_state_dict(weights, assign=True)
     assert sum(p.numel() for p in adapter.parameters()) == 205_812_616
+    adapter.to(dtype)
     features = [
-        unit(f"adapter/tap{tap}", (1, s.channels, 24, s.height, s.width)).unflatten(2, (3, 8)).movedim(1, 3)
+        unit(f"adapter/tap{tap}", (1, s.channels, 24, s.height, s.width)).unflatten(2, (3, 8)).movedim(1, 3).to(dtype)
         for tap, s in PAPER_TAPS.items()
     ]
+    arrays = parity_arrays("adapter_action_full")
+    names_of_layers = [name.removeprefix("mid_") for name in arrays if name.startswith("mid_") and "shape" not in name]
+    assert len(names_of_layers) == 7
     middle: dict[str, Tensor] = {}
-    for name in ("layer1_1", "layer5_2", "layer7_3", "layer8", "layer12", "layer15", "layer17"):
+    for name in names_of_layers:
         module = adapter.get_submodule(adapter_key(f"{name}.0.x").removesuffix(".0.x"))
         module.register_forward_hook(lambda _m, _i, out, name=name: middle.update({name: out}))
     with torch.no_grad():
-        found = adapter.forward_map(features, unit("adapter/vision_emb", (32, 1280))[None])
-    arrays = parity_arrays("adapter_action_full")
-    assert torch.allclose(found, arrays["adapter_out"], atol=1e-4, rtol=0)
+        found = adapter.forward_map(features, unit("adapter/vision_emb", (32, 1280))[None].to(dtype))
+    check("adapter_action_full adapter_out", found, arrays["adapter_out"], 1e-4)
+    assert len(middle) == len(names_of_layers)
     for name, value in middle.items():
         assert list(value.shape) == arrays[f"mid_{name}_shape"].tolist()
-        assert torch.allclose(sampled(value, 1024), arrays[f"mid_{name}"], atol=1e-4, rtol=0), name
+        check(f"adapter_action_full mid_{name}", sampled(value, 1024), arrays[f"mid_{name}"], 1e-4)
     assert adapter.cond_dim == 6720
     assert adapter.map_shape == (420, 1, 4, 4)
 

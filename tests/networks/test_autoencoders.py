@@ -20,6 +20,7 @@ from networks.errors import NetworkError
 from networks.text import SeededTextEncoder
 from networks.video_model import VideoModel
 from networks.video_unet import VideoUNet
+from tests.goldens import check
 
 Fill = Callable[[Mapping[str, Sequence[int]]], dict[str, Tensor]]
 SMALL: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1}
@@ -85,6 +86,7 @@ def part(keys: Mapping[str, Sequence[int]], name: str, fill: Fill) -> dict[str, 
     return {key.removeprefix(prefix): value for key, value in filled.items()}
 
 
+@pytest.mark.golden
 def test_real_size_autoencoder_is_the_published_one(
     parity_arrays: Callable[[str], dict[str, Tensor]],
     unit: Callable[[str, Sequence[int]], Tensor],
@@ -97,15 +99,16 @@ def test_real_size_autoencoder_is_the_published_one(
     scale = autoencoder.scaling_factor
     pictures = 0.5 * unit("vae/image", (3, 3, 64, 64))
     mode = autoencoder.encode(pictures, sample=False) / scale
-    torch.testing.assert_close(mode, arrays["moments"][:, :4], atol=1e-4, rtol=0)
-    torch.testing.assert_close(autoencoder.encode_condition(pictures), arrays["moments"][:, :4], atol=1e-4, rtol=0)
+    check("vae_full moments: encode", mode, arrays["moments"][:, :4], 1e-4)
+    check("vae_full moments: encode_condition", autoencoder.encode_condition(pictures), arrays["moments"][:, :4], 1e-4)
     with torch.no_grad():
         moments = autoencoder.vae.quant_conv(autoencoder.vae.encoder(pictures))
-    torch.testing.assert_close(moments, arrays["moments"], atol=1e-4, rtol=0)
+    check("vae_full moments", moments, arrays["moments"], 1e-4)
     decoded = autoencoder.decode(scale * unit("vae/latent", (9, 4, 8, 8)), num_frames=9)
-    torch.testing.assert_close(decoded, arrays["decoded"], atol=1e-4, rtol=0)
+    check("vae_full decoded", decoded, arrays["decoded"], 1e-4)
 
 
+@pytest.mark.golden
 def test_conditions_of_a_video_are_the_published_ones(
     parity_arrays: Callable[[str], dict[str, Tensor]],
     unit: Callable[[str, Sequence[int]], Tensor],
@@ -125,8 +128,15 @@ def test_conditions_of_a_video_are_the_published_ones(
     video = VideoModel(unet, autoencoder, SeededTextEncoder(16), num_views=3, num_frames=8)
     names = ["cond/cond_frames", "cond/cond_frames_2", "cond/cond_frames_3", "cond/cond_frames_4"]
     pictures = torch.stack([0.5 * unit(name, (2, 3, 64, 64)) for name in names], dim=1)
-    rows = video.condition_from_images(pictures, ["lift"] * 2).latents.flatten(0, 1)
-    torch.testing.assert_close(rows[arrays["concat_rows"]], arrays["concat"], atol=1e-4, rtol=0)
+    conditioning = video.condition_from_images(pictures, ["lift"] * 2)
+    rows = conditioning.latents.flatten(0, 1)
+    check("conditioner_tiny concat", rows[arrays["concat_rows"]], arrays["concat"], 1e-4)
+    unconditional = conditioning.unconditional()
+    assert unconditional.latents.abs().max() == arrays["uc_concat_absmax"] == 0
+    assert unconditional.context.abs().max() == arrays["uc_crossattn_absmax"] == 0
+    real = VideoUNet(block_out_channels=(32,), num_attention_heads=(2,), cross_attention_dim=16)  # 3 x 256 sinusoids
+    ids = torch.tensor([video.fps_id, video.motion_bucket, video.condition_noise])
+    check("conditioner_tiny vector", real.unet.add_time_proj(ids).reshape(1, -1), arrays["vector"], 1e-5)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from torch import Tensor
 from networks.component_config import build
 from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise, mean_over_rows
 from networks.errors import NetworkError
+from tests.goldens import DTYPES, check
 
 LEVELS = torch.tensor([0.002, 0.5, 10.0, 700.0])
 
@@ -20,12 +21,14 @@ def fitted_residual(shape: tuple[int, ...] = (3, 2, 4, 4)) -> ResidualPreconditi
     return preconditioning
 
 
-def test_scalings_are_the_published_ones(parity_arrays: Callable[[str], dict[str, Tensor]]) -> None:
+@pytest.mark.golden
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scalings_are_the_published_ones(parity_arrays: Callable[[str], dict[str, Tensor]], dtype: torch.dtype) -> None:
     arrays = parity_arrays("joint_tiny")
-    sigma = arrays["den_sigma"]
+    sigma = arrays["den_sigma"].to(dtype)
     c_skip, c_out, c_in = (value.flatten() for value in EDMPreconditioning().scalings(sigma, 5))
     for name, value in {"c_skip": c_skip, "c_out": c_out, "c_in": c_in, "c_noise": c_noise(sigma)}.items():
-        torch.testing.assert_close(value, arrays[name], atol=1e-6, rtol=1e-6)
+        check(f"joint_tiny {name}", value, arrays[name], 1e-6)
 
 
 def test_published_loss_weight() -> None:

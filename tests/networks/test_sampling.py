@@ -24,21 +24,27 @@ def exact_solution(start: Tensor, sigma_max: float) -> Tensor:
     return MEAN + (start - MEAN) * STD / (sigma_max**2 + STD**2) ** 0.5
 
 
+@pytest.mark.golden
 @pytest.mark.parametrize("num_steps", [4, 30])
 def test_levels_are_the_published_ones(parity_arrays: Callable[[str], dict[str, Tensor]], num_steps: int) -> None:
+    """Theirs went through float32 powers, so they are 2e-6 away from the formula; ours are its values, rounded."""
     expected = parity_arrays("joint_tiny")[f"sigmas_{num_steps}"]
-    torch.testing.assert_close(Sampler(num_steps).sigmas(), expected, rtol=1e-5, atol=0)
+    found = Sampler(num_steps).sigmas()
+    share = ((found - expected)[:-1] / expected[:-1]).abs().max().item()
+    print(f"golden  joint_tiny sigmas_{num_steps} relative {share:.1e}  limit 1e-05")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
 
 
-def test_euler_is_the_textbook_step() -> None:
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-4), (torch.float64, 1e-14)])
+def test_euler_is_the_textbook_step(dtype: torch.dtype, rtol: float) -> None:
     """Step x + (sigma_next - sigma) (x - D) / sigma, Karras et al. 2022, algorithm 2 without churn."""
     sampler = Sampler(num_steps=7, sigma_max=80.0)
-    x = start = 80 * torch.randn(5, 2)
-    sigmas = sampler.sigmas()
+    x = start = 80 * torch.randn(5, 2, dtype=dtype)
+    sigmas = sampler.sigmas().to(dtype)
     for sigma, following in pairwise(sigmas):
         (clean,) = ideal((x,), sigma.expand(5))
         x = x + (following - sigma) * (x - clean) / sigma
-    torch.testing.assert_close(sampler.sample(ideal, (start,))[0], x, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sampler.sample(ideal, (start,))[0], x, rtol=rtol, atol=rtol / 10)
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

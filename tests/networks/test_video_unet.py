@@ -1,5 +1,6 @@
 """The video U-Net against the published network's arrays, and its taps."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from networks.checkpoint_keys import unet_key
 from networks.errors import NetworkError
 from networks.video_unet import TapShape, VideoUNet
+from tests.goldens import ACTION, ADAPTER, DTYPES, TAPS, check
 
 TINY: dict[str, Any] = {
     "block_out_channels": (32, 64, 128, 128),
@@ -28,54 +30,68 @@ SMALL: dict[str, Any] = {
     "cross_attention_dim": 16,
     "addition_time_embed_dim": 8,
 }
-TAPS = (9, 13, 16, 19, 22)
 
 
 @pytest.fixture(scope="module")
 def published_tiny(
     reference_keys: dict[str, Any], fill_by_rule: Callable[[dict[str, list[int]]], dict[str, Tensor]]
-) -> VideoUNet:
-    keys = {k: s for k, s in reference_keys["tiny_joint_keys"].items() if not k.startswith(("vision", "pose"))}
+) -> Callable[[torch.dtype], VideoUNet]:
+    keys = {k: s for k, s in reference_keys["tiny_joint_keys"].items() if not k.startswith((ADAPTER, ACTION))}
     unet = VideoUNet(**TINY)
     unet.load_state_dict({unet_key(key): weight for key, weight in fill_by_rule(keys).items()})
-    return unet.requires_grad_(False)
+    return lambda dtype: copy.deepcopy(unet).requires_grad_(False).to(dtype)
 
 
-def published_inputs(unit: Callable[..., Tensor], size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def published_inputs(
+    unit: Callable[..., Tensor], size: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch = 2 if size == 16 else 1
     x = unit(f"unet/x/{size}", (batch * 25, 8, size, size)).unflatten(0, (batch, 25))
     context = unit(f"unet/context/{size}", (batch, 1, 48))[:, None].repeat(1, 25, 1, 1)
-    sigma = torch.tensor([0.7, 12.0])[:batch]
-    return x, 0.25 * sigma.log(), context, torch.tensor([[6.0, 100.0, 0.02]]).repeat(batch, 1)
+    sigma = torch.tensor([0.7, 12.0], dtype=dtype)[:batch]
+    ids = torch.tensor([[6.0, 100.0, 0.02]], dtype=dtype).repeat(batch, 1)
+    return x.to(dtype), 0.25 * sigma.log(), context.to(dtype), ids
 
 
+@pytest.mark.golden
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [16, 32])
 def test_output_and_taps_equal_the_published_network(
     size: int,
-    published_tiny: VideoUNet,
+    dtype: torch.dtype,
+    published_tiny: Callable[[torch.dtype], VideoUNet],
     unit: Callable[..., Tensor],
     parity_arrays: Callable[[str], dict[str, Tensor]],
     sampled: Callable[[Tensor, int], Tensor],
 ) -> None:
-    arrays = parity_arrays("unet_tiny")
-    result = published_tiny(*published_inputs(unit, size), taps=TAPS)
-    assert torch.allclose(result.sample.flatten(0, 1), arrays[f"l{size}_out"], atol=5e-5, rtol=0)
+    arrays, unet = parity_arrays("unet_tiny"), published_tiny(dtype)
+    x, timestep, context, ids = published_inputs(unit, size, dtype)
+    check(f"unet_tiny l{size}_timestep", timestep, arrays[f"l{size}_timestep"], 1e-7)
+    sinusoids = unet.unet.add_time_proj(ids.flatten()).reshape(len(ids), -1)
+    check(f"unet_tiny l{size}_vector", sinusoids, arrays[f"l{size}_vector"], 0.0)  # float32 in the published code too
+    result = unet(x, timestep, context, ids, taps=TAPS)
+    check(f"unet_tiny l{size}_out", result.sample.flatten(0, 1), arrays[f"l{size}_out"], 5e-5)
     assert tuple(result.taps) == TAPS
     for tap, feature in result.taps.items():
         want, found = arrays[f"l{size}_tap{tap}"], feature.flatten(0, 1)
         assert found.shape == tuple(arrays[f"l{size}_tap{tap}_shape"].tolist())
         found = found if bool(arrays[f"l{size}_tap{tap}_is_full"]) else sampled(found, want.numel())
-        assert torch.allclose(found, want, atol=3e-4, rtol=0), tap
+        check(f"unet_tiny l{size}_tap{tap}", found, want, 3e-4)
 
 
+@pytest.mark.golden
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_frames_with_their_own_context_equal_the_published_network(
-    published_tiny: VideoUNet, unit: Callable[..., Tensor], parity_arrays: Callable[[str], dict[str, Tensor]]
+    dtype: torch.dtype,
+    published_tiny: Callable[[torch.dtype], VideoUNet],
+    unit: Callable[..., Tensor],
+    parity_arrays: Callable[[str], dict[str, Tensor]],
 ) -> None:
-    x, timestep, context, ids = published_inputs(unit, 16)
+    x, timestep, context, ids = published_inputs(unit, 16, dtype)
     context[0, [0, 3, 20]] = 0
     want = parity_arrays("unet_tiny")["l16_framewise_context_out"]
-    found = published_tiny(x, timestep, context, ids).sample.flatten(0, 1)
-    assert torch.allclose(found, want, atol=5e-5, rtol=0)
+    found = published_tiny(dtype)(x, timestep, context, ids).sample.flatten(0, 1)
+    check("unet_tiny l16_framewise_context_out", found, want, 5e-5)
 
 
 def small_inputs(size: int | tuple[int, int] = 8) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,0 +1,88 @@
+"""Comparison with the arrays of ../shared/parity ("goldens"), in float64 and in float32.
+
+`python -m pytest -m golden -rP` prints a line for every array; docs/fidelity.md's table is made of these lines.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from networks.action_unet import ActionUNet
+from networks.adapter import CNNAdapter
+from networks.autoencoders import SVDAutoencoder
+from networks.checkpoint_keys import action_unet_key, adapter_key, unet_key
+from networks.policy_model import PolicyModel
+from networks.text import SeededTextEncoder
+from networks.video_model import VideoModel
+from networks.video_unet import VideoUNet
+
+Unit = Callable[[str, Sequence[int]], Tensor]
+Fill = Callable[[Mapping[str, Sequence[int]]], dict[str, Tensor]]
+Arrays = Callable[[str], dict[str, Tensor]]
+
+DTYPES = (torch.float32, torch.float64)
+TAPS = (9, 13, 16, 19, 22)
+ADAPTER, ACTION = "vision_encoder.", "pose_pred_net."
+STORED = 1e-6  # of the largest value: what storing a float64 result as float32 leaves (6e-8), and a margin
+AMPLIFIED = 5e-6  # the scaled-down adapter amplifies float32's last digit of the sinusoids about 20 times
+FOLLOWED = 2e-5  # the same over four steps of sampling
+
+
+def check(name: str, found: Tensor, golden: Tensor, float32: float, float64: float = STORED) -> None:
+    """Compare and print.
+
+    Args:
+        name: File and array.
+        found: Ours; its precision decides the limit.
+        golden: The published network's.
+        float32: Largest difference allowed of a float32 result (section 4 of the parity folder's README).
+        float64: The same of a float64 result, as a share of the largest golden value.
+    """
+    found, golden = found.detach(), golden.double()
+    assert found.shape == golden.shape, f"{name}: {tuple(found.shape)} found, {tuple(golden.shape)} wanted"
+    difference = (found.double() - golden).abs().max().item()
+    exact = found.dtype == torch.float64
+    value, limit = (difference / golden.abs().max().item(), float64) if exact else (difference, float32)
+    print(f"golden  {name:44s} {'float64 relative' if exact else 'float32 absolute'} {value:.1e}  limit {limit:.0e}")
+    assert value <= limit, f"{name}: {found.dtype} differs by {value:.2e}, allowed is {limit:.0e}"
+
+
+def our_key(published: str) -> str:
+    """Name in `PolicyModel` of a published key (without `model.diffusion_model.`)."""
+    if published.startswith(ADAPTER):
+        return "adapter." + adapter_key(published.removeprefix(ADAPTER))
+    if published.startswith(ACTION):
+        return "action_unet." + action_unet_key(published.removeprefix(ACTION))
+    return "video.unet." + unet_key(published)
+
+
+def load_by_rule(model: PolicyModel, shapes: Mapping[str, Sequence[int]], fill: Fill) -> None:
+    """Fill every weight in place, one at a time: the real network and a copy of it would take 15 GiB."""
+    own = {k: v for k, v in model.state_dict().items() if k.startswith(("video.unet.", "adapter.", "action_unet."))}
+    assert {our_key(key) for key in shapes} == own.keys()
+    for key, shape in shapes.items():
+        assert own[our_key(key)].shape == torch.Size(shape)
+        own[our_key(key)].copy_(fill({key: shape})[key])
+
+
+def joint_model(
+    unet: VideoUNet,
+    text_dim: int,
+    adapter: Mapping[str, object] | None = None,
+    action: Mapping[str, object] | None = None,
+) -> PolicyModel:
+    """Published layout around a U-Net: three cameras of eight frames.
+
+    Args:
+        unet: Video U-Net.
+        text_dim: Size of a text token.
+        adapter: Widths of the adapter; None is the paper's.
+        action: Widths of the action network; None is the paper's.
+    """
+    autoencoder = SVDAutoencoder(block_out_channels=(32, 32), layers_per_block=1)
+    video = VideoModel(unet, autoencoder, SeededTextEncoder(text_dim), 3, 8)
+    shapes = [unet.tap_shapes(32)[tap] for tap in reversed(TAPS)]
+    maps = CNNAdapter(shapes, 3, 8, unet.emb_dim, **dict(adapter or {}))
+    actions = ActionUNet(cond_dim=maps.cond_dim, emb_dim=unet.emb_dim, **dict(action or {}))
+    return PolicyModel(video, maps, actions, TAPS)
