@@ -96,4 +96,4 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _reconstruct(subtype: type[Array], shape: tuple[int, ...], dtype: bytes) -> Array:
     """An empty array that the pickle then fills; numpy 1 and 2 keep their own in different modules."""
-    return np.ndarray.__new__(subtype, shape, dtype)
+    return np.ndarray.__new__(subtype, shape, dtype.decode())

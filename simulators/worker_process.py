@@ -138,6 +138,8 @@ def no_start(config: SimulatorConfig, death: WorkerDied) -> SimulatorError:
     reason, *printed = str(death).split("; it last printed: ", 1)
     said = f" and printed {printed[0].splitlines()[-1]!r}" if printed else ""
     reason = reason.splitlines()[0].partition(" ")[2].partition(" ")[2]  # without "worker 4711"
+    if reason.startswith("raised"):
+        return SimulatorError(f"simulator {config.name!r}: its worker under {config.interpreter!r} {reason}.")
     return SimulatorError(
         f"simulator {config.name!r}: {config.interpreter!r} does not start a worker: it {reason}{said}; "
         "set `python` to an interpreter that has the simulator, or leave it out."

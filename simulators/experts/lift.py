@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from simulators.experts.base import Expert, height, move_towards
-from simulators.mujoco_types import Environment
+from simulators.mujoco_types import Environment, right_arm
 from simulators.protocol import Array
 
 OPEN, CLOSE = -1.0, 1.0
@@ -65,7 +65,7 @@ class LiftExpert(Expert):
     def _where(self) -> tuple[Array, Array]:
         """Positions of the gripper and the cube (3,), metres."""
         data = self.env.sim.data
-        gripper = np.array(data.site_xpos[self.env.robots[0].eef_site_id])
+        gripper = np.array(data.site_xpos[right_arm(self.env.robots[0].eef_site_id)])
         return gripper, np.array(data.body_xpos[self.env.cube_body_id])
 
     def act(self) -> Array:

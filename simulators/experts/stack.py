@@ -6,7 +6,7 @@ import numpy as np
 
 from simulators.experts.base import Expert, height, move_towards
 from simulators.experts.lift import CLOSE, OPEN, above_or_on, grasp_ready, noise_near
-from simulators.mujoco_types import Environment
+from simulators.mujoco_types import Environment, right_arm
 from simulators.protocol import Array
 
 CLOSE_STEPS = 5
@@ -43,7 +43,7 @@ class StackExpert(Expert):
     def act(self) -> Array:
         """See `Expert.act`."""
         data = self.env.sim.data
-        gripper = np.array(data.site_xpos[self.env.robots[0].eef_site_id])
+        gripper = np.array(data.site_xpos[right_arm(self.env.robots[0].eef_site_id)])
         red = np.array(data.body_xpos[self.env.cubeA_body_id])
         green = np.array(data.body_xpos[self.env.cubeB_body_id])
         if self.phase == "grasp":
@@ -77,5 +77,5 @@ class StackExpert(Expert):
 
     def _is_open(self) -> bool:
         """The fingers are far enough apart to leave the cube."""
-        fingers = self.env.robots[0]._ref_gripper_joint_pos_indexes
+        fingers = right_arm(self.env.robots[0]._ref_gripper_joint_pos_indexes)
         return bool(np.abs(self.env.sim.data.qpos[fingers]).min() > 0.03)
