@@ -41,7 +41,10 @@ class FeatureCache(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a stage whose features are not fixed."""
         if not isinstance(pl_module, ActionStage):
-            raise MisconfigurationException("FeatureCache belongs to the action stage; remove it from the video stage.")
+            raise MisconfigurationException(
+                f"FeatureCache needs features that never change, but {type(pl_module).__name__} trains the network "
+                "that they come from; remove it, or move it to an action stage with noise_levels: independent."
+            )
         if pl_module.noise_levels != "independent":
             raise MisconfigurationException(
                 "FeatureCache needs model.init_args.noise_levels: independent; with shared levels the features change "

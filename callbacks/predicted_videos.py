@@ -8,11 +8,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.clips import log_clip, predicted_and_true, write_clip
-from lightning_modules import VideoStage
+from lightning_modules import JointStage, VideoStage
 
 
 class PredictedVideos(Callback):
-    """Show the videos that a validation epoch of the video stage sampled, above the true ones.
+    """Show the videos that a validation epoch of the video or joint stage sampled, above the true ones.
 
     They appear in TensorBoard under ``predicted/<k>`` and as mp4 files, one column a camera: top row predicted, bottom
     row recorded.
@@ -28,15 +28,15 @@ class PredictedVideos(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a stage that samples no videos."""
-        if not isinstance(pl_module, VideoStage):
+        if not isinstance(pl_module, VideoStage | JointStage):
             raise MisconfigurationException(
-                f"PredictedVideos needs the video stage, not {type(pl_module).__name__}; "
+                f"PredictedVideos needs the video or joint stage, not {type(pl_module).__name__}; "
                 "move it to stages.video.trainer.callbacks."
             )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and log the epoch's videos."""
-        assert isinstance(pl_module, VideoStage)
+        assert isinstance(pl_module, VideoStage | JointStage)
         if trainer.sanity_checking:
             return
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "videos"  # every rank must ask

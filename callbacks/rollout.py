@@ -13,18 +13,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.clips import log_clip, side_by_side, write_clip
-from lightning_modules import ActionStage, VideoPolicy
+from lightning_modules import PolicyStage, VideoPolicy
 from simulators import EpisodeResult, EpisodeSpec, ResultsFile, RolloutEngine, SimulatorConfig, summarize
 
 
 class SimulationRollout(Callback):
     """Roll the policy out with the weights of the moment and log how often it succeeds.
 
-    Runs on validation epochs of the action stage (not in the sanity check), and in ``lightning validate`` and ``test``.
-    Logs ``rollout/<task>/success_rate``, ``rollout/success_rate`` (mean over tasks; monitor this), the Wilson 95 %
-    interval over all episodes, ``rollout/episode_length``, ``rollout/seconds_per_replan`` and ``rollout/errors``. Under
-    DDP the ranks share the episodes. Recorded episodes become videos with executed above predicted frames, as files and
-    in TensorBoard.
+    Runs on validation epochs of the action or joint stage (not in the sanity check), and in ``lightning validate`` and
+    ``test``. Logs ``rollout/<task>/success_rate``, ``rollout/success_rate`` (mean over tasks; monitor this), the Wilson
+    95 % interval over all episodes, ``rollout/episode_length``, ``rollout/seconds_per_replan`` and ``rollout/errors``.
+    Under DDP the ranks share the episodes. Recorded episodes become videos with executed above predicted frames, as
+    files and in TensorBoard.
 
     Args:
         simulator: Simulator, tasks and cameras.
@@ -63,9 +63,9 @@ class SimulationRollout(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out now, not after hours of training, whether the simulator runs and shows what the policy needs."""
-        if not isinstance(pl_module, ActionStage):
+        if not isinstance(pl_module, PolicyStage):
             raise MisconfigurationException(
-                f"SimulationRollout needs the action stage, not {type(pl_module).__name__}; "
+                f"SimulationRollout needs the action or joint stage, not {type(pl_module).__name__}; "
                 "move it to stages.action.trainer.callbacks."
             )
         datamodule = getattr(trainer, "datamodule", None)
@@ -107,7 +107,7 @@ class SimulationRollout(Callback):
             self._engine = None
 
     def _roll_out(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, ActionStage)
+        assert isinstance(pl_module, PolicyStage)
         episodes = self.simulator.episodes(self.num_episodes, self.first_seed)
         share = episodes[trainer.global_rank :: trainer.world_size]
         results = self._run(pl_module, share, show_progress=trainer.is_global_zero)
@@ -126,7 +126,7 @@ class SimulationRollout(Callback):
                 ResultsFile(path).append(result)
         self._log(pl_module, results)
 
-    def _run(self, stage: ActionStage, share: Sequence[EpisodeSpec], show_progress: bool) -> list[EpisodeResult]:
+    def _run(self, stage: PolicyStage, share: Sequence[EpisodeSpec], show_progress: bool) -> list[EpisodeResult]:
         if self._engine is None:
             self._engine = RolloutEngine(
                 self.simulator,

@@ -27,7 +27,7 @@ class TrainableWeightAveraging(Callback):
         warmup: Average with ``min(decay, (1 + n) / (10 + n))`` at step n, so that short runs forget their start.
 
     Raises:
-        MisconfigurationException: Under FSDP, where the trainable weights are shards.
+        MisconfigurationException: Under FSDP, where the trainable weights are shards, or beside another average.
     """
 
     def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
@@ -41,7 +41,13 @@ class TrainableWeightAveraging(Callback):
         self._last_step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse strategies whose weights this callback would not see whole."""
+        """Refuse a second average, and strategies whose weights this callback would not see whole."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if sum(isinstance(callback, TrainableWeightAveraging) for callback in callbacks) > 1:
+            raise MisconfigurationException(
+                "TrainableWeightAveraging stands twice in trainer.callbacks and would average its own average; the "
+                "experiment has one already, so leave the second out."
+            )
         if isinstance(trainer.strategy, FSDPStrategy):
             raise MisconfigurationException(
                 "TrainableWeightAveraging does not work under FSDP, which shards the weights: remove it from "

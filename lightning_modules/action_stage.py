@@ -10,7 +10,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from datamodules import Batch, Preprocessing
-from lightning_modules.stage import Stage, adam_1e5
+from lightning_modules.policy_stage import ActionUNetFactory, AdapterFactory, PolicyStage, first
+from lightning_modules.stage import adam_1e5
 from networks import (
     ActionUNet,
     CNNAdapter,
@@ -18,20 +19,17 @@ from networks import (
     FeatureStandardizer,
     LogNormalNoise,
     NetworkError,
-    PolicyModel,
     Sampler,
-    TapShape,
     VideoModel,
     config_of,
     seeded_noise,
 )
+from networks.conditioning import DropoutScope
 
-AdapterFactory = Callable[[Sequence[TapShape], int, int, int], CNNAdapter]
-ActionUNetFactory = Callable[[int, int, int, int], ActionUNet]
 Features = list[Tensor]  # one (B, V, T, C, h, w) a tap, fine to coarse
 
 
-class ActionStage(Stage):
+class ActionStage(PolicyStage):
     """Train the adapter and the action U-Net on features of the frozen video U-Net.
 
     Two ways to choose the noise level of the video that the features are read from:
@@ -59,6 +57,10 @@ class ActionStage(Stage):
         action_lr_scale: The same for the action U-Net.
         noise: Distribution of the action's (or shared) noise level in training.
         condition_dropout: As in stage 1.
+        dropout_scope: As in stage 1.
+        action_weight: Factor on the loss that is trained; None is the actions' share of the rows, A / (F + A), as the
+            published loss has it (32/57). Adam divides a constant factor out again, but for its epsilon of 1e-8 and
+            for half precision, so 1 and None train all but the same. What is logged stays unweighted.
         mask_padding: Leave padded action steps out of the loss (paper: they count).
         sampler: How actions, and with shared levels videos, are sampled.
         video_sampler: How a rollout's predicted videos are sampled where the levels are independent.
@@ -81,71 +83,54 @@ class ActionStage(Stage):
         action_lr_scale: float = 5.0,
         noise: LogNormalNoise | None = None,
         condition_dropout: float = 0.1,
+        dropout_scope: DropoutScope = "frame",
+        action_weight: float | None = 1.0,
         mask_padding: bool = False,
         sampler: Sampler | None = None,
         video_sampler: Sampler | None = None,
         val_sigmas: Sequence[float] = (0.1, 0.5, 2.0, 10.0),
         num_predicted: int = 32,
     ) -> None:
-        super().__init__(video, optimizer, lr_scheduler)
+        super().__init__(
+            video,
+            adapter,
+            action_unet,
+            taps,
+            optimizer,
+            lr_scheduler,
+            (adapter_lr_scale, action_lr_scale),
+            noise,
+            condition_dropout,
+            dropout_scope,
+            mask_padding,
+            sampler,
+        )
         if standardize_features and noise_levels == "shared":
             raise NetworkError(
                 "model.init_args.standardize_features is true with noise_levels: shared; features change with the "
                 "noise level there. Set standardize_features: false or noise_levels: independent."
             )
+        if action_weight is not None and action_weight <= 0:
+            raise NetworkError(
+                f"model.init_args.action_weight is {action_weight}; it must be positive, or null for the actions' "
+                "share of the rows."
+            )
         video.freeze()
-        self.taps = tuple(taps)
         self.noise_levels = noise_levels
         self.video_sigma = video_sigma
         self.standardize_features = standardize_features
-        self.lr_scales = (adapter_lr_scale, action_lr_scale)
-        self.noise = noise or LogNormalNoise()
-        self.condition_dropout = condition_dropout
-        self.mask_padding = mask_padding
-        self.sampler = sampler or Sampler()
+        self.action_weight = action_weight
         self.video_sampler = video_sampler or self.sampler
         self.val_sigmas = tuple(val_sigmas)
         self.num_predicted = num_predicted
-        self._factories = (adapter, action_unet)
-        self._network: tuple[PolicyModel, ...] = ()  # in a tuple, or every weight would be registered twice
         self.standardizer: FeatureStandardizer | None = None
         self.cached_features: Callable[[Tensor, bool], Features] | None = None  # set by the FeatureCache callback
 
     def attach(self, preprocessing: Preprocessing) -> None:
-        """Build adapter and action U-Net for the data's cameras, frames, image size and actions."""
+        """Add the standardizer to what is built for the data."""
         super().attach(preprocessing)
-        if self._network:
-            return
-        unet = self.video.unet
-        available = unet.tap_shapes(self.video.latent_size(preprocessing.image_size))
-        if unknown := sorted(set(self.taps) - set(available)):
-            raise NetworkError(
-                f"model.init_args.taps: no tap {unknown} in this U-Net; it has {sorted(available)}. Choose among these."
-            )
-        shapes = [available[tap] for tap in sorted(self.taps, reverse=True)]  # fine to coarse
-        make_adapter, make_action_unet = self._factories
-        adapter = make_adapter(shapes, preprocessing.num_views, preprocessing.num_frames, unet.emb_dim)
-        action_unet = make_action_unet(
-            preprocessing.action_dim, preprocessing.action_horizon, adapter.cond_dim, unet.emb_dim
-        )
-        self.adapter, self.action_unet = adapter, action_unet
-        self._network = (PolicyModel(self.video, adapter, action_unet, self.taps),)
-        if self.standardize_features:
-            self.standardizer = FeatureStandardizer([shape.channels for shape in shapes])
-
-    @property
-    def network(self) -> PolicyModel:
-        """The joint network; only valid once attached."""
-        assert self._network, "configure_model or attach comes first"
-        return self._network[0]
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Adapter and action U-Net; the frozen video network gets no optimizer state."""
-        modules = (self.network.adapter, self.network.action_unet)
-        return [
-            {"params": list(module.parameters()), "lr_scale": scale}
-            for module, scale in zip(modules, self.lr_scales, strict=True)
-        ]
+        if self.standardize_features and self.standardizer is None:
+            self.standardizer = FeatureStandardizer([shape.channels for shape in self.tap_shapes()])
 
     # --- features of the frozen network ---------------------------------------------------------------------------
 
@@ -171,7 +156,7 @@ class ActionStage(Stage):
             sigma = torch.full((len(batch),), self.video_sigma, device=self.device)
             return self.cached_features(batch.windows, self.training), self.video.level_embedding(sigma)
         conditioning = self.conditioning(batch)
-        return self.imagine(conditioning.dropout(self.condition_dropout) if self.training else conditioning)
+        return self.imagine(self.drop(conditioning) if self.training else conditioning)
 
     @torch.no_grad()
     def true_video_features(self, batch: Batch, sigma: Tensor) -> tuple[Features, Tensor]:
@@ -179,7 +164,7 @@ class ActionStage(Stage):
         conditioning = self.conditioning(batch)
         latents = self.video.encode(batch.frames)
         if self.training:
-            conditioning = conditioning.dropout(self.condition_dropout)
+            conditioning = self.drop(conditioning)
             noise = torch.randn_like(latents)
         else:
             noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), latents.device)
@@ -193,7 +178,14 @@ class ActionStage(Stage):
         sigma = self.noise.sample(len(batch), device=self.device)
         loss = self.loss(batch, sigma, torch.randn_like(batch.actions))
         self.log_batch({"train/loss": loss}, batch, train=True)
-        return loss
+        return self.loss_weight * loss
+
+    @property
+    def loss_weight(self) -> float:
+        """Factor on the loss that is trained."""
+        if self.action_weight is not None:
+            return self.action_weight
+        return self.data.action_horizon / (self.video.num_rows + self.data.action_horizon)
 
     def loss(self, batch: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
         """Weighted denoising error of the action chunk, mean over steps and dimensions.
@@ -211,10 +203,7 @@ class ActionStage(Stage):
         denoised = self.network.denoise_action(noisy, sigma, features, emb)
         weight = self.network.action_loss_weight(sigma).view(-1, 1)
         rows = weight * (denoised - batch.actions).square().mean(dim=-1)  # (B, A)
-        if not self.mask_padding:
-            return rows.mean()
-        real = (~batch.action_is_pad).float()
-        return (rows * real).sum() / real.sum().clamp(min=1.0)
+        return self.mean_action_loss(rows, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss at fixed levels with noise seeded by window; errors of sampled actions in the first batch."""
@@ -222,28 +211,34 @@ class ActionStage(Stage):
         losses = [self.loss(batch, batch.actions.new_full((len(batch),), level), noise) for level in self.val_sigmas]
         self.log_batch({"val/loss": torch.stack(losses).mean()}, batch)
         if batch_idx == 0 and self.num_predicted:
-            self._log_action_error(batch)
+            self._log_sampled(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Test as validation does."""
         self.validation_step(batch, batch_idx)
 
-    def _log_action_error(self, batch: Batch) -> None:
-        part = _first(batch, min(self.num_predicted, len(batch)))
+    def _log_sampled(self, batch: Batch) -> None:
+        part = first(batch, min(self.num_predicted, len(batch)))
         seeds = part.windows.tolist()
-        if self.noise_levels == "shared":
-            actions, _ = self.sample_jointly(self.conditioning(part), seeds)
-        elif self.cached_features is not None:
+        if self.cached_features is not None:
             actions = self.sample_from_features(*self.batch_features(part), seeds)
         else:
-            actions = self.sample_independently(self.conditioning(part), seeds)
-        predicted, true = (self.data.denormalize_actions(value.float()) for value in (actions, part.actions))
-        real = (~part.action_is_pad).float()
-        error = ((predicted - true).abs().mean(dim=-1) * real).sum(dim=0) / real.sum(dim=0).clamp(min=1.0)
-        self.log_batch({"val/action_error": error.mean()}, part)
-        self.log_batch({f"val_action_error/step_{step:02d}": value for step, value in enumerate(error)}, part)
+            actions, _ = self.sample(self.conditioning(part), seeds)
+        self.log_action_error(actions, part)
 
     # --- sampling -----------------------------------------------------------------------------------------------
+
+    def sample(
+        self, conditioning: Conditioning, seeds: Sequence[int], want_video: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sample in the way that `noise_levels` says; with independent levels a film costs passes of its own."""
+        if self.noise_levels == "shared":
+            return self.sample_jointly(conditioning, seeds)
+        actions = self.sample_independently(conditioning, seeds)
+        if not want_video:
+            return actions, None
+        noise = self.fixed_noise(len(conditioning))
+        return actions, self.video.predict_video(conditioning, self.video_sampler, noise)
 
     @torch.no_grad()
     def sample_independently(self, conditioning: Conditioning, seeds: Sequence[int]) -> Tensor:
@@ -260,41 +255,13 @@ class ActionStage(Stage):
         noise = seeded_noise((self.data.action_horizon, self.data.action_dim), seeds, self.device)
         return self.network.sample_actions(features, emb, noise, self.sampler, unconditional)
 
-    @torch.no_grad()
-    def sample_jointly(self, conditioning: Conditioning, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Denoise action chunk (B, A, D) and video latents (B, F, c, h, w) together (the paper)."""
-        action_shape = (self.data.action_horizon, self.data.action_dim)
-        video_noise = seeded_noise(self.video.latent_shape(self.data.image_size), seeds, self.device)
-        action_noise = seeded_noise(action_shape, [seed + 1 for seed in seeds], self.device)
-        video, action = self.network.sample(conditioning, video_noise, action_noise, self.sampler)
-        return action, video
-
     # --- checkpoints --------------------------------------------------------------------------------------------
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add how to build the policy without the experiment file."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["policy"] = self.policy_config()
-
     def policy_config(self) -> dict[str, Any]:
-        """Plain description of the networks and of sampling, read by `load_policy`."""
-        parts = {
-            "video": self.video,
-            "adapter": self.network.adapter,
-            "action_unet": self.network.action_unet,
-            "sampler": self.sampler,
-            "video_sampler": self.video_sampler,
-        }
-        return {name: config_of(part) for name, part in parts.items()} | {
-            "taps": list(self.taps),
+        """Add where the features come from."""
+        return super().policy_config() | {
+            "video_sampler": config_of(self.video_sampler),
             "noise_levels": self.noise_levels,
             "video_sigma": self.video_sigma,
             "standardize_features": self.standardize_features,
         }
-
-
-def _first(batch: Batch, count: int) -> Batch:
-    tensors = {
-        name: getattr(batch, name)[:count] for name in ("frames", "actions", "action_is_pad", "frame_is_pad", "windows")
-    }
-    return Batch(**tensors, instructions=batch.instructions[:count])

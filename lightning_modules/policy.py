@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules import Preprocessing
 from lightning_modules.action_stage import ActionStage
+from lightning_modules.policy_stage import PolicyStage
 from networks import Conditioning, NetworkError, build, read_checkpoint
 from simulators import PolicyReply, PolicyRequest
 
@@ -23,11 +24,11 @@ class VideoPolicy:
     """Answer batches of observations with action chunks, through the training's own preprocessing.
 
     Args:
-        stage: An action stage whose data is attached; it is used as it stands, so a callback may judge the weights of
-            a running training.
+        stage: An action or joint stage whose data is attached; it is used as it stands, so a callback may judge the
+            weights of a running training.
     """
 
-    def __init__(self, stage: ActionStage) -> None:
+    def __init__(self, stage: PolicyStage) -> None:
         self.stage = stage
 
     @torch.inference_mode()
@@ -65,17 +66,9 @@ class VideoPolicy:
 
     def _sample(self, requests: Sequence[PolicyRequest]) -> tuple[Tensor, Tensor | None]:
         """Normalised actions (B, A, D) and, where they come for free, video latents (B, F, c, h, w)."""
-        stage = self.stage
         seeds = [request.seed for request in requests]
-        conditioning = self._conditioning(requests)
-        if stage.noise_levels == "shared":
-            return stage.sample_jointly(conditioning, seeds)
-        actions = stage.sample_independently(conditioning, seeds)
-        if not any(request.want_prediction for request in requests):
-            return actions, None
-        video = stage.video
-        noise = stage.fixed_noise(len(requests))
-        return actions, video.predict_video(conditioning, stage.video_sampler, noise)
+        want_video = any(request.want_prediction for request in requests)
+        return self.stage.sample(self._conditioning(requests), seeds, want_video)
 
     def _predictions(
         self, requests: Sequence[PolicyRequest], latents: Tensor | None

@@ -1,4 +1,4 @@
-"""What both stages are: a LightningModule around one video model, told about the data when it is set up."""
+"""What every stage is: a LightningModule around one video model, told about the data when it is set up."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torch.utils.data import DataLoader, Subset
 
 from datamodules import Batch, DatasetError, Preprocessing
 from lightning_modules.differences import differing_keys
-from networks import Conditioning, VideoModel
+from networks import Conditioning, LogNormalNoise, ResidualPreconditioning, Sampler, VideoModel
+from networks.conditioning import DropoutScope
 
 
 def adam_1e5(params: Any) -> torch.optim.Optimizer:  # noqa: ANN401 - an optimizer's params are an iterable of many kinds
@@ -21,12 +23,16 @@ def adam_1e5(params: Any) -> torch.optim.Optimizer:  # noqa: ANN401 - an optimiz
 
 
 class Stage(LightningModule):
-    """Base of `VideoStage` and `ActionStage`.
+    """Base of `VideoStage`, `ActionStage` and `JointStage`.
 
     Args:
         video: Video model: U-Net, autoencoder, text tower and preconditioning.
         optimizer: Called with the parameter groups of this stage.
         lr_scheduler: Called with the optimizer; stepped after every optimizer step. None keeps the rate constant.
+        noise: Distribution of the noise level in training.
+        condition_dropout: Chance of a draw to drop text or condition latents in training.
+        dropout_scope: What a draw is for, see `Conditioning.dropout`.
+        sampler: How this stage samples.
 
     Attributes:
         preprocessing: Camera layout, window and action statistics; taken from the datamodule at set-up and from the
@@ -37,12 +43,23 @@ class Stage(LightningModule):
     learns_actions: ClassVar[bool] = True
 
     def __init__(
-        self, video: VideoModel, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None
+        self,
+        video: VideoModel,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
+        noise: LogNormalNoise | None,
+        condition_dropout: float,
+        dropout_scope: DropoutScope,
+        sampler: Sampler | None,
     ) -> None:
         super().__init__()
         self.video = video
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.noise = noise or LogNormalNoise()
+        self.condition_dropout = condition_dropout
+        self.dropout_scope = dropout_scope
+        self.sampler = sampler or Sampler()
         self.preprocessing: Preprocessing | None = None
 
     # --- the data this stage was made for -----------------------------------------------------------------------
@@ -103,6 +120,34 @@ class Stage(LightningModule):
         """Condition latents and text tokens of a batch, from each camera's current frame and the instruction."""
         result: Conditioning = self.video.condition(batch.frames[:, :, 0], batch.instructions)
         return result
+
+    def drop(self, conditioning: Conditioning) -> Conditioning:
+        """Conditions with some of them dropped, which is what guidance needs at sampling time."""
+        return conditioning.dropout(self.condition_dropout, scope=self.dropout_scope)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> tuple[Tensor, Conditioning]:
+        """Latents (B, F, c, h, w) of the true frames, and what they are conditioned on."""
+        return self.video.encode(batch.frames), self.conditioning(batch)
+
+    @torch.no_grad()
+    def fit_preconditioning(self, num_windows: int) -> None:
+        """Measure what the preconditioning needs to know of the data, where it has not; the same on every rank.
+
+        Args:
+            num_windows: Training windows to look at, evenly spread.
+        """
+        preconditioning = self.video.preconditioning
+        if not isinstance(preconditioning, ResidualPreconditioning) or preconditioning.fitted:
+            return
+        windows = self.trainer.datamodule.train_set  # type: ignore[attr-defined]
+        every = max(1, len(windows) // num_windows)
+        subset = Subset(windows, range(0, len(windows), every))
+        for batch in DataLoader(subset, batch_size=32, collate_fn=Batch.collate):
+            frames = self.data.to_float(batch.frames.to(self.device))
+            anchor = self.video.condition(frames[:, :, 0], batch.instructions).anchor
+            preconditioning.update(self.video.encode(frames), anchor)
+        preconditioning.finish()
 
     # --- optimizers ---------------------------------------------------------------------------------------------
 

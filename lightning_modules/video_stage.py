@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from datamodules import Batch
 from lightning_modules.stage import Stage, adam_1e5
-from networks import Conditioning, LogNormalNoise, ResidualPreconditioning, Sampler, VideoModel, seeded_noise
+from lightning_modules.video_scores import VideoScores
+from networks import Conditioning, LogNormalNoise, Sampler, VideoModel, seeded_noise
+from networks.conditioning import DropoutScope
 
 
 class VideoStage(Stage):
@@ -29,6 +29,8 @@ class VideoStage(Stage):
         noise: Distribution of the noise level in training.
         condition_dropout: Chance that a frame's text, and independently its condition latents, is dropped, which is
             what guidance needs at sampling time.
+        dropout_scope: ``frame`` drops as just said (the paper); ``sample`` drops text and condition latents of all
+            frames of a sample together, which is the case that guidance extrapolates from.
         sampler: How validation videos are sampled.
         val_sigmas: Noise levels of the validation losses.
         num_predicted: Videos to sample in a validation epoch; 0 leaves PSNR and SSIM out.
@@ -44,40 +46,30 @@ class VideoStage(Stage):
         lr_scheduler: LRSchedulerCallable | None = None,
         noise: LogNormalNoise | None = None,
         condition_dropout: float = 0.1,
+        dropout_scope: DropoutScope = "frame",
         sampler: Sampler | None = None,
         val_sigmas: Sequence[float] = (0.1, 0.5, 2.0, 10.0, 100.0),
         num_predicted: int = 4,
         preconditioning_windows: int = 512,
     ) -> None:
-        super().__init__(video, optimizer, lr_scheduler)
-        self.noise = noise or LogNormalNoise()
-        self.condition_dropout = condition_dropout
-        self.sampler = sampler or Sampler()
+        super().__init__(video, optimizer, lr_scheduler, noise, condition_dropout, dropout_scope, sampler)
         self.val_sigmas = tuple(val_sigmas)
         self.num_predicted = num_predicted
         self.preconditioning_windows = preconditioning_windows
-        self.psnr = PeakSignalNoiseRatio(data_range=(-1.0, 1.0))
-        self.ssim = StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0))
-        self.predicted: tuple[Tensor, Tensor] | None = None  # true and sampled videos, for PredictedVideos to show
+        self.scores = VideoScores()
+
+    @property
+    def predicted(self) -> tuple[Tensor, Tensor] | None:
+        """True and sampled videos of this validation epoch, for `PredictedVideos` to show."""
+        return self.scores.videos
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The U-Net alone, at the optimizer's own rate."""
         return [{"params": self.video.trainable_parameters(), "lr_scale": 1.0}]
 
-    @torch.no_grad()
     def on_fit_start(self) -> None:
-        """Measure what the preconditioning needs to know of the data; the same windows on every rank."""
-        preconditioning = self.video.preconditioning
-        if not isinstance(preconditioning, ResidualPreconditioning) or preconditioning.fitted:
-            return
-        windows = self.trainer.datamodule.train_set  # type: ignore[attr-defined]
-        every = max(1, len(windows) // self.preconditioning_windows)
-        subset = Subset(windows, range(0, len(windows), every))
-        for batch in DataLoader(subset, batch_size=32, collate_fn=Batch.collate):
-            frames = self.data.to_float(batch.frames.to(self.device))
-            anchor = self.video.condition(frames[:, :, 0], batch.instructions).anchor
-            preconditioning.update(self.video.encode(frames), anchor)
-        preconditioning.finish()
+        """Give the preconditioning its statistics."""
+        self.fit_preconditioning(self.preconditioning_windows)
 
     # --- training -----------------------------------------------------------------------------------------------
 
@@ -85,21 +77,16 @@ class VideoStage(Stage):
         """One denoising step on latents of true videos."""
         latents, conditioning = self.encode(batch)
         sigma = self.noise.sample(len(batch), device=latents.device)
-        conditioning = conditioning.dropout(self.condition_dropout)
+        conditioning = self.drop(conditioning)
         loss = self.video.loss(latents, torch.randn_like(latents), sigma, conditioning).mean()
         self.log_batch({"train/loss": loss}, batch, train=True)
         return loss
-
-    @torch.no_grad()
-    def encode(self, batch: Batch) -> tuple[Tensor, Conditioning]:
-        """Latents (B, F, c, h, w) of the true frames, and what they are conditioned on."""
-        return self.video.encode(batch.frames), self.conditioning(batch)
 
     # --- validation ---------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         """Forget the videos of the last epoch."""
-        self.predicted = None
+        self.scores.videos = None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses at fixed levels with noise seeded by window; sampled videos for the first windows."""
@@ -121,9 +108,4 @@ class VideoStage(Stage):
         count = min(self.num_predicted, len(batch))
         latents = self.video.predict_video(conditioning[:count], self.sampler, noise[:count])
         predicted = self.video.decode(latents).clamp(-1.0, 1.0)
-        true = batch.frames[:count]
-        flat = [video.flatten(0, 2).float() for video in (predicted, true)]
-        for name, metric in (("val/psnr", self.psnr), ("val/ssim", self.ssim)):
-            metric(*flat)
-            self.log(name, metric, on_epoch=True, batch_size=count)
-        self.predicted = (true.cpu(), predicted.float().cpu())
+        self.scores.compare(self, batch.frames[:count], predicted)

@@ -1,4 +1,4 @@
-"""Both stages with tiny parts on generated demos, as fixtures for the tests above networks/ and datamodules/."""
+"""All stages with tiny parts on generated demos, as fixtures for the tests above networks/ and datamodules/."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import CheckpointHandoff
 from datamodules import RobosuiteDataModule
-from lightning_modules import ActionStage, VideoStage
+from lightning_modules import ActionStage, JointStage, VideoStage
 from networks import (
     ActionUNet,
     CNNAdapter,
@@ -63,22 +63,28 @@ tiny_adapter = partial(
     norm_groups=2,
 )
 tiny_action_unet = partial(ActionUNet, step_embed_dim=16, widths=(16, 32), kernel_size=3, num_groups=4)
+ACTING: dict[str, Any] = {
+    "adapter": tiny_adapter,
+    "action_unet": tiny_action_unet,
+    "taps": (3, 7),
+    "sampler": QUICK,
+    "num_predicted": 2,
+    "optimizer": partial(torch.optim.Adam, lr=1e-3),
+}
 
 
 def tiny_action_stage(video: VideoModel | None = None, **arguments: Any) -> ActionStage:  # noqa: ANN401
     """An action stage on the tiny video model; taps 3 (coarse) and 7 (fine)."""
-    defaults: dict[str, Any] = {
-        "adapter": tiny_adapter,
-        "action_unet": tiny_action_unet,
-        "taps": (3, 7),
-        "noise_levels": "independent",
-        "sampler": QUICK,
-        "num_predicted": 2,
-        "optimizer": partial(torch.optim.Adam, lr=1e-3),
-    }
     video = video if video is not None else tiny_video_model()
     torch.manual_seed(1)
-    return ActionStage(video, **{**defaults, **arguments})
+    return ActionStage(video, **{**ACTING, "noise_levels": "independent", **arguments})
+
+
+def tiny_joint_stage(video: VideoModel | None = None, **arguments: Any) -> JointStage:  # noqa: ANN401
+    """A joint stage of the same parts."""
+    video = video if video is not None else tiny_video_model()
+    torch.manual_seed(1)
+    return JointStage(video, **{**ACTING, **arguments})
 
 
 def tiny_video_stage(video: VideoModel | None = None, **arguments: Any) -> VideoStage:  # noqa: ANN401

@@ -107,7 +107,7 @@ def test_rollouts_of_the_video_stage_are_refused(
     tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig
 ) -> None:
     rollout = SimulationRollout(counting(cameras=CAMERAS), num_episodes=1)
-    with pytest.raises(MisconfigurationException, match="needs the action stage, not VideoStage"):
+    with pytest.raises(MisconfigurationException, match="needs the action or joint stage, not VideoStage"):
         fit(quiet_trainer(tmp_path, 1, rollout), tiny_video_stage(), data)
 
 

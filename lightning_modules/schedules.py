@@ -1,0 +1,44 @@
+"""Learning rates over a run."""
+
+from __future__ import annotations
+
+import math
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class TrapezoidalLR(LambdaLR):
+    """Rise linearly, stay, fall linearly to zero: warm-up, constant rate, cool-down.
+
+    The constant part knows nothing of the end, so a run can be lengthened from any checkpoint taken before the
+    cool-down, which a cosine does not allow (Hägele et al. 2024, arXiv 2405.18392). A resumed run takes these
+    arguments from its config, not from the checkpoint. transformers has the same as `get_wsd_schedule`, a function
+    without a return type, which a YAML file cannot name.
+
+    Args:
+        optimizer: Every parameter group keeps its own rate as the height.
+        total_steps: Optimizer steps of the run, ``${trainer.max_steps}`` in an experiment file.
+        warm_up: Share of the steps over which the rate rises.
+        cool_down: Share of the steps over which it falls.
+
+    Raises:
+        MisconfigurationException: The shares are negative or more than the whole.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warm_up: float = 0.01, cool_down: float = 0.2) -> None:
+        if min(warm_up, cool_down) < 0 or warm_up + cool_down > 1:
+            raise MisconfigurationException(
+                f"TrapezoidalLR: warm_up is {warm_up} and cool_down {cool_down}; they are shares of the steps, neither "
+                "negative nor together more than 1."
+            )
+        rise, fall = math.ceil(warm_up * total_steps), math.ceil(cool_down * total_steps)
+
+        def factor(step: int) -> float:
+            """Factor on the rate of the optimizer step that comes after `step` others."""
+            rising = (step + 1) / rise if rise else 1.0
+            falling = (total_steps - step) / fall if fall else 1.0
+            return max(0.0, min(1.0, rising, falling))
+
+        super().__init__(optimizer, factor)
