@@ -15,7 +15,7 @@ import pytest
 
 from simulators import PolicyReply, PolicyRequest, RolloutEngine, SimulatorConfig
 from videopolicy.command_line import CommandLine, parse
-from videopolicy.experiment import STAGES, load_experiment
+from videopolicy.experiment import TWO_STAGES, load_experiment
 from videopolicy.main import VERBS, verb
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,7 +153,7 @@ def test_a_camera_is_swapped_in_one_line(workplace: Path) -> None:
     """README's claim: views, and the simulator's cameras, follow the data's."""
     line = CommandLine("fit", configs=["experiments/lift.yaml", "third_camera.yaml"])
     experiment = load_experiment(line.configs)
-    configs = {stage: line.stage_config(experiment, stage) for stage in STAGES}
+    configs = {stage: line.stage_config(experiment, stage) for stage in TWO_STAGES}
     assert [config["model"]["init_args"]["video"]["init_args"]["num_views"] for config in configs.values()] == [3, 3]
     rollout = configs["action"]["trainer"]["callbacks"][-1]["init_args"]["simulator"]
     assert rollout["cameras"] == ["agentview", "robot0_eye_in_hand", "frontview"]

@@ -22,6 +22,7 @@ from videopolicy.experiment import (
     read_part,
     stage_config,
     stage_of,
+    stages_of_experiment,
 )
 
 SUBCOMMANDS = ("fit", "validate", "test")  # no stage has a predict step
@@ -59,15 +60,26 @@ class CommandLine:
             raise CommandError(
                 f"{self.subcommand} needs an experiment: lightning {self.subcommand} -c experiments/lift.yaml."
             )
-        return load_experiment(self.configs)
+        experiment = load_experiment(self.configs)
+        for key, _ in self.overrides:
+            self._require_stage(stage_of(key)[0], experiment, f"--{key}")
+        return experiment
+
+    def _require_stage(self, stage: str | None, experiment: Config, said: str) -> None:
+        """Refuse what is said of a stage that the experiment does not have."""
+        stages = stages_of_experiment(experiment)
+        if stage is not None and stage not in stages and experiment.get("stages"):
+            raise CommandError(f"{said}: {self.configs[0]} has no stage {stage!r}; it has {' and '.join(stages)}.")
 
     def stages(self, experiment: Config) -> tuple[str, ...]:
         """The stages this call is about: the one asked for, the one the file is of, or all that the subcommand runs."""
         given = self.stage or experiment.get("stage")
         if given is None:
-            return STAGES if self.subcommand == "fit" else ("action",)
+            stages = stages_of_experiment(experiment)
+            return stages if self.subcommand == "fit" else stages[-1:]
         if given not in STAGES:
             raise CommandError(f"--stage {given}: no such stage; {nearest(str(given), STAGES)}")
+        self._require_stage(given, experiment, f"--stage {given}")
         return (given,)
 
     def run_directory(self, experiment: Config) -> Path:
@@ -79,7 +91,7 @@ class CommandLine:
 
         Args:
             experiment: What `experiment` gave.
-            stage: ``video`` or ``action``.
+            stage: The stage.
             overridden: Whether the stage runs in this call; one that does not takes only the overrides that name it.
         """
         overrides = [entry for entry in self.overrides if overridden or stage_of(entry[0])[0] == stage]
@@ -146,9 +158,10 @@ def _value(text: str) -> Any:  # noqa: ANN401 - any YAML value
 
 
 def merged_experiment(line: CommandLine, experiment: Config, configs: dict[str, Config]) -> Config:
-    """One document of all stages: those that run as they run, the other as the files say."""
+    """One document of all stages: those that run as they run, another as the files say."""
+    stages = stages_of_experiment(experiment if experiment.get("stages") else {"stages": configs})
     shared = {"run_dir": str(line.run_directory(experiment))}
-    complete = {s: configs.get(s) or stage_config(experiment, s, [*shared.items()]) for s in STAGES}
+    complete = {s: configs.get(s) or stage_config(experiment, s, [*shared.items()]) for s in stages}
     own = ("stage", "run_dir")
     plain = {stage: {k: v for k, v in config.items() if k not in own} for stage, config in complete.items()}
     return merge(shared, join_stages(plain))

@@ -1,11 +1,12 @@
-"""Experiment files: what both stages share is written once, and `stages` says what differs.
+"""Experiment files: what the stages share is written once, and `stages` says what differs.
 
 An experiment is a mapping of a stage's config keys (``seed_everything``, ``data``, ``model``, ``trainer``, ...) and a
-key ``stages`` with one partial config of the same shape a stage, merged over the common part. Three rules on top:
+key ``stages`` with one partial config of the same shape a stage, merged over the common part. An experiment has either
+the stages ``video`` and ``action`` or the one stage ``joint``. Three rules on top:
 
 - A string that ends in ``.yaml`` stands for that file's content; its path is relative to the file it is written in.
 - A mapping's key ``base`` names such a file, over which the rest of the mapping is merged.
-- A key that ends in ``+`` appends to the list that the key holds so far.
+- A key that ends in ``+`` appends to the list that the key holds so far; in the common part, to that of every stage.
 
 ``${data.init_args.num_frames}`` is resolved last, in the merged config of one stage;
 ``${len:${data.init_args.cameras}}`` counts.
@@ -24,7 +25,9 @@ from yaml import YAMLError
 
 from videopolicy.errors import CommandError
 
-STAGES = ("video", "action")
+TWO_STAGES = ("video", "action")
+JOINT = "joint"
+STAGES = (*TWO_STAGES, JOINT)
 OmegaConf.register_new_resolver("len", len, replace=True)
 Config = dict[str, Any]
 
@@ -51,18 +54,34 @@ def load_experiment(paths: Sequence[str | Path]) -> Config:
     """Read experiment files and merge them left to right; interpolations stay unresolved.
 
     Raises:
-        CommandError: A file is missing, is no YAML mapping, names a part that is not there or an unknown stage.
+        CommandError: A file is missing, is no YAML mapping, names a part that is not there, an unknown stage, or
+            ``joint`` beside one of the two stages that it replaces.
     """
     experiment: Config = {}
     for path in paths:
         experiment = merge(experiment, read_part(Path(path)))
     stages = experiment.get("stages") or {}
     if not isinstance(stages, Mapping):
-        raise CommandError(f"{paths[-1]}: `stages` holds {stages!r}; it must be a mapping of {' and '.join(STAGES)}.")
+        raise CommandError(
+            f"{paths[-1]}: `stages` holds {stages!r}; it must be a mapping of {' and '.join(TWO_STAGES)}, "
+            f"or of {JOINT}."
+        )
     for name in stages:
         if name not in STAGES:
             raise CommandError(f"{paths[-1]}: no stage {name!r} in `stages`; {nearest(name, STAGES)}")
+    if JOINT in stages and len(stages) > 1:
+        others = " and ".join(name for name in stages if name != JOINT)
+        raise CommandError(
+            f"{' + '.join(str(path) for path in paths)}: `stages` holds {others} beside {JOINT}, which trains video "
+            f"and action together; keep {JOINT} alone, or leave it out."
+        )
     return experiment
+
+
+def stages_of_experiment(experiment: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages of an experiment in their order: the joint one, or the two."""
+    is_joint = JOINT in (experiment.get("stages") or {}) or experiment.get("stage") == JOINT
+    return (JOINT,) if is_joint else TWO_STAGES
 
 
 def read_part(path: Path, including: tuple[Path, ...] = ()) -> Config:
@@ -108,11 +127,17 @@ def _fill_in(value: Any, path: Path, including: tuple[Path, ...]) -> Any:  # noq
 # --- merging ----------------------------------------------------------------------------------------------------------
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Config:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any], *, keep_waiting: bool = False) -> Config:
     """Merge two configs key by key; the second wins.
 
     A mapping whose ``class_path`` changes loses the arguments of the old class. Lists are replaced, or extended where
     the second config's key ends in ``+``.
+
+    Args:
+        below: The first config.
+        above: The second config.
+        keep_waiting: A ``key+`` of the first config that has found no list yet is put at the end of the second's list
+            rather than replaced by it.
     """
     merged = dict(below)
     if "class_path" in above and "class_path" in below and not _same_class(below["class_path"], above["class_path"]):
@@ -122,9 +147,12 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Config:
             name = key[:-1] if key[:-1] in merged else key
             merged[name] = [*_as_list(merged.get(name)), *_as_list(value)]
             continue
-        merged.pop(f"{key}+", None)
+        waiting = merged.pop(f"{key}+", None)
         old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(old, value, keep_waiting=keep_waiting)
+        else:
+            merged[key] = [*_as_list(value), *_as_list(waiting)] if keep_waiting and waiting is not None else value
     return merged
 
 
@@ -155,14 +183,14 @@ def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[
 
     Args:
         experiment: What `load_experiment` gave.
-        stage: ``video`` or ``action``.
+        stage: One of `STAGES`.
         overrides: Dotted keys and values, as on the command line; ``stages.<stage>.`` in front limits one to a stage.
 
     Raises:
         CommandError: An override names no stage, or an interpolation names no key.
     """
     config = merge({}, {key: value for key, value in experiment.items() if key != "stages"})
-    config = merge(config, (experiment.get("stages") or {}).get(stage) or {})
+    config = merge(config, (experiment.get("stages") or {}).get(stage) or {}, keep_waiting=True)
     for key, value in overrides:
         target, name = stage_of(key)
         if target in (None, stage):
@@ -179,7 +207,7 @@ def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[
 
 
 def stage_of(key: str) -> tuple[str | None, str]:
-    """Split ``stages.video.trainer.max_steps`` into (``video``, ``trainer.max_steps``); None means both stages."""
+    """Split ``stages.video.trainer.max_steps`` into (``video``, ``trainer.max_steps``); None means every stage."""
     if not key.startswith("stages."):
         return None, key
     _, stage, *rest = key.split(".")

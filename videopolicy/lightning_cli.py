@@ -1,4 +1,4 @@
-"""The `lightning` command: an experiment's two stages, one after the other, each in a process of its own."""
+"""The `lightning` command: an experiment's stages, one after the other, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
 USAGE = """usage: lightning {fit,validate,test} -c experiments/lift.yaml [options]
 
-  fit        train an experiment: the video stage, the handoff, the action stage; goes on where it stopped
-  validate   validate a stage's best checkpoint (the action stage's unless --stage says otherwise), rollouts included
+  fit        train an experiment: the video stage, the handoff, the action stage (or the joint stage alone); goes on
+             where it stopped
+  validate   validate a stage's best checkpoint (the last stage's unless --stage says otherwise), rollouts included
   test       the same for testing
 
 options:
   -c FILE                            an experiment; several are merged left to right
-  --stage video|action               one stage only
+  --stage video|action               one stage only (an experiment in one stage has `joint`)
   --run_dir DIR                      where everything is written (default: runs/<name of the first file>)
   --trainer.max_steps 10             override a key, in every stage that runs
   --stages.video.trainer.max_steps 10    override it in one stage
@@ -156,7 +157,7 @@ def judge(line: CommandLine, experiment: Config, stage: str) -> int:
 def finished_message(directory: StageDirectory, config: Config) -> str | None:
     """What to say of a stage that has nothing left to do, or None."""
     record = directory.finished(config)
-    handed_over = directory.stage == "action" or directory.handoff_manifest(config).is_file()
+    handed_over = directory.stage != "video" or directory.handoff_manifest(config).is_file()
     if record is None or not handed_over or config.get("ckpt_path"):
         return None
     reached = ", ".join(f"{name} {value}" for name, value in record["limits"].items()) or "its limit"

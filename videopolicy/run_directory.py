@@ -41,7 +41,7 @@ class StageDirectory:
 
     Args:
         root: The run directory.
-        stage: ``video`` or ``action``.
+        stage: ``video``, ``action`` or ``joint``.
     """
 
     def __init__(self, root: Path, stage: str) -> None:

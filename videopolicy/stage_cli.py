@@ -25,6 +25,7 @@ from callbacks import CheckpointHandoff
 from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from callbacks.progress import StageProgress
 from callbacks.run_checkpoints import BestCheckpoint, LastCheckpoint, is_dry_run
+from lightning_modules import JointStage
 from videopolicy.command_line import CommandLine
 from videopolicy.errors import CommandError
 from videopolicy.experiment import Config
@@ -38,8 +39,9 @@ ROLLOUT = "SimulationRollout"
 class StageCLI(LightningCLI):
     """Parse, and unless told otherwise instantiate, one stage.
 
-    Every stage gets a progress bar, a learning-rate monitor, `LastCheckpoint`, `BestCheckpoint`, `CheckpointHandoff`, a
-    TensorBoard logger into its folder and atomic checkpoints, unless its trainer config brings its own.
+    Every stage gets a progress bar, a learning-rate monitor, `LastCheckpoint`, `BestCheckpoint`, `CheckpointHandoff`
+    (but for a joint stage, which hands nothing over), a TensorBoard logger into its folder and atomic checkpoints,
+    unless its trainer config brings its own.
 
     Args:
         subcommand: ``fit``, ``validate`` or ``test``.
@@ -70,7 +72,7 @@ class StageCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what belongs to a run rather than to the model, the data or the trainer."""
         parser.add_argument(
-            "--stage", type=Literal["video", "action"] | None, default=None, help="Run this stage only."
+            "--stage", type=Literal["video", "action", "joint"] | None, default=None, help="Run this stage only."
         )
         parser.add_argument(
             "--run_dir",
@@ -158,11 +160,22 @@ class StageCLI(LightningCLI):
             defaults.append(StageProgress(self.composed["stage"]))
         if config.get("logger") is not False and wanted(LearningRateMonitor):
             defaults.append(LearningRateMonitor(logging_interval="step"))
-        if wanted(CheckpointHandoff):
+        if isinstance(self.model, JointStage):
+            self._require_no_handoff(given=not wanted(CheckpointHandoff))
+        elif wanted(CheckpointHandoff):
             defaults.append(
                 CheckpointHandoff(self._get(self.config, "handoff") or str(self.directory.root / "handoff"))
             )
         return defaults
+
+    def _require_no_handoff(self, given: bool) -> None:
+        """A joint stage trains the video network itself; a handoff that it would pass over is refused."""
+        if given or self._get(self.config, "handoff"):
+            key = "trainer.callbacks: CheckpointHandoff" if given else "handoff"
+            raise CommandError(
+                f"{key}: the joint stage trains its own video network and neither reads nor writes a handoff; "
+                "remove it."
+            )
 
     @property
     def is_dry_run(self) -> bool:
@@ -256,7 +269,7 @@ def instantiate_stage(
 
     Args:
         configs: Experiment files, merged left to right.
-        stage: ``video`` or ``action``.
+        stage: The stage.
         overrides: Dotted keys and values, as on the command line.
         run_dir: The run directory; by default the experiment's.
 
