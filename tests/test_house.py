@@ -23,6 +23,7 @@ TARGETS = [
     "tensorboard",
     "test",
     "test-slow",
+    "test-full",
     "test-gpu",
     "check",
     "clean",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import open_clip
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -50,25 +51,33 @@ def window_of(dataset: WindowDataset, task: str, demo: str, step: int) -> int:
     return dataset.first_window(position) + step
 
 
+@pytest.mark.golden
 def test_windows_equal_the_published_dataset(published: RoboCasaDataModule, parity_dir: Path) -> None:
-    """Rows, strides, padding, action scaling and image range, against dataset_small.npz."""
+    """Rows, strides, padding, action scaling, image range and instruction, against dataset_small.npz."""
     reference = np.load(parity_dir / "dataset_small.npz")
     stats = published.preprocessing.statistics
-    np.testing.assert_allclose(stats.minimum, reference["action_min"][0], atol=1e-7)
-    np.testing.assert_allclose(stats.maximum, reference["action_max"][0], atol=1e-7)
+    np.testing.assert_array_equal(np.array([stats.minimum]), reference["action_min"])
+    np.testing.assert_array_equal(np.array([stats.maximum]), reference["action_max"])
+    tokenizer = open_clip.get_tokenizer("ViT-H-14")
     samples = [key.removesuffix("_pose") for key in reference if key.endswith("_pose")]
     assert len(samples) == 5
+    differences = dict.fromkeys(("pose", "frame_mean", "cond"), 0.0)
     for sample in samples:
         task, _, number, step = sample.split("_")
         window = published.train_set[window_of(published.train_set, task, f"demo_{number}", int(step))]
         rows = torch.cat([window.frames[0, :1], window.frames.flatten(0, 1)])  # row 0: the lead camera's frame again
-        np.testing.assert_allclose(window.actions, reference[f"{sample}_pose"], atol=1e-6)
         assert np.array_equal(rows.numpy(), reference[f"{sample}_jpg"])
         floats = published.preprocessing.to_float(rows)
-        np.testing.assert_allclose(floats.mean((1, 2, 3)), reference[f"{sample}_frame_mean"], atol=1e-5)
-        condition = floats[[0, 1, 9, 17]]
-        np.testing.assert_allclose(condition, reference[f"{sample}_cond"], atol=1e-5)
+        found = {"pose": window.actions, "frame_mean": floats.mean((1, 2, 3)), "cond": floats[[0, 1, 9, 17]]}
+        for name, value in found.items():
+            golden = reference[f"{sample}_{name}"]
+            assert value.shape == golden.shape
+            differences[name] = max(differences[name], float(np.abs(value.numpy() - golden).max()))
         assert window.instruction == f"{task} demo_{number}"
+        assert np.array_equal(tokenizer([window.instruction]), reference[f"{sample}_tokens"])
+    for name, difference in differences.items():
+        print(f"golden  dataset_small *_{name} float32 absolute {difference:.1e}  limit 1e-06")
+        assert difference < 1e-6
 
 
 def test_every_step_of_every_demo_starts_a_window(published: RoboCasaDataModule) -> None:
