@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from callbacks.stage_file import PARTS, POLICY_PARTS, StageFile, plain_network
 from callbacks.weight_averaging import TrainableWeightAveraging
 from lightning_modules import ActionStage, Stage, VideoStage, differing_keys
 from networks import NetworkError, VideoModel
@@ -35,8 +37,12 @@ class CheckpointHandoff(Callback):
     loaded; a difference is an error that lists the keys. The loaded network gets no gradient, stays in eval mode and
     its hash is checked again when the stage ends.
 
+    In stage 2 the checkpoint *file* of a video (or action) stage may stand in the folder's place: a converted one, or
+    ``last.ckpt``. It must describe its network and data, which are compared as a manifest's are; its autoencoder and
+    text tower are loaded too.
+
     Args:
-        folder: The handoff folder, shared by both stages.
+        folder: The handoff folder, shared by both stages; or for stage 2 a checkpoint file.
         same_statistics: Also require equal action statistics. Set to false where stage 2 trains on other demos than
             stage 1 (the paper's generalisation study: actions of 12 tasks, videos of 24).
     """
@@ -51,6 +57,11 @@ class CheckpointHandoff(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the handoff into an action stage that is about to be trained."""
+        if stage == "fit" and isinstance(pl_module, VideoStage) and self.folder.is_file():
+            raise NetworkError(
+                f"{self.folder}: a file stands where this video stage would write its handoff; to use that file's "
+                "video network in the action stage, add --stage action."
+            )
         if stage == "fit" and isinstance(pl_module, ActionStage):
             datamodule = getattr(trainer, "datamodule", None)
             if datamodule is not None and pl_module.preprocessing is None:
@@ -63,20 +74,16 @@ class CheckpointHandoff(Callback):
         Raises:
             NetworkError: Nothing to load, damaged weights, or a handoff of another network or other data.
         """
+        if self.folder.is_file():
+            self._load_file(stage)
+        else:
+            self._load_folder(stage)
+        stage.video.freeze()
+        self._sha256 = state_sha256(handoff_state(stage.video))
+
+    def _load_folder(self, stage: ActionStage) -> None:
         manifest = read_manifest(self.folder)
-        wanted = describe(stage)
-        if not self.same_statistics:
-            for document in (manifest, wanted):
-                document["data"] = {k: v for k, v in document["data"].items() if k != "statistics"}
-        wrong = differing_keys(
-            {key: manifest[key] for key in ("network", "data")}, {key: wanted[key] for key in ("network", "data")}
-        )
-        if wrong:
-            raise NetworkError(
-                f"{self.folder / MANIFEST}: the handoff does not fit this action stage: "
-                + "; ".join(wrong)
-                + ". Train the video stage with these settings (make train-video) or change the action stage's."
-            )
+        self._require_fit(self.folder / MANIFEST, manifest, describe(stage))
         weights = self.folder / WEIGHTS
         if not weights.exists() or file_sha256(weights) != manifest["sha256"]:
             raise NetworkError(
@@ -84,8 +91,52 @@ class CheckpointHandoff(Callback):
                 "Delete the folder and run the video stage again; it goes on from its last checkpoint."
             )
         load_handoff_state(stage.video, load_file(weights))
-        stage.video.freeze()
-        self._sha256 = state_sha256(handoff_state(stage.video))
+
+    def _load_file(self, stage: ActionStage) -> None:
+        file, wanted = StageFile(self.folder), describe(stage)
+        if file.network is None or file.data is None:
+            raise NetworkError(
+                f"{self.folder}: holds weights without a description of network and data, so nothing can be compared; "
+                "convert it again with the experiment: videopolicy convert -c experiments/robocasa.yaml ...."
+            )
+        found = {"network": file.network, "data": {key: file.data.get(key) for key in wanted["data"]}}
+        self._require_fit(self.folder, found, {**wanted, "network": plain_network(wanted["network"])})
+        kept = file.load(stage, [part for part in PARTS.values() if part not in POLICY_PARTS])
+        if kept:
+            rank_zero_info(f"handoff: {self.folder} lacks {', '.join(kept)}; they keep the weights that they have.")
+
+    def _require_fit(self, path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        """Refuse another network or other data, key by key."""
+        ignored = () if self.same_statistics else ("statistics",)
+        here, there = (
+            {"network": doc["network"], "data": {k: v for k, v in doc["data"].items() if k not in ignored}}
+            for doc in (found, wanted)
+        )
+        if wrong := differing_keys(here, there):
+            raise NetworkError(
+                f"{path}: the handoff does not fit this action stage: "
+                + "; ".join(wrong)
+                + ". Train the video stage with these settings (make train-video) or change the action stage's."
+            )
+
+    # --- a run that goes on ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which video network the action stage is trained on."""
+        return {"sha256": self._sha256}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with another video network than the run began with.
+
+        Raises:
+            NetworkError: The handoff was replaced.
+        """
+        before = state_dict.get("sha256", "")
+        if self._sha256 and before and before != self._sha256:
+            raise NetworkError(
+                f"{self.folder}: holds another video network than the one that this action stage was trained on; give "
+                "the old --handoff, or another --run_dir to train the action stage anew."
+            )
 
     # --- stage 1: write -----------------------------------------------------------------------------------------
 

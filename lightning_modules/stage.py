@@ -105,6 +105,11 @@ class Stage(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on training on data that the checkpoint was not made for."""
+        if "preprocessing" not in checkpoint:
+            raise DatasetError(
+                "The checkpoint holds weights without a description of the data; convert it again with the experiment: "
+                "videopolicy convert -c experiments/robocasa.yaml ...."
+            )
         wrong = differing_keys(self.data.to_dict(), checkpoint["preprocessing"])
         if wrong:
             raise DatasetError(

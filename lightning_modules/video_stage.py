@@ -82,6 +82,13 @@ class VideoStage(Stage):
         self.log_batch({"train/loss": loss}, batch, train=True)
         return loss
 
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the video network is, so that an action stage may take it out of this file."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["network"] = self.video.config
+
     # --- validation ---------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:

@@ -116,11 +116,14 @@ def config_text(line: CommandLine, experiment: Config, stages: Sequence[str]) ->
 def fit(line: CommandLine, experiment: Config, stage: str) -> int:
     """Train one stage in this process, from where its folder stands."""
     from videopolicy.stage_cli import StageCLI
+    from videopolicy.starting_weights import start_from, starting_weights
 
     running = stages_of_this_command() or (stage,)
     for name in experiment.get("stages") or ():  # a slip in stage 2 must not wait for the end of stage 1
         StageCLI("fit", line.stage_config(experiment, name, overridden=name in running), instantiate=False)
-    config = line.stage_config(experiment, stage)
+    given = config = line.stage_config(experiment, stage)
+    if (weights := starting_weights(config)) is not None:
+        config = {**config, "ckpt_path": None}  # no optimizer state: where to start, not where to go on
     directory = StageDirectory(line.run_directory(experiment), stage)
     if stage == "action":
         directory.require_same_handoff(directory.handoff_manifest(config))
@@ -130,12 +133,14 @@ def fit(line: CommandLine, experiment: Config, stage: str) -> int:
     directory.prepare()
     cli = StageCLI("fit", config)
     resume = directory.last if directory.last.is_file() and not config.get("ckpt_path") else None
+    if weights is not None:
+        start_from(cli, weights, goes_on=resume is not None)
     if resume is not None and is_rank_zero():
         for change in cli.changes():
             print(f"lightning: warning: the run goes on with a changed config: {change}", file=sys.stderr)
         print(f"{stage} stage: going on from {resume}", flush=True)
     if is_rank_zero() and not cli.is_dry_run:
-        record_start(line, experiment, directory, config, cli)
+        record_start(line, experiment, directory, given, cli)
     stop_on_interrupt()
     cli.execute(resume)
     if is_rank_zero() and cli.trainer.state.finished and not cli.is_dry_run:

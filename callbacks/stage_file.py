@@ -1,0 +1,134 @@
+"""Taking weights out of a stage's checkpoint file: a converted one, or ours, in place of a handoff or to start from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_modules import Stage, differing_keys
+from networks import CheckpointError, NetworkError, read_checkpoint
+
+PARTS = {  # names in a stage's state dict, and what they are; any of these parts may be absent as a whole
+    "video.unet.": "video U-Net",
+    "video.preconditioning.": "preconditioning",
+    "video.autoencoder.condition_encoder.": "condition encoder",
+    "video.autoencoder.": "video autoencoder",
+    "video.text_encoder.": "text tower",
+    "adapter.": "adapter",
+    "action_unet.": "action U-Net",
+    "standardizer.": "feature statistics",
+}
+POLICY_PARTS = ("adapter", "action U-Net", "feature statistics")
+MUST_HAVE = ("video U-Net", "preconditioning")
+
+
+class StageFile:
+    """A checkpoint file of a stage, read as plain data and left on disk until its weights are used.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        weights: The state dict.
+
+    Raises:
+        CheckpointError: It is not there, damaged, holds code, or no state dict.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.document = read_checkpoint(path, mapped=True)
+        self.weights: dict[str, Tensor] = self.document.get("state_dict") or {}
+        if not any(name.startswith("video.unet.") for name in self.weights):
+            raise CheckpointError(
+                f"{path}: no checkpoint of a stage (no `video.unet.` in its state_dict); convert it first: "
+                "videopolicy convert --to native."
+            )
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether training can go on from it, optimizer included, rather than start from its weights."""
+        return "optimizer_states" in self.document
+
+    @property
+    def network(self) -> dict[str, Any] | None:
+        """Description of the video network, where the file has one; the names of pretrained weights left out."""
+        found = self.document.get("network") or self.document.get("policy", {}).get("video")
+        return None if found is None else plain_network(found)
+
+    @property
+    def data(self) -> dict[str, Any] | None:
+        """What its network saw, where the file says."""
+        found: dict[str, Any] | None = self.document.get("preprocessing")
+        return None if found is None else json.loads(json.dumps(found))
+
+    def load(self, stage: nn.Module, parts: Sequence[str]) -> list[str]:
+        """Load some parts into a stage; a part that the file lacks keeps its weights.
+
+        Args:
+            stage: The stage, its networks built.
+            parts: Values of `PARTS`.
+
+        Returns:
+            The parts that kept their own weights.
+
+        Raises:
+            NetworkError: A part is there in pieces, has other shapes, or is none of the stage's.
+        """
+        own = stage.state_dict()
+        wanted = {part: {n: w for n, w in own.items() if part_of(n) == part} for part in parts}
+        found = {part: {n: w for n, w in self.weights.items() if part_of(n) == part} for part in parts}
+        absent = [part for part in parts if wanted[part] and not found[part]]
+        wrong = [f"{part}: not in the file" for part in absent if part in MUST_HAVE]
+        for part in parts:
+            if part not in absent:
+                wrong += differing_keys(_shapes(found[part]), _shapes(wanted[part]))
+        if wrong:
+            more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+            raise NetworkError(
+                f"{self.path}: its weights do not fit the {type(stage).__name__}: {'; '.join(wrong[:10])}{more}. "
+                "Use the networks that it was made with (of a published checkpoint: --model.video "
+                "experiments/networks/reference.yaml)."
+            )
+        stage.load_state_dict({name: w for part in parts for name, w in found[part].items()}, strict=False)
+        return absent
+
+
+def part_of(name: str) -> str | None:
+    """The part of a stage that a name in its state dict belongs to."""
+    return next((part for prefix, part in PARTS.items() if name.startswith(prefix)), None)
+
+
+def plain_network(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's description without the names of pretrained weights, which do not matter where weights are given."""
+
+    def cleared(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        if isinstance(value, Mapping):
+            return {key: None if key.endswith("pretrained") else cleared(item) for key, item in value.items()}
+        return [cleared(item) for item in value] if isinstance(value, list) else value
+
+    result: dict[str, Any] = cleared(json.loads(json.dumps(config)))
+    return result
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Shapes by name; statistics take theirs from the file."""
+    return {n: "any" if part_of(n) == "preconditioning" else list(w.shape) for n, w in weights.items()}
+
+
+def require_same_network(file: StageFile, stage: Stage) -> None:
+    """Refuse a file that says it holds another video network.
+
+    Raises:
+        NetworkError: The message lists the differing keys.
+    """
+    if file.network is None:
+        return
+    if wrong := differing_keys({"network": file.network}, {"network": plain_network(stage.video.config)}):
+        raise NetworkError(
+            f"{file.path}: holds another video network: {'; '.join(wrong)}. Use the networks that it was made with."
+        )
