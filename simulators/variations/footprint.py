@@ -94,19 +94,27 @@ def support_below(model: MjModel, data: MjData, area: Footprint, ignored: Collec
         area: Of the object.
         ignored: Body ids to look through: the object's own, and of what is inside or above it.
     """
+    start = np.array([*area.middle, area.top])
+    nearest, body = np.inf, -1
+    for geom in range(model.ngeom):
+        if _solid(model, geom) and int(model.geom_bodyid[geom]) not in ignored:
+            distance = _drop(model, data, geom, start)
+            if 0.0 <= distance < nearest:
+                nearest, body = distance, int(model.geom_bodyid[geom])
+    return None if body < 0 else Support(body, float(start[2] - nearest))
+
+
+def _drop(model: MjModel, data: MjData, geom: int, start: Array) -> float:
+    """Distance from a point (3,) straight down to a geom, visible or not; below 0 if it is not there."""
     import mujoco
 
-    start = np.array([*area.middle, area.top + 1e-3])
-    geom = np.zeros(1, dtype=np.int32)
-    while True:
-        distance = mujoco.mj_ray(model, data, start, np.array([0.0, 0.0, -1.0]), None, 1, -1, geom)
-        if distance < 0:
-            return None
-        start[2] -= distance
-        body = int(model.geom_bodyid[geom[0]])
-        if _solid(model, geom[0]) and body not in ignored:
-            return Support(body, float(start[2]))
-        start[2] -= 1e-4
+    down = np.array([0.0, 0.0, -1.0])
+    kind = int(model.geom_type[geom])
+    if kind == mujoco.mjtGeom.mjGEOM_MESH:
+        return float(mujoco.mj_rayMesh(model, data, geom, start, down))
+    return float(
+        mujoco.mju_rayGeom(data.geom_xpos[geom], data.geom_xmat[geom], model.geom_size[geom], start, down, kind)
+    )
 
 
 def _solid(model: MjModel, geom: int) -> bool:
