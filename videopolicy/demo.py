@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,8 +25,11 @@ from datamodules import Preprocessing
 from lightning_modules import VideoPolicy, load_policy
 from lightning_modules.policy import build_stage
 from networks import read_checkpoint
-from simulators import EpisodeResult, Policy, ReplayPolicy, SimulatorConfig, summarize
-from videopolicy.evaluate import evaluate, table
+from simulators import EpisodeResult, Policy, ReplayPolicy, summarize
+from videopolicy.evaluate import checkpoint_identity
+from videopolicy.evaluation import evaluate
+from videopolicy.live_table import success_table
+from videopolicy.protocol import stored_protocol
 
 HELP = "collect Lift demos, train both stages, and compare the policy with its controls"
 EXPERIMENT = Path("experiments/lift.yaml")
@@ -70,15 +74,15 @@ def run(args: argparse.Namespace) -> int:
         _command(*fit, "--run_dir", str(run_dir / "trained"), *common)
         console.rule(f"3  {args.episodes} held-out episodes for each policy")
         checkpoint = _checkpoint(run_dir / "trained")
-        results["trained"] = _roll_out(load_policy(checkpoint), checkpoint, run_dir, "trained", args.episodes)
+        results["trained"] = _roll_out(
+            load_policy(checkpoint), "checkpoint", checkpoint, run_dir, "trained", args.episodes, console
+        )
         console.print("waiting for the controls" if controls.is_alive() else "the controls are done")
     results |= controls.results
     minutes = (time.monotonic() - start) / 60
 
-    console.print(table({name: summarize(part) for name, part in results.items()}))
-    console.print(
-        f"videos: {run_dir}/rollouts/*/*.mp4 (executed above predicted), {run_dir}/trained/video/videos (stage 1)"
-    )
+    console.print(success_table({name: summarize(part) for name, part in results.items()}))
+    console.print(f"videos: {run_dir}/rollouts/*/videos (executed above predicted), {run_dir}/trained/video/videos")
     console.print(f"dashboards: make tensorboard ARGS='--logdir {run_dir}'")
     numbers = {name: _count(part) for name, part in results.items()}
     print(json.dumps({**numbers, "minutes": round(minutes, 1)}))
@@ -114,7 +118,8 @@ class _Controls(threading.Thread):
                 "replay": lambda: ReplayPolicy(demo_actions(self.demos)),
             }
             for name, make in makers.items():
-                self.results[name] = _roll_out(make(), checkpoint, self.run_dir, name, self.episodes, progress=False)
+                kind = "checkpoint" if name == "without_stage1" else name
+                self.results[name] = _roll_out(make(), kind, checkpoint, self.run_dir, name, self.episodes)
         except BaseException as error:  # raised again where the main thread joins
             self.error = error
 
@@ -137,17 +142,19 @@ def _checkpoint(run_dir: Path) -> Path:
 
 
 def _roll_out(
-    policy: Policy, checkpoint: Path, run_dir: Path, name: str, num_episodes: int, progress: bool = True
+    policy: Policy,
+    kind: str,
+    checkpoint: Path,
+    run_dir: Path,
+    name: str,
+    num_episodes: int,
+    console: Console | None = None,
 ) -> list[EpisodeResult]:
-    stored = read_checkpoint(checkpoint)["rollout"]
-    protocol = {
-        "simulator": SimulatorConfig(**stored["simulator"]),
-        "num_episodes": num_episodes,
-        "first_seed": FIRST_SEED,
-        "execute_steps": stored["execute_steps"],
-    }
-    output = run_dir / "rollouts" / f"{name}.jsonl"
-    return evaluate(policy, protocol, output, workers=1 if not progress else 2, videos=2, progress=progress)
+    trained_by = stored_protocol(read_checkpoint(checkpoint)["rollout"], "demo")
+    protocol = replace(trained_by, episodes_per_task=num_episodes, first_seed=FIRST_SEED)
+    identity = checkpoint_identity(checkpoint, kind)
+    workers = 1 if console is None else 2
+    return evaluate(policy, identity, protocol, run_dir / "rollouts" / name, workers, videos=2, console=console)
 
 
 def untrained_policy(checkpoint: Path) -> VideoPolicy:

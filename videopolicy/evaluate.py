@@ -1,180 +1,217 @@
-"""`videopolicy evaluate`: success rates of a checkpoint, outside training."""
+"""`videopolicy evaluate`: success rates of a policy, outside training."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from callbacks.clips import side_by_side, write_clip
 from lightning_modules import VideoPolicy, load_policy
 from networks import read_checkpoint
 from simulators import (
-    EpisodeResult,
     Policy,
-    ResultsFile,
-    RolloutEngine,
+    RandomPolicy,
+    ScriptedPolicy,
     SimulatorConfig,
-    SimulatorError,
-    compare,
+    ZeroPolicy,
     summarize,
 )
-from simulators.statistics import Summary
+from videopolicy.errors import CommandError
+from videopolicy.evaluation import evaluate
+from videopolicy.live_table import success_table
+from videopolicy.protocol import (
+    Protocol,
+    find_protocol,
+    protocol_names,
+    read_protocol,
+    read_variation,
+    stored_protocol,
+)
+from videopolicy.results_directory import fingerprint
 
-HELP = "roll a checkpoint out and report success rates with 95 % Wilson intervals"
+HELP = "roll a policy out by a protocol and report success rates with 95 % Wilson intervals"
+POLICIES = ("checkpoint", "scripted", "random", "zero")
+FIRST_SEED = 200_000  # neither demos (from 0) nor the rollouts during training (from 100,000) start there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments; everything but the checkpoint defaults to what the checkpoint was trained with."""
-    parser.add_argument("--checkpoint", required=True, type=Path, help="a .ckpt of the action stage")
-    parser.add_argument("--simulator", help="robosuite, libero, robocasa or package.module:Class")
-    parser.add_argument("--suite", help="suite of tasks, for instance libero_10")
-    parser.add_argument("--task", nargs="+", help="task names, or 'all'")
-    parser.add_argument("--episodes", type=int, help="episodes in all, spread evenly over the tasks")
-    parser.add_argument("--first-seed", type=int, help="seed of the first episode")
+    """Declare the verb's arguments; what is not given is the protocol's, or what the checkpoint was trained with."""
+    parser.add_argument("--checkpoint", type=Path, help="a .ckpt of the action stage")
+    parser.add_argument(
+        "--policy",
+        choices=POLICIES,
+        default="checkpoint",
+        help="what acts: the checkpoint (default), the simulator's scripted expert, random or zero actions",
+    )
+    parser.add_argument(
+        "--protocol", metavar="NAME|FILE", help=f"one of {', '.join(protocol_names())}, or a file of your own"
+    )
+    parser.add_argument("--tasks", help="names or indices, comma separated, or 'all'")
+    parser.add_argument("--episodes", type=int, help="episodes of each task")
+    parser.add_argument("--first-seed", type=int, help="seed of every task's first episode")
     parser.add_argument("--execute-steps", type=int, help="actions executed before the policy is asked again")
     parser.add_argument("--max-steps", type=int, help="step limit of an episode")
+    parser.add_argument(
+        "--variation",
+        action="append",
+        default=[],
+        metavar="KIND[=LEVEL]",
+        help="vary position, appearance, camera or instruction (level 1 unless given; may be repeated)",
+    )
+    parser.add_argument("--simulator", help="robosuite, libero, robocasa or package.module:Class, without a protocol")
+    parser.add_argument("--suite", help="suite of tasks, for instance libero_10")
     parser.add_argument("--python", help="interpreter of the simulator's workers")
     parser.add_argument("--workers", type=int, default=2, help="simulator processes (default 2)")
-    parser.add_argument("--videos", type=int, default=2, help="episodes to film (default 2)")
+    films = parser.add_mutually_exclusive_group()
+    films.add_argument("--videos", type=int, default=2, help="film the first so many episodes (default 2)")
+    films.add_argument("--record", action="store_true", help="film every episode")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where the policy runs"
     )
-    parser.add_argument("--output", type=Path, help="results as JSON lines; episodes already there are not run again")
-    parser.add_argument("--compare", type=Path, help="another results file over the same episodes, compared in pairs")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="results; episodes that are already there are not run again"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, and say where results and videos are."""
     console = Console()
-    document = read_checkpoint(args.checkpoint)
-    policy = load_policy(args.checkpoint, args.device, document)
-    protocol = rollout_protocol(document.get("rollout"), policy, args)
-    output = args.output or default_output(args.checkpoint, protocol)
-    results = evaluate(policy, protocol, output, workers=args.workers, videos=args.videos)
-    console.print(table({args.checkpoint.name: summarize(results)}))
-    console.print(f"results: {output}")
-    if args.videos:
-        console.print(f"videos:  {output.with_suffix('')}/*.mp4")
-    if args.compare is not None:
-        console.print(comparison(results, list(ResultsFile(args.compare).load().values()), args.compare))
+    policy, identity, protocol = prepare(args)
+    output: Path = args.output or default_output(args.checkpoint, identity, protocol)
+    videos = sys.maxsize if args.record else args.videos
+    try:
+        results = evaluate(policy, identity, protocol, output, args.workers, videos, args.device, console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; the same command goes on with what is missing in {output}")
+        return 130
+    console.print(success_table({identity["kind"]: summarize(results, protocol.groups)}))
+    console.print(f"results: {output}/results.md, .json, .csv (all of the directory), .jsonl", soft_wrap=True)
+    if (output / "videos").is_dir():
+        console.print(f"videos:  {output}/videos/*.mp4", soft_wrap=True)
     return 0
 
 
-def rollout_protocol(stored: dict[str, Any] | None, policy: VideoPolicy, args: argparse.Namespace) -> dict[str, Any]:
-    """Merge what the checkpoint was trained to be judged by with what the command line says.
+# --- what is judged, and how ------------------------------------------------------------------------------------------
 
-    Args:
-        stored: What `SimulationRollout` left in the checkpoint, if it was used.
-        policy: The policy, which decides cameras and image size where nothing else does.
-        args: The command line.
 
-    Returns:
-        ``simulator`` (`SimulatorConfig`), ``num_episodes``, ``first_seed``, ``execute_steps``.
+def prepare(args: argparse.Namespace) -> tuple[Policy, dict[str, Any], Protocol]:
+    """The policy, what identifies it, and the complete protocol with its tasks named.
 
     Raises:
-        SimulatorError: Neither the checkpoint nor the command line names a simulator and its tasks.
+        CommandError: The options do not say what to do, or contradict one another.
+        NetworkError: The checkpoint cannot be used.
+        SimulatorError: The simulator cannot be used.
     """
-    if stored is None and not (args.simulator and args.task):
-        raise SimulatorError(
-            f"{args.checkpoint}: trained without rollouts, so it names no simulator; add --simulator and --task."
-        )
-    data = policy.stage.data
-    if stored is not None and args.simulator in (None, stored["simulator"]["name"]):
-        config = SimulatorConfig(**stored["simulator"])
-    else:
-        config = SimulatorConfig(args.simulator, args.task or ["all"], list(data.cameras), data.image_size)
-    changes = {"tasks": args.task, "suite": args.suite, "max_steps": args.max_steps, "python": args.python}
-    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
-    rest = stored or {"num_episodes": 20, "first_seed": 100_000, "execute_steps": data.action_horizon // 2}
-    given = {"num_episodes": args.episodes, "first_seed": args.first_seed, "execute_steps": args.execute_steps}
-    return {
-        "simulator": config,
-        **{name: rest[name] if value is None else value for name, value in given.items()},
-    }
+    file = None if args.protocol is None else find_protocol(args.protocol)
+    if file is not None:
+        read_protocol(file)  # a slip in it must not wait for the checkpoint
+    if args.policy == "checkpoint" and args.checkpoint is None:
+        raise CommandError("no policy: give --checkpoint FILE, or --policy scripted, random or zero.")
+    document = {} if args.checkpoint is None else read_checkpoint(args.checkpoint)
+    network = load_policy(args.checkpoint, args.device, document) if args.policy == "checkpoint" else None
+    protocol = choose_protocol(args, file, document.get("rollout"), network)
+    protocol = overridden(protocol, args)
+    if network is not None:
+        require_fit(network, protocol, args.checkpoint)
+    protocol = protocol.with_tasks(args.tasks)
+    if network is not None:
+        return network, checkpoint_identity(args.checkpoint), protocol
+    return blind_policy(args.policy, protocol.execute_steps), {"kind": args.policy}, protocol
 
 
-def evaluate(
-    policy: Policy, protocol: dict[str, Any], output: Path, workers: int, videos: int = 0, progress: bool = True
-) -> list[EpisodeResult]:
-    """Run a protocol's episodes, appending to a results file and filming the first few.
+def blind_policy(kind: str, execute_steps: int) -> Policy:
+    """A policy that looks at no picture, of `POLICIES`."""
+    if kind == "scripted":
+        return ScriptedPolicy()
+    return RandomPolicy(execute_steps) if kind == "random" else ZeroPolicy(execute_steps)
+
+
+def checkpoint_identity(checkpoint: Path, kind: str = "checkpoint") -> dict[str, Any]:
+    """What names a checkpoint's policy in ``protocol.json``: where it was, and the SHA-256 of the file."""
+    with checkpoint.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"kind": kind, "path": str(checkpoint.resolve()), "sha256": digest}
+
+
+def choose_protocol(
+    args: argparse.Namespace, file: Path | None, stored: Mapping[str, Any] | None, network: VideoPolicy | None
+) -> Protocol:
+    """The protocol named on the command line, else the checkpoint's own, else one made of options.
 
     Args:
-        policy: Anything with `act`.
-        protocol: What `rollout_protocol` returns.
-        output: Results as JSON lines; episodes already there are skipped.
-        workers: Simulator processes.
-        videos: Episodes to film; mp4 files go into a folder named like `output`.
-        progress: Show a bar.
-
-    Returns:
-        One result an episode.
+        args: The command line.
+        file: The file of `--protocol`.
+        stored: What `SimulationRollout` left in the checkpoint.
+        network: The policy, which decides cameras and image size where nothing else does.
     """
-    simulator: SimulatorConfig = protocol["simulator"].check()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    record_stride = policy.stage.data.frame_stride if isinstance(policy, VideoPolicy) else 4
-    engine = RolloutEngine(
-        simulator,
-        num_workers=workers,
-        execute_steps=protocol["execute_steps"],
-        record_episodes=videos,
-        record_stride=record_stride,
-    )
-    episodes = simulator.episodes(protocol["num_episodes"], protocol["first_seed"])
-    with engine:
-        file = ResultsFile(output)
-        results = engine.run(policy, episodes, file.load(), progress, on_result=file.append)
-    for result in results:
-        if result.recording is not None:
-            path = output.with_suffix("") / f"{result.task}_seed{result.seed}.mp4"
-            write_clip(path, side_by_side(result.recording))
-    return results
-
-
-def table(summaries: dict[str, Summary]) -> Table:
-    """Success rates by policy and task, each with its Wilson 95 % interval."""
-    result = Table(title="Success rates (Wilson 95 % intervals)")
-    for column in ("policy", "task", "successes", "rate", "interval", "errors", "mean steps"):
-        is_name = column in ("policy", "task")
-        result.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
-    for name, summary in summaries.items():
-        rows = [*summary.tasks, *([summary.total] if len(summary.tasks) > 1 else [])]
-        for row in rows:
-            result.add_row(
-                name,
-                row.task,
-                f"{row.successes}/{row.episodes}",
-                f"{row.success_rate:.3f}",
-                f"{row.low:.3f} to {row.high:.3f}",
-                str(row.errors),
-                f"{row.mean_steps:.0f}",
+    data = None if network is None else network.stage.data
+    if file is not None:
+        protocol = read_protocol(file) if data is None else read_protocol(file, data.image_size)
+        if args.simulator not in (None, protocol.simulator.name):
+            raise CommandError(
+                f"--simulator {args.simulator}: protocol {protocol.name!r} is of {protocol.simulator.name}; "
+                "leave one of them out."
             )
-        if len(summary.tasks) > 1:
-            result.add_row(name, "mean over tasks", "", f"{summary.mean_success_rate:.3f}", "", "", "")
-    return result
-
-
-def comparison(ours: Sequence[EpisodeResult], theirs: Sequence[EpisodeResult], name: Path) -> str:
-    """One sentence on two policies over the episodes that both ran."""
-    pairs = compare(ours, theirs).total
-    return (
-        f"in pairs against {name}: both {pairs.both}, only this {pairs.only_a}, only that {pairs.only_b}, "
-        f"neither {pairs.neither}; exact McNemar p = {pairs.p_value:.3g}"
+        seen = protocol.simulator.cameras
+        if data is not None and set(data.cameras) <= set(seen):  # draw no picture that the policy does not look at
+            return replace(protocol, simulator=replace(protocol.simulator, cameras=list(data.cameras)))
+        return protocol
+    if stored is not None and args.simulator in (None, stored["simulator"]["name"]):
+        return stored_protocol(stored, f"training of {args.checkpoint.stem}")
+    if data is not None and args.simulator and args.tasks:
+        simulator = SimulatorConfig(args.simulator, ["all"], list(data.cameras), data.image_size)
+        steps = max(data.action_horizon // 2, 1)
+        return Protocol("command line", "options of the command line", simulator, 20, FIRST_SEED, steps)
+    known = ", ".join(protocol_names())
+    if args.checkpoint is None:
+        raise CommandError(f"no protocol: give --protocol NAME ({known}), or a --checkpoint that was rolled out.")
+    raise CommandError(
+        f"{args.checkpoint}: trained without rollouts, so it names no simulator; give --protocol NAME ({known}), "
+        "or --simulator and --tasks."
     )
 
 
-def default_output(checkpoint: Path, protocol: dict[str, Any]) -> Path:
-    """A results file that only the same weights under the same protocol share; more episodes may be added to it."""
-    with checkpoint.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
-    simulator = {**protocol["simulator"].to_dict(), "tasks": None, "python": None}
-    digest.update(json.dumps([simulator, protocol["execute_steps"]], sort_keys=True).encode())
-    return checkpoint.parent.parent / "evaluations" / f"{checkpoint.stem}_{digest.hexdigest()[:8]}.jsonl"
+def overridden(protocol: Protocol, args: argparse.Namespace) -> Protocol:
+    """The protocol with what single options change in it."""
+    simulator: dict[str, Any] = {"suite": args.suite, "max_steps": args.max_steps, "python": args.python}
+    if args.suite not in (None, protocol.simulator.suite):
+        simulator["tasks"] = ["all"]
+    if args.variation:
+        simulator["variation"] = read_variation(args.variation)
+    config = replace(protocol.simulator, **{name: value for name, value in simulator.items() if value is not None})
+    rest = {
+        "episodes_per_task": args.episodes,
+        "first_seed": args.first_seed,
+        "execute_steps": args.execute_steps,
+    }
+    return replace(protocol, simulator=config, **{name: value for name, value in rest.items() if value is not None})
+
+
+def require_fit(network: VideoPolicy, protocol: Protocol, checkpoint: Path) -> None:
+    """Fail before the first episode if the policy wants pictures that the protocol does not draw."""
+    data = network.stage.data
+    if missing := [camera for camera in data.cameras if camera not in protocol.simulator.cameras]:
+        raise CommandError(
+            f"{checkpoint}: was trained on cameras {list(data.cameras)}, but protocol {protocol.name!r} has "
+            f"{list(protocol.simulator.cameras)}, without {missing}; add them to a protocol file of your own."
+        )
+    if protocol.execute_steps > data.action_horizon:
+        raise CommandError(
+            f"{checkpoint}: gives {data.action_horizon} actions at a time, but protocol {protocol.name!r} executes "
+            f"{protocol.execute_steps}; add --execute-steps {max(data.action_horizon // 2, 1)}."
+        )
+
+
+def default_output(checkpoint: Path | None, policy: Mapping[str, Any], protocol: Protocol) -> Path:
+    """A directory that only the same policy under the same protocol shares; more episodes may be added to it."""
+    digest = fingerprint({"policy": policy, "protocol": protocol.to_dict()})[:8]
+    if checkpoint is not None and policy["kind"] == "checkpoint":
+        return checkpoint.parent.parent / "evaluations" / f"{checkpoint.stem}_{digest}"
+    return Path("runs") / "evaluations" / f"{protocol.name.replace(' ', '_')}_{policy['kind']}_{digest}"

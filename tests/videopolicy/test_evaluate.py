@@ -1,21 +1,27 @@
-"""The verb that turns a checkpoint into a table, on the counting simulator."""
+"""The verb that turns a policy and a protocol into a table, on the counting simulator."""
+
+from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from callbacks import SimulationRollout
-from simulators import EpisodeResult, SimulatorConfig, SimulatorError, summarize
+from simulators import SimulatorConfig, SimulatorError
 from tests.simulators.conftest import counting
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model
 from videopolicy import evaluate
+from videopolicy.errors import CommandError
 
 __all__ = ["counting"]  # a fixture
 
 CAMERAS = ["agentview", "robot0_eye_in_hand"]
+SIMULATOR = "counting_simulator:CountingSimulator"
 
 
 @pytest.fixture
@@ -29,49 +35,162 @@ def checkpoint(tmp_path: Path, robomimic_file: Callable[..., Path], counting: Ca
     return tmp_path / "run" / "checkpoints" / "last.ckpt"
 
 
-def run(*arguments: str) -> int:
+@pytest.fixture
+def protocol(tmp_path: Path, counting: Callable[..., SimulatorConfig]) -> Callable[..., Path]:
+    """Write a protocol file of the counting simulator."""
+
+    def write(**changes: object) -> Path:
+        simulator = {"name": SIMULATOR, "suite": "counting", "tasks": ["up", "down"], "cameras": ["left"]}
+        simulator |= {"image_size": 8, "max_steps": 12, "options": {"goal": 6.0}, **changes}
+        content = {"source": "here", "simulator": simulator, "episodes_per_task": 3, "first_seed": 4}
+        path = tmp_path / "toy.yaml"
+        path.write_text(yaml.safe_dump({**content, "execute_steps": 4, "groups": {"held_out": ["down"]}}))
+        return path
+
+    return write
+
+
+def run(*arguments: object) -> int:
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
-    return evaluate.run(parser.parse_args(arguments))
+    return evaluate.run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def lines(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
 
 
 def test_checkpoint_alone_decides_the_protocol(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("--checkpoint", str(checkpoint), "--workers", "1", "--videos", "1", "--device", "cpu") == 0
+    assert run("--checkpoint", checkpoint, "--workers", 1, "--videos", 1, "--device", "cpu") == 0
     printed = capsys.readouterr().out
     assert "3/3" in printed
     assert "0.438 to 1.000" in printed  # Wilson, 3 of 3
-    results = next((tmp_path / "run" / "evaluations").glob("last_*.jsonl"))
-    assert len(results.read_text().splitlines()) == 3
-    assert len(list(results.with_suffix("").glob("*.mp4"))) == 1
+    output = next((tmp_path / "run" / "evaluations").glob("last_*"))
+    assert len(lines(output)) == 3
+    assert [path.name for path in (output / "videos").iterdir()] == ["up_seed100000.mp4"]
+    document = json.loads((output / "protocol.json").read_text())
+    assert document["policy"]["kind"] == "checkpoint"
+    assert len(document["policy"]["sha256"]) == 64
+    assert document["protocol"]["simulator"]["max_steps"] == 8
+    assert document["versions"]["simulator"]["numpy"]
 
 
-def test_command_line_overrides_and_pairs_are_compared(
-    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ("--checkpoint", str(checkpoint), "--workers", "1", "--videos", "0", "--device", "cpu")
-    first = tmp_path / "first.jsonl"
-    run(*arguments, "--episodes", "4", "--first-seed", "7", "--task", "up", "down", "--output", str(first))
-    seeds = sorted((line["task"], line["seed"]) for line in map(json.loads, first.read_text().splitlines()))
+def test_single_options_override_and_are_part_of_the_fingerprint(tmp_path: Path, checkpoint: Path) -> None:
+    arguments = ("--checkpoint", checkpoint, "--workers", 1, "--videos", 0, "--device", "cpu")
+    output = tmp_path / "first"
+    given = ("--episodes", 2, "--first-seed", 7, "--tasks", "up,down", "--output", output)
+    run(*arguments, *given)
+    seeds = sorted((line["task"], line["seed"]) for line in lines(output))
     assert seeds == [("down", 7), ("down", 8), ("up", 7), ("up", 8)]
-    second = ("--episodes", "4", "--first-seed", "7", "--task", "up", "down", "--compare", str(first))
-    run(*arguments, *second, "--output", str(tmp_path / "second.jsonl"))
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "both 4, only this 0, only that 0, neither 0; exact McNemar p = 1" in printed
-    assert "mean over tasks" in printed
+    with pytest.raises(CommandError, match=r"protocol\.execute_steps: 2 there, 3 now"):
+        run(*arguments, *given, "--execute-steps", 3)
+    with pytest.raises(CommandError, match=r"policy\.kind: 'checkpoint' there, 'zero' now"):
+        run(*arguments, *given, "--policy", "zero")  # under the checkpoint's own protocol
 
 
-def test_policy_without_rollouts_needs_a_simulator(tmp_path: Path, robomimic_file: Callable[..., Path]) -> None:
+def test_a_policy_without_rollouts_needs_a_protocol_that_fits_it(
+    tmp_path: Path, robomimic_file: Callable[..., Path], protocol: Callable[..., Path]
+) -> None:
     trainer = quiet_trainer(tmp_path, 1)
     fit(trainer, tiny_action_stage(tiny_video_model(residual=False)), lift_datamodule(robomimic_file()))
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    with pytest.raises(SimulatorError, match="add --simulator and --task"):
-        run("--checkpoint", str(tmp_path / "last.ckpt"), "--device", "cpu")
+    last = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(last)
+    common = ("--checkpoint", last, "--device", "cpu", "--workers", 1, "--output", tmp_path / "out")
+    with pytest.raises(CommandError, match=r"names no simulator; give --protocol NAME \(.*libero10"):
+        run(*common)
+    with pytest.raises(CommandError, match=r"was trained on cameras .* without \['agentview'"):
+        run(*common, "--protocol", protocol())
+    fitting = protocol(cameras=["left", *CAMERAS])
+    with pytest.raises(CommandError, match=r"gives 4 actions .* executes 9; add --execute-steps 2"):
+        run(*common, "--protocol", fitting, "--execute-steps", 9)
+    with pytest.raises(SimulatorError, match=r"gives 7 numbers an action, but task 'up' takes 2"):
+        run(*common, "--protocol", fitting)
+    assert not (tmp_path / "out" / "results.jsonl").exists()  # no episode was begun
 
 
-def test_table_keeps_errors_out_of_the_rate() -> None:
-    results = [EpisodeResult("s", "a", seed, None, success) for seed, success in enumerate([True, False, None])]
-    row = summarize(results).total
-    assert (row.successes, row.episodes, row.errors) == (1, 2, 1)
-    assert evaluate.table({"policy": summarize(results)}).row_count == 1
+def test_a_protocol_draws_only_the_cameras_that_the_policy_looks_at(
+    tmp_path: Path, checkpoint: Path, protocol: Callable[..., Path]
+) -> None:
+    fitting = protocol(cameras=["left", *reversed(CAMERAS)], options={"goal": -1e9})
+    run("--checkpoint", checkpoint, "--device", "cpu", "--workers", 1, "--protocol", fitting, "--videos", 0,
+        "--output", tmp_path / "out")  # fmt: skip
+    document = json.loads((tmp_path / "out" / "protocol.json").read_text())
+    assert document["protocol"]["simulator"]["cameras"] == CAMERAS
+
+
+def test_a_protocol_file_and_a_policy_without_checkpoint(
+    tmp_path: Path, protocol: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    common = ("--protocol", protocol(), "--policy", "scripted", "--workers", 2, "--output", output)
+    assert run(*common, "--record") == 0
+    assert "mean over held_out" in capsys.readouterr().out
+    found = lines(output)
+    assert len(found) == 6
+    assert {line["success"] for line in found if line["seed"] == 4} == {True}  # this expert gives up on odd seeds
+    assert {line["success"] for line in found if line["seed"] == 5} == {False}
+    assert {(line["max_steps"], line["execute_steps"], line["instruction"]) for line in found} == {(12, 4, "count")}
+    assert len(list((output / "videos").glob("*.mp4"))) == 6
+    content = json.loads((output / "results.json").read_text())
+    assert [row["task"] for row in content["groups"]] == ["held_out"]
+    assert "| **held_out: mean over tasks** |" in (output / "results.md").read_text()
+
+
+def test_a_rerun_does_only_what_is_missing(
+    tmp_path: Path, protocol: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    common = ("--protocol", protocol(), "--policy", "random", "--videos", 0, "--output", output)
+    run(*common, "--episodes", 2, "--tasks", "0", "--workers", 1)
+    first = (output / "results.jsonl").read_text()
+    summary = (output / "results.json").read_bytes()
+    run(*common, "--episodes", 2, "--tasks", "up", "--workers", 2)
+    assert (output / "results.jsonl").read_text() == first
+    assert (output / "results.json").read_bytes() == summary
+    assert "2 of 2 episodes are already in" in " ".join(capsys.readouterr().out.split())
+    run(*common, "--episodes", 3)
+    assert (output / "results.jsonl").read_text().startswith(first)
+    assert len(lines(output)) == 6
+    assert len(json.loads((output / "results.json").read_text())["tasks"]) == 2
+    fresh = tmp_path / "fresh"
+    run(*common[:-1], fresh, "--episodes", 3, "--workers", 2)
+    timing = {"wall_s", "policy_s"}
+    kept = [{key: value for key, value in line.items() if key not in timing} for line in lines(output)]
+    anew = [{key: value for key, value in line.items() if key not in timing} for line in lines(fresh)]
+    order = lambda line: (line["task"], line["seed"])  # noqa: E731
+    assert sorted(kept, key=order) == sorted(anew, key=order)
+
+
+def test_a_line_that_a_kill_cut_is_repaired_and_said(
+    tmp_path: Path, protocol: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    common = ("--protocol", protocol(), "--policy", "zero", "--videos", 0, "--output", output, "--tasks", "0")
+    run(*common)
+    whole = lines(output)
+    path = output / "results.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+    run(*common)
+    assert "a kill had cut its last line" in " ".join(capsys.readouterr().out.split())
+    assert [line["seed"] for line in lines(output)] == [line["seed"] for line in whole]
+
+
+def test_variation_reaches_the_simulator_or_is_refused(tmp_path: Path, protocol: Callable[..., Path]) -> None:
+    common = ("--protocol", protocol(), "--policy", "zero", "--output", tmp_path / "out", "--workers", 1)
+    with pytest.raises(SimulatorError, match="positions"):
+        run(*common, "--variation", "positions=2")
+    with pytest.raises(SimulatorError, match="position"):  # the counting simulator varies nothing
+        run(*common, "--variation", "position=2")
+
+
+def test_what_to_do_is_said_where_policy_or_protocol_is_missing(protocol: Callable[..., Path]) -> None:
+    with pytest.raises(CommandError, match="give --checkpoint FILE, or --policy scripted"):
+        run("--protocol", "lift")
+    with pytest.raises(CommandError, match=r"no protocol: give --protocol NAME \(.*lift"):
+        run("--policy", "random")
+    with pytest.raises(CommandError, match="leave one of them out"):
+        run("--policy", "random", "--protocol", protocol(), "--simulator", "robosuite")
+    with pytest.raises(CommandError, match=r"there are 2 tasks: 0 up, 1 down"):
+        run("--policy", "random", "--protocol", protocol(), "--tasks", "7")
