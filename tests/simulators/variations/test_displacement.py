@@ -9,6 +9,7 @@ import pytest
 
 from simulators.mujoco_types import Environment, MjData, MjModel
 from simulators.protocol import Array
+from simulators.rendering import choose_gl
 from simulators.variations import displace_objects
 from simulators.variations.displacement import CLEARANCE, EDGE, REACH, STEP
 from simulators.variations.footprint import footprint, subtree, support_below
@@ -27,6 +28,7 @@ OBJECTS = {
 
 
 def scene(**changes: tuple[float, float, float, float]) -> tuple[Environment, MjModel, MjData]:
+    choose_gl(None)  # mujoco asks once, when it is imported, and other tests draw
     mujoco = pytest.importorskip("mujoco")
     bodies = "".join(
         f'<body name="{name}" pos="{x} {y} {z}"><freejoint/><geom type="box" size=".02 .02 {half}"/></body>'
@@ -56,8 +58,8 @@ def displaced(
     level: float, seed: int = 0, words: str = "put the can on the plate", goal: list[list[str]] | None = None
 ) -> dict[str, Array]:
     """Object -> displacement (3,) after the fact, in metres."""
-    mujoco = pytest.importorskip("mujoco")
     env, model, data = scene()
+    mujoco = pytest.importorskip("mujoco")
     if goal is not None:
         env.parsed_problem["goal_state"] = goal
     before = data.xpos.copy()

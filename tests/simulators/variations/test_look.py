@@ -8,6 +8,7 @@ import pytest
 from simulators.errors import SimulatorError
 from simulators.mujoco_types import MjData, MjModel
 from simulators.protocol import Array
+from simulators.rendering import choose_gl
 from simulators.variations import StandardLook, external_cameras, vary_appearance, vary_cameras
 from simulators.variations.appearance import LIGHT_TURN, OBJECT_MOST, SCENE_MOST, movable_bodies, shown_colour
 from simulators.variations.camera import MOST_SHIFT, SHIFT, TURN
@@ -38,6 +39,7 @@ PARTS = ("wall", "top", "leg", "arm", "red", "knob")
 
 @pytest.fixture
 def scene() -> tuple[MjModel, MjData]:
+    choose_gl(None)  # mujoco asks once, when it is imported, and other tests draw
     mujoco = pytest.importorskip("mujoco")
     model = mujoco.MjModel.from_xml_string(SCENE)
     data = mujoco.MjData(model)
