@@ -19,19 +19,20 @@ from simulators.protocol import Array, EpisodeSpec, Images, Observation, Transit
 class CountingSimulator:
     """Solved when the sum of the actions reaches `options["goal"]`.
 
-    Options: `goal`; `delay_s` a chunk; `render_s` a picture; `die_in_expert` (`always`, or a folder for a mark) kills
-    the worker when an expert is made for an even seed; `no_expert` leaves the tasks without one. Tasks `crash`, `hang`
-    and `raise` do so in every chunk; with `once` (a folder for marks) only in the first chunk of an episode.
+    Options: `goal`; `action_dim` (2 if not given); `delay_s` a chunk; `render_s` a picture; `die_in_expert` (`always`,
+    or a folder for a mark) kills the worker when an expert is made for an even seed; `no_expert` leaves the tasks
+    without one. Tasks `crash`, `hang` and `raise` do so in every chunk; with `once` (a folder for marks) only in the
+    first chunk of an episode.
     """
 
     uses_gl = False
-    action_dim = 2
     instruction = "count"
 
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
         self.max_steps = config.max_steps or 40
         self.options = config.options
+        self.action_dim = config.options.get("action_dim", 2)
 
     @classmethod
     def check(cls, config: SimulatorConfig) -> list[str]:

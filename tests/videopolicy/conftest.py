@@ -93,7 +93,7 @@ def tiny_callbacks(callbacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "cameras": "${data.init_args.cameras}",
                 "image_size": 16,
                 "max_steps": 4,
-                "options": {"goal": 1000},
+                "options": {"goal": 1000, "action_dim": 7},
             }
             callback["init_args"] |= {"num_episodes": 2, "num_workers": 1, "execute_steps": 2}
         result.append(callback)
@@ -101,25 +101,20 @@ def tiny_callbacks(callbacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tiny_overlay(experiment: Path, demos: Path, steps: int) -> dict[str, Any]:
-    """What to lay over an experiment so that both its stages run in seconds."""
+    """What to lay over an experiment so that its stages run in seconds."""
     stages = load_experiment([experiment])["stages"]
-    trainers = {stage: {"callbacks": tiny_callbacks(stages[stage]["trainer"].get("callbacks", []))} for stage in stages}
     common = {"max_steps": steps, "val_check_interval": steps}
     return {
         "data": {"init_args": {**DATA, "paths": str(demos)}},
         "model": {"init_args": {"video": VIDEO, "sampler": SAMPLER}},
         "trainer": TRAINER,
         "stages": {
-            "video": {
+            name: {
                 "data": {"init_args": {"batch_size": 2}},
-                "model": {"init_args": {"num_predicted": 1}},
-                "trainer": {**trainers["video"], **common},
-            },
-            "action": {
-                "data": {"init_args": {"batch_size": 2}},
-                "model": {"init_args": {**ACTION, "num_predicted": 1}},
-                "trainer": {**trainers["action"], **common},
-            },
+                "model": {"init_args": {**({} if name == "video" else ACTION), "num_predicted": 1}},
+                "trainer": {"callbacks": tiny_callbacks(stage["trainer"].get("callbacks", [])), **common},
+            }
+            for name, stage in stages.items()
         },
     }
 
@@ -134,6 +129,13 @@ def write_overlay(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def joint_overlay(write_overlay: Callable[..., Path], robocasa_file: Callable[..., Path]) -> list[str]:
+    """Arguments of `lightning fit` for robocasa_joint with tiny parts on generated demos."""
+    experiment = ROOT / "experiments" / "robocasa_joint.yaml"
+    return ["-c", str(experiment), "-c", str(write_overlay(experiment, robocasa_file()))]
 
 
 @pytest.fixture

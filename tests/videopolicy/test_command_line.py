@@ -70,6 +70,24 @@ def test_fit_runs_both_stages_and_the_rest_judge_the_action_stage() -> None:
         parse(["fit", "--stage", "vid"]).stages({})
 
 
+def test_an_experiment_in_one_stage_is_fitted_and_judged_there() -> None:
+    joint = {"stages": {"joint": {}}}
+    assert parse(["fit"]).stages(joint) == parse(["validate"]).stages(joint) == ("joint",)
+    assert parse(["fit", "--stage", "joint"]).stages(joint) == ("joint",)
+    assert parse(["validate"]).stages({"stage": "joint"}) == ("joint",)  # a stage's recorded config
+    with pytest.raises(CommandError, match=r"--stage action: a\.yaml has no stage 'action'; it has joint\."):
+        parse(["fit", "-c", "a.yaml", "--stage", "action"]).stages(joint)
+    with pytest.raises(CommandError, match=r"--stage joint: a\.yaml has no stage 'joint'; it has video and action\."):
+        parse(["fit", "-c", "a.yaml", "--stage", "joint"]).stages({"stages": {"video": {}}})
+
+
+def test_an_override_of_a_stage_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("stages: {joint: {n: 1}}")
+    line = parse(["fit", "-c", str(tmp_path / "a.yaml"), "--stages.action.n", "2"])
+    with pytest.raises(CommandError, match=r"--stages\.action\.n: .*a\.yaml has no stage 'action'"):
+        line.experiment()
+
+
 def test_the_run_directory_is_named_after_the_first_file_unless_something_says_otherwise() -> None:
     line = parse(["fit", "-c", "experiments/lift.yaml", "-c", "more.yaml"])
     assert line.run_directory({}) == Path("runs/lift")
@@ -99,6 +117,19 @@ def test_the_recorded_experiment_holds_both_stages_and_the_run_directory() -> No
     assert stage_config(recorded, "video")["trainer"] == {"max_steps": 3}
     assert "trainer" not in stage_config(recorded, "action")
     assert stage_config(recorded, "action")["n"] == 2
+
+
+def test_the_recorded_experiment_in_one_stage_gives_itself_back() -> None:
+    line = parse(["fit", "-c", "joint.yaml", "--trainer.max_steps", "3"])
+    experiment = {"data": "D", "stages": {"joint": {"n": 1}}}
+    recorded = merged_experiment(line, experiment, {"joint": line.stage_config(experiment, "joint")})
+    assert line.stages(recorded) == ("joint",)
+    assert stage_config(recorded, "joint") == {
+        "run_dir": "runs/joint",
+        "data": "D",
+        "n": 1,
+        "trainer": {"max_steps": 3},
+    }
 
 
 def test_fit_without_an_experiment_says_what_to_type() -> None:

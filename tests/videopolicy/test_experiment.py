@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from videopolicy.errors import CommandError
-from videopolicy.experiment import join_stages, load_experiment, merge, nested, stage_config
+from videopolicy.experiment import join_stages, load_experiment, merge, nested, stage_config, stages_of_experiment
 
 
 def write(path: Path, text: str) -> Path:
@@ -45,6 +45,14 @@ def test_a_stages_plus_appends_to_the_common_list() -> None:
     }
     assert stage_config(experiment, "video")["trainer"]["callbacks"] == ["A", "V"]
     assert stage_config(experiment, "action") == {"trainer": {"callbacks": ["A"]}, "other": ["X"]}
+
+
+def test_a_plus_in_the_common_part_reaches_the_lists_of_all_stages() -> None:
+    stages = {"video": {"trainer": {"callbacks": ["V"]}}, "action": {"trainer": {"callbacks+": ["A"]}}}
+    experiment = merge({"stages": stages}, {"trainer": {"callbacks+": ["X"]}})
+    assert stage_config(experiment, "video")["trainer"]["callbacks"] == ["V", "X"]
+    assert stage_config(experiment, "action")["trainer"]["callbacks"] == ["X", "A"]
+    assert merge({"callbacks+": ["X"]}, {"callbacks": ["Y"]}) == {"callbacks": ["Y"]}  # a later file's list replaces
 
 
 def test_a_changed_class_drops_the_old_arguments_and_a_class_added_to_common_arguments_keeps_them() -> None:
@@ -147,6 +155,22 @@ def test_an_unknown_stage_is_refused_with_the_nearest(tmp_path: Path) -> None:
         load_experiment([top])
     with pytest.raises(CommandError, match="no stage 'actoin'; did you mean 'action'"):
         stage_config({}, "video", [("stages.actoin.trainer.max_steps", 1)])
+
+
+def test_an_experiment_has_two_stages_or_the_joint_one(tmp_path: Path) -> None:
+    joint = write(tmp_path / "joint.yaml", "data: D\nstages: {joint: {n: 1}}")
+    assert stages_of_experiment(load_experiment([joint])) == ("joint",)
+    assert stages_of_experiment({"stages": {"video": {}}}) == stages_of_experiment({}) == ("video", "action")
+    both = write(tmp_path / "both.yaml", "stages: {action: {n: 2}}")
+    with pytest.raises(CommandError, match=r"joint\.yaml \+ .*both\.yaml: `stages` holds action beside joint"):
+        load_experiment([joint, both])
+
+
+def test_a_joint_experiment_is_written_and_read_back() -> None:
+    config = {"seed": 0, "model": {"class_path": "J"}}
+    joined = join_stages({"joint": config})
+    assert stages_of_experiment(joined) == ("joint",)
+    assert stage_config(joined, "joint") == config
 
 
 def test_an_interpolation_of_nothing_names_its_key() -> None:

@@ -9,13 +9,21 @@ import pytest
 import torch
 import yaml
 
-from videopolicy.experiment import stage_config
+from videopolicy.experiment import load_experiment, stage_config
 from videopolicy.lightning_cli import main
 from videopolicy.stage_cli import instantiate_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "experiments" / "ablations").glob("*.yaml"))
+TWO_STAGES = [path for path in EXPERIMENTS if path.stem != "robocasa_joint"]
+PUBLISHED = [path for path in EXPERIMENTS if path.stem in ("robocasa", "robocasa_joint", "libero10")]
+FITS = {  # others fit every experiment
+    "independent_noise": TWO_STAGES,
+    "without_stage1": TWO_STAGES,
+    "weight_averaging": PUBLISHED,  # the others average already
+    "better_choices": PUBLISHED,
+}
 TRAINERS = sorted((ROOT / "experiments" / "trainer").glob("*.yaml"))
 
 
@@ -52,7 +60,8 @@ def test_the_printed_config_is_complete_and_prints_itself_when_given_back(
     first = printed(capsys, "fit", "-c", path, "--print_config")
     (tmp_path / "printed.yaml").write_text(yaml.safe_dump(first))
     assert printed(capsys, "fit", "-c", tmp_path / "printed.yaml", "--print_config") == first
-    for stage, name in (("video", "VideoStage"), ("action", "ActionStage")):
+    classes = {"video": "VideoStage", "action": "ActionStage", "joint": "JointStage"}
+    for stage, name in ((stage, classes[stage]) for stage in load_experiment([path])["stages"]):
         config = stage_config(first, stage)
         assert config["model"]["class_path"] == f"lightning_modules.{name}"
         assert (
@@ -62,10 +71,40 @@ def test_the_printed_config_is_complete_and_prints_itself_when_given_back(
         assert "accumulate_grad_batches" in config["trainer"]  # a default that no file mentions
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_ablation_fits_every_experiment(path: Path, overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert printed(capsys, "fit", "-c", path, "-c", overlay, "--print_config")
+@pytest.mark.parametrize(
+    ("overlay", "path"),
+    [(overlay, path) for overlay in OVERLAYS for path in FITS.get(overlay.stem, EXPERIMENTS)],
+    ids=lambda path: path.stem,
+)
+def test_every_ablation_fits_its_experiments(path: Path, overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = printed(capsys, "fit", "-c", path, "-c", overlay, "--print_config")
+    for stage in load_experiment([path])["stages"]:
+        callbacks = stage_config(document, stage)["trainer"]["callbacks"]
+        names = [callback["class_path"].rpartition(".")[2] for callback in callbacks]
+        own = load_experiment([path])["stages"][stage]["trainer"]["callbacks"]
+        assert {callback["class_path"] for callback in own} <= set(names)  # an ablation takes none away
+        assert names.count("TrainableWeightAveraging") <= 1
+
+
+def test_the_better_choices_reach_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    experiments = ROOT / "experiments"
+    better = experiments / "ablations" / "better_choices.yaml"
+    for path, stages in ((experiments / "robocasa.yaml", ("video", "action")), (PUBLISHED[-1], ("joint",))):
+        document = printed(capsys, "fit", "-c", path, "-c", better, "--print_config")
+        for stage in stages:
+            config = stage_config(document, stage)
+            assert config["data"]["init_args"]["action_padding"] == "hold"
+            assert config["model"]["init_args"]["dropout_scope"] == "sample"
+            assert config["model"]["init_args"]["lr_scheduler"]["init_args"]["total_steps"] == 369_000
+            assert config["trainer"]["precision"] == "bf16-mixed"
+            assert "callbacks.TrainableWeightAveraging" in [c["class_path"] for c in config["trainer"]["callbacks"]]
+
+
+@pytest.mark.parametrize("name", ["independent_noise", "without_stage1"])
+def test_an_ablation_of_two_stages_is_refused_over_the_joint_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    experiments = ROOT / "experiments"
+    files = ("-c", experiments / "robocasa_joint.yaml", "-c", experiments / "ablations" / f"{name}.yaml")
+    assert "beside joint, which trains video and action together" in refusal(capsys, "fit", *files)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS, ids=lambda path: path.stem)
@@ -88,6 +127,7 @@ def test_the_papers_settings_are_those_of_the_robocasa_experiment(capsys: pytest
         assert model["condition_dropout"] == 0.1
     assert model["taps"] == [9, 13, 16, 19, 22]
     assert (model["adapter_lr_scale"], model["action_lr_scale"], model["noise_levels"]) == (5.0, 5.0, "shared")
+    assert model["action_weight"] is None  # by rows
 
 
 def test_one_stage_is_printed_alone(capsys: pytest.CaptureFixture[str], lift_overlay: list[str]) -> None:
@@ -214,6 +254,41 @@ def test_a_stage_is_built_for_other_code(lift_overlay: list[str]) -> None:
     )
     assert names.count("CheckpointHandoff") == 1
     assert not Path("runs").exists()
+
+
+def test_the_joint_stage_is_a_whole_run_without_a_handoff(
+    capsys: pytest.CaptureFixture[str], joint_overlay: list[str]
+) -> None:
+    run, fit = Path("runs/robocasa_joint"), ("fit", *joint_overlay)
+    assert main(fit) == 0
+    assert json.loads((run / "joint" / "finished.json").read_text())["global_step"] == 2
+    assert not (run / "handoff").exists()
+    assert main(fit) == 0
+    assert "joint stage: finished after 2 steps (max_steps 2)" in capsys.readouterr().out
+    assert main((*fit, "--trainer.max_steps", "4")) == 0
+    assert "joint stage: going on from runs/robocasa_joint/joint/checkpoints/last.ckpt" in capsys.readouterr().out
+    assert json.loads((run / "joint" / "finished.json").read_text())["global_step"] == 4
+    assert main(["validate", "-c", str(run / "config.yaml")]) == 0  # the merged experiment knows its stage
+    assert "val/action_error" in capsys.readouterr().out
+    assert (run / "joint" / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--handoff", "x"], "handoff: the joint stage trains its own video network"),
+        (
+            ["--trainer.callbacks+", "{class_path: CheckpointHandoff, init_args: {folder: x}}"],
+            "trainer.callbacks: CheckpointHandoff: the joint stage trains its own video network",
+        ),
+        (["--stage", "video"], "has no stage 'video'; it has joint."),
+        (["--model.video_weight", "2"], "video_weight is 2"),
+    ],
+)
+def test_what_the_joint_stage_would_ignore_is_refused(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str], joint_overlay: list[str]
+) -> None:
+    assert message in refusal(capsys, "fit", *joint_overlay, *options)
 
 
 def test_the_best_policy_is_the_most_successful_one_where_there_are_rollouts(
