@@ -29,7 +29,7 @@ PIP_INSTALL := CMAKE_POLICY_VERSION_MINIMUM=3.5 $(BIN)/python -m pip install --d
 
 .PHONY: help
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 	@echo
 	@echo "EXPERIMENT=$(EXPERIMENT) picks experiments/$(EXPERIMENT).yaml; ARGS=\"...\" is appended to the command."
 
@@ -81,6 +81,53 @@ evaluate: $(VENV)/.installed-robosuite ## roll the trained policy of EXPERIMENT 
 .PHONY: tensorboard
 tensorboard: $(VENV)/.installed-robosuite ## show losses, success rates and videos of every run at http://localhost:6006
 	@$(BIN)/tensorboard --logdir runs $(ARGS)
+
+# --- simulators with a Python of their own ------------------------------------------------------------------------------
+# simulators/environments/NAME.txt is everything that .venvs/NAME holds. SIM_PYTHON=/path/to/python takes another
+# interpreter than the first of these that is there.
+
+SIM_PYTHON ?=
+SIM_PYTHONS_libero := python3.11 python3.12
+SIM_PYTHONS_robosuite15 := python3.11 python3.12 python3.13
+SIM_PYTHONS_robocasa365 := python3.11 python3.12 python3.13
+SIM_PYTHONS_robocasa := python3.10
+ROBOCASA_REF ?= v0.2
+ROBOCASA_SOURCE := .venvs/src/robocasa
+
+.venvs/%/.installed: simulators/environments/%.txt
+	@.ci/system-packages
+	@python="$(SIM_PYTHON)"; for p in $(SIM_PYTHONS_$*); do [ -n "$$python" ] || ! $$p -c '' 2>/dev/null || python=$$p; done; \
+	[ -n "$$python" ] || { echo "sim-$* needs one of: $(SIM_PYTHONS_$*); none was found: install one or give SIM_PYTHON=/path/to/it." >&2; exit 1; }; \
+	"$$python" -m venv --clear .venvs/$*
+	.venvs/$*/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r $<
+	@touch $@
+
+.PHONY: sim-libero
+sim-libero: .venvs/libero/.installed ## make .venvs/libero: LIBERO without torch
+	@echo "Use it with python: .venvs/libero/bin/python; look at it with videopolicy simulators check libero --python .venvs/libero/bin/python"
+
+.PHONY: sim-robosuite15
+sim-robosuite15: .venvs/robosuite15/.installed ## make .venvs/robosuite15: robosuite 1.5 with numpy 2
+	@echo "Use it with python: .venvs/robosuite15/bin/python; look at it with videopolicy simulators check robosuite15"
+
+.PHONY: sim-robocasa365
+sim-robocasa365: .venvs/robocasa365/.installed ## make .venvs/robocasa365: RoboCasa v1.0's code with numpy 2, without its assets
+	@echo "Its assets (10 GB): yes | .venvs/robocasa365/bin/python -m robocasa.scripts.download_kitchen_assets"
+	@echo "Use it with python: .venvs/robocasa365/bin/python; look at it with videopolicy simulators check robocasa365"
+
+$(ROBOCASA_SOURCE)/setup.py:
+	@mkdir -p $(dir $(ROBOCASA_SOURCE))
+	@git clone --depth 1 --branch $(ROBOCASA_REF) https://github.com/robocasa/robocasa $(ROBOCASA_SOURCE) || \
+	{ echo "RoboCasa $(ROBOCASA_REF) could not be cloned; put its source at $(ROBOCASA_SOURCE) and run make sim-robocasa again." >&2; exit 1; }
+
+.venvs/robocasa/.with-assets: .venvs/robocasa/.installed $(ROBOCASA_SOURCE)/setup.py
+	.venvs/robocasa/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e $(ROBOCASA_SOURCE)
+	yes | .venvs/robocasa/bin/python -m robocasa.scripts.download_kitchen_assets
+	@touch $@
+
+.PHONY: sim-robocasa
+sim-robocasa: .venvs/robocasa/.with-assets ## make .venvs/robocasa: RoboCasa v0.2 with its assets (5 GB), Python 3.10
+	@echo "Use it with python: .venvs/robocasa/bin/python; look at it with videopolicy simulators check robocasa"
 
 # --- checks -----------------------------------------------------------------------------------------------------------
 

@@ -38,15 +38,21 @@ def import_simulator(module: str, simulator: str) -> ModuleType:
         ) from error
 
 
-def require_installed(package: str, simulator: str) -> None:
+def require_installed(package: str, simulator: str, advice: str | None = None) -> None:
     """Look for a package without importing it.
+
+    Args:
+        package: Top-level module.
+        simulator: Its name in the registry, which knows what to install.
+        advice: What to do instead, as the end of a sentence.
 
     Raises:
         SimulatorError: If this interpreter has no such package; says what to install.
     """
     if importlib.util.find_spec(package) is None:
         raise SimulatorError(
-            f"simulator {simulator!r}: {package} is not installed in {sys.executable}; {SIMULATORS[simulator].install}."
+            f"simulator {simulator!r}: {package} is not installed in {sys.executable}; "
+            f"{advice or SIMULATORS[simulator].install}."
         )
 
 

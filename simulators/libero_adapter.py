@@ -10,7 +10,7 @@ import numpy as np
 
 from simulators.availability import import_simulator, read_options, require_known
 from simulators.errors import SimulatorError
-from simulators.libero_assets import import_libero
+from simulators.libero_assets import find_assets, import_libero
 from simulators.libero_tasks import STEP_LIMITS, load_init_states, suite_tasks
 from simulators.mujoco_simulator import MujocoSimulator
 from simulators.mujoco_types import Environment
@@ -53,6 +53,14 @@ class LiberoSimulator(MujocoSimulator):
         import_libero(options["assets"])
         check_gl()
         return [task.name for task in suite_tasks(config.suite)]
+
+    @classmethod
+    def assets(cls, config: SimulatorConfig) -> dict[str, str]:
+        """Folders of meshes, task files and recorded states; see `describe`."""
+        found = find_assets(read_options("libero", config.options, OPTIONS)["assets"])
+        libero = import_libero(str(found))
+        keys = {"task files": "bddl_files", "initial states": "init_states"}
+        return {"assets": str(found), **{title: str(libero.get_libero_path(key)) for title, key in keys.items()}}
 
     def build(self, task: str) -> Environment:
         """Build the task's environment without cameras and observations, and load its recorded initial states."""

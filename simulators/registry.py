@@ -43,7 +43,7 @@ SIMULATORS: dict[str, SimulatorEntry] = {
     ),
     "robocasa": SimulatorEntry(
         "simulators.robocasa_adapter:RoboCasaSimulator",
-        install="give RoboCasa v0.2 a Python of its own and name it in `python:` (docs/simulators.md)",
+        install="make sim-robocasa builds an environment that has it; name it in `python:` (docs/simulators.md)",
         suite="robocasa",
     ),
 }

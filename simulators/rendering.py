@@ -61,6 +61,18 @@ def check_gl() -> None:
         raise SimulatorError(f"OpenGL backend {backend!r} does not work here ({error}); {GL_ADVICE}") from error
 
 
+def gl_renderer() -> str:
+    """What draws the pictures, in the driver's words, for instance `llvmpipe (LLVM 15.0.6, 256 bits), OpenGL 4.5`."""
+    import mujoco
+    from OpenGL import GL
+
+    context = mujoco.GLContext(16, 16)
+    context.make_current()
+    name, version = (GL.glGetString(key).decode() for key in (GL.GL_RENDERER, GL.GL_VERSION))
+    context.free()
+    return f"{name}, OpenGL {version.split()[0]}"
+
+
 class CameraRenderer:
     """Draw a model's cameras into a framebuffer of picture size.
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulators.availability import import_simulator, read_options, require_known
+from simulators.availability import import_simulator, read_options, require_installed, require_known
 from simulators.errors import SimulatorError
+from simulators.installations import INSTALLATIONS
 from simulators.mujoco_simulator import MujocoSimulator
 from simulators.mujoco_types import Environment
 from simulators.protocol import Array, EpisodeSpec, Observation
@@ -66,6 +68,9 @@ OPTIONS: dict[str, Any] = {"scenes": [], "object_split": "", "robot": "PandaMobi
 
 SUITES = ("robocasa", "robocasa365")
 
+ASSET_FOLDERS = ("textures", "objects/objaverse")
+"""Folders that only the release's download script makes."""
+
 
 class RoboCasaSimulator(MujocoSimulator):
     """Adapter of RoboCasa v0.2 and v1.0 on robosuite 1.5.
@@ -88,13 +93,34 @@ class RoboCasaSimulator(MujocoSimulator):
         read_options("robocasa", config.options, OPTIONS)
         require_known("suite", config.suite, SUITES, "robocasa")
         import_robocasa(config.suite)
+        cls.require_assets()
         check_gl()
         return list(horizons(config.suite))
+
+    @classmethod
+    def assets(cls, config: SimulatorConfig) -> dict[str, str]:
+        """Folder of textures, fixtures and objects; see `describe`."""
+        return {"assets": str(assets_root())}
+
+    @classmethod
+    def require_assets(cls) -> None:
+        """Look for what the release downloads after it is installed.
+
+        Raises:
+            SimulatorError: If it has not been; says the command.
+        """
+        root = assets_root()
+        if missing := [name for name in ASSET_FOLDERS if not (root / name).is_dir()]:
+            raise SimulatorError(
+                f"RoboCasa's assets are missing: {root} has no {missing}; "
+                f"run {sys.executable} -m robocasa.scripts.download_kitchen_assets (several GB)."
+            )
 
     def build(self, task: str) -> Environment:
         """Build the task's environment without cameras of its own."""
         require_known("task", task, horizons(self.config.suite), self.config.suite)
         import_robocasa(self.config.suite)
+        self.require_assets()
         robosuite = import_simulator("robosuite", "robocasa")
         env = robosuite.make(**self._make_args(task))
         self._scenes = list(env.layout_and_style_ids)  # those that suit the task
@@ -171,6 +197,7 @@ def import_robocasa(suite: str) -> None:
     Raises:
         SimulatorError: If it is missing, or is not the release that the suite belongs to.
     """
+    require_installed("robocasa", "robocasa", f"{INSTALLATIONS[suite].command} builds an environment that has it")
     robocasa = import_simulator("robocasa", "robocasa")
     release = str(robocasa.__version__)
     modern = int(release.partition(".")[0]) >= 1
@@ -185,6 +212,11 @@ def import_robocasa(suite: str) -> None:
             f"suite 'robocasa365' needs RoboCasa v1.0, but {sys.executable} has {release}; "
             "install v1.0, or set suite: robocasa for the 24 tasks of v0.2."
         )
+
+
+def assets_root() -> Path:
+    """Where RoboCasa looks for its files."""
+    return Path(import_simulator("robocasa.models", "robocasa").assets_root)
 
 
 def horizons(suite: str) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from types import ModuleType
@@ -74,6 +75,12 @@ class RobosuiteSimulator(MujocoSimulator):
         import_robosuite()
         check_gl()
         return list(TASKS)
+
+    @classmethod
+    def assets(cls, config: SimulatorConfig) -> dict[str, str]:
+        """Folder of the meshes; see `describe`."""
+        models: ModuleType = importlib.import_module("robosuite.models")
+        return {"assets": str(models.assets_root)}
 
     def build(self, task: str) -> Environment:
         """Build the task's environment without cameras and without observations, which nobody reads."""

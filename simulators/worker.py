@@ -14,6 +14,7 @@ from typing import Any
 
 from simulators import wire
 from simulators.config import SimulatorConfig
+from simulators.describe import describe
 from simulators.errors import SimulatorError
 from simulators.experts.base import Expert
 from simulators.experts.episode import record_episode, step_expert
@@ -51,10 +52,12 @@ class Worker:
         """Execute one request.
 
         The verbs are the protocol's methods and `step_expert` (the scripted expert chooses), `record` (a scripted
-        demo) and `versions`.
+        demo), `versions` and `describe`.
         """
         if verb == "versions":
             return simulator_versions()
+        if verb == "describe":
+            return describe(self.adapter(), self.config)
         if verb == "check":
             require_variable(self.config.name, self.config.variation, getattr(self.adapter(), "variations", ()))
             return self.adapter().check(self.config)

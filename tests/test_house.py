@@ -21,6 +21,10 @@ TARGETS = [
     "train-action",
     "evaluate",
     "tensorboard",
+    "sim-libero",
+    "sim-robosuite15",
+    "sim-robocasa365",
+    "sim-robocasa",
     "test",
     "test-slow",
     "test-full",
@@ -59,6 +63,17 @@ def test_constraints_are_exact_versions_and_nothing_else() -> None:
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+]+", line)] == []
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "simulators" / "environments").glob("*.txt")), ids=lambda path: path.stem
+)
+def test_a_simulators_environment_is_exact_and_has_a_make_target(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+]+", line)] == []
+    assert any(line.startswith("numpy==") for line in lines)
+    assert f"sim-{path.stem}" in TARGETS
+    assert f"SIM_PYTHONS_{path.stem} := " in (ROOT / "Makefile").read_text()
+
+
 @pytest.mark.parametrize("requirement", requirements(), ids=str)
 def test_constraints_pin_every_dependency_inside_its_bounds(requirement: Requirement) -> None:
     version = pinned().get(canonicalize_name(requirement.name))
@@ -70,7 +85,7 @@ def test_every_make_target_is_documented_by_make_help() -> None:
     text = (ROOT / "Makefile").read_text()
     phony = {name for line in re.findall(r"^\.PHONY: (.*)$", text, re.M) for name in line.split()}
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    listed = {line.split()[0] for line in shown.splitlines() if re.match(r"[a-z-]+ {2,}\S", line)}
+    listed = {line.split()[0] for line in shown.splitlines() if re.match(r"[a-z0-9-]+ {2,}\S", line)}
     assert set(TARGETS) <= listed
     assert listed == phony
 

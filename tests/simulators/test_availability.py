@@ -51,5 +51,5 @@ def test_the_question_is_asked_in_the_workers_own_interpreter(tmp_path: Path) ->
         (site / part.name).symlink_to(part)
     python = tmp_path / "bare" / "bin" / "python"
     config = SimulatorConfig("robocasa", ["all"], ["robot0_eye_in_hand"], python=str(python))
-    with pytest.raises(SimulatorError, match=r"robocasa is not installed in .*bare/bin/python; give RoboCasa"):
+    with pytest.raises(SimulatorError, match=r"robocasa is not installed in .*bare/bin/python; make sim-robocasa"):
         config.check()

@@ -13,7 +13,7 @@ import pytest
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
 from simulators.protocol import EpisodeSpec
-from simulators.robocasa_adapter import V02_HORIZONS, RoboCasaSimulator, horizons
+from simulators.robocasa_adapter import ASSET_FOLDERS, V02_HORIZONS, RoboCasaSimulator, horizons
 from simulators.worker_process import WorkerProcess
 
 CAMERAS = ["robot0_agentview_left", "robot0_agentview_right", "robot0_eye_in_hand"]
@@ -62,11 +62,14 @@ def fake_module(name: str, **contents: object) -> ModuleType:
 
 
 @pytest.fixture
-def robocasa_02(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RoboCasa v0.2 as far as the adapter sees it."""
+def robocasa_02(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """RoboCasa v0.2 as far as the adapter sees it; the folder of its assets."""
+    for folder in ASSET_FOLDERS:
+        (tmp_path / folder).mkdir(parents=True)
     controllers = {"load_composite_controller_config": lambda controller, robot: {"type": "HYBRID_MOBILE_BASE"}}
     modules = [
         fake_module("robocasa", __version__="0.2.0"),
+        fake_module("robocasa.models", assets_root=str(tmp_path)),
         fake_module("robosuite", make=FakeKitchen),
         fake_module("robosuite.controllers", **controllers),
     ]
@@ -74,6 +77,7 @@ def robocasa_02(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr("simulators.robocasa_adapter.check_gl", lambda: None)
     monkeypatch.setattr(RoboCasaSimulator, "observe", lambda self, render: None)
+    return tmp_path
 
 
 def start(seed: int, **settings: object) -> RoboCasaSimulator:
@@ -93,6 +97,14 @@ class TestOnV02:
 
     def test_check_lists_the_24_tasks(self) -> None:
         assert RoboCasaSimulator.check(config()) == list(V02_HORIZONS)
+
+    def test_assets_that_were_not_downloaded_are_named_with_the_command(self, robocasa_02: Path) -> None:
+        assert RoboCasaSimulator.assets(config()) == {"assets": str(robocasa_02)}
+        (robocasa_02 / "textures").rmdir()
+        with pytest.raises(
+            SimulatorError, match=r"has no \['textures'\]; run .*python.* -m robocasa\.scripts\.download_kitchen_assets"
+        ):
+            RoboCasaSimulator.check(config())
 
     def test_the_environment_is_that_of_the_protocol(self) -> None:
         arguments = start(0).env.arguments

@@ -1,0 +1,130 @@
+"""Where a simulator may be installed, and the command that gets it there; read from metadata, nothing is imported."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+
+HERE = "this Python"
+"""What a table says for the interpreter that runs us."""
+TABLE_CAMERAS = ("agentview", "robot0_eye_in_hand")
+KITCHEN_CAMERAS = ("robot0_agentview_left", "robot0_agentview_right", "robot0_eye_in_hand")
+
+
+@dataclass(frozen=True)
+class Installation:
+    """One release of a simulator.
+
+    Args:
+        simulator: Its name in the registry.
+        title: Name and release, for a sentence.
+        suites: Suite -> number of tasks; the first is the default.
+        packages: Distributions that are this simulator, whichever is there.
+        release: What their version begins with, any of these.
+        command: What installs it, as the command to type.
+        cameras: The cameras of its published protocols.
+        environment: Folder of a virtual environment of its own, or empty.
+        shared: It can also live in the environment of this project.
+    """
+
+    simulator: str
+    title: str
+    suites: Mapping[str, int]
+    packages: tuple[str, ...]
+    release: tuple[str, ...]
+    command: str
+    cameras: tuple[str, ...]
+    environment: str = ""
+    shared: bool = True
+
+    @property
+    def python(self) -> str:
+        """Interpreter of its own environment."""
+        return f"{self.environment}/bin/python"
+
+    def found(self) -> tuple[str, str] | None:
+        """Interpreter that has it (`HERE` first) and the package's version; None if there is none."""
+        places = ([HERE] if self.shared else []) + ([self.python] if self.environment else [])
+        for python in places:
+            versions = installed_packages(None if python == HERE else Path(self.environment))
+            for package in self.packages:
+                if versions.get(package, "").startswith(self.release):
+                    return python, f"{package} {versions[package]}"
+        return None
+
+
+LIBERO_SUITES = {"libero_object": 10, "libero_spatial": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
+
+INSTALLATIONS: dict[str, Installation] = {
+    "robosuite": Installation(
+        "robosuite",
+        "robosuite 1.4",
+        {"robosuite": 9},
+        ("robosuite",),
+        ("1.4",),
+        "pip install 'videopolicy[robosuite]'",
+        TABLE_CAMERAS,
+    ),
+    "robosuite15": Installation(
+        "robosuite",
+        "robosuite 1.5",
+        {"robosuite": 9},
+        ("praxis-robosuite", "robosuite"),
+        ("1.5",),
+        "make sim-robosuite15",
+        TABLE_CAMERAS,
+        ".venvs/robosuite15",
+    ),
+    "libero": Installation(
+        "libero",
+        "LIBERO",
+        LIBERO_SUITES,
+        ("hf-libero", "libero"),
+        ("",),
+        "pip install 'videopolicy[libero]', or make sim-libero for an environment of its own",
+        TABLE_CAMERAS,
+        ".venvs/libero",
+    ),
+    "robocasa": Installation(
+        "robocasa",
+        "RoboCasa v0.2",
+        {"robocasa": 24},
+        ("robocasa",),
+        ("0.2",),
+        "make sim-robocasa",
+        KITCHEN_CAMERAS,
+        ".venvs/robocasa",
+        shared=False,
+    ),
+    "robocasa365": Installation(
+        "robocasa",
+        "RoboCasa v1.0",
+        {"robocasa365": 65},
+        ("rpent-robocasa365", "robocasa"),
+        ("1.",),
+        "make sim-robocasa365",
+        KITCHEN_CAMERAS,
+        ".venvs/robocasa365",
+        shared=False,
+    ),
+}
+"""Name for `videopolicy simulators check` -> installation; that of a registry entry comes first."""
+
+
+def installed_packages(environment: Path | None) -> dict[str, str]:
+    """Distribution -> version in a virtual environment, or in this interpreter if None."""
+    path = sys.path if environment is None else [str(site) for site in environment.glob("lib*/python*/site-packages")]
+    found: dict[str, str] = {}
+    for distribution in distributions(path=path):
+        name = distribution.metadata["Name"]
+        if name:
+            found.setdefault(name.lower().replace("_", "-"), distribution.version)
+    return found
+
+
+def with_suite(suite: str) -> Installation | None:
+    """The first installation that has a suite."""
+    return next((entry for entry in INSTALLATIONS.values() if suite in entry.suites), None)
