@@ -62,9 +62,7 @@ def test_demos_in_success_rate_out(tmp_path: Path) -> None:
 
     checkpoint = tmp_path / "run" / "action" / "checkpoints" / "last.ckpt"
     arguments = ("--episodes", 2, "--first-seed", 5, "--videos", 1, "--workers", 1, "--device", "cpu")
-    printed = command(
-        tmp_path, "videopolicy.main", "evaluate", "--checkpoint", checkpoint, *arguments, "--output", "r"
-    )
+    printed = command(tmp_path, "videopolicy.main", "evaluate", "--checkpoint", checkpoint, *arguments, "--output", "r")
     assert "0/2" in printed
     lines = [json.loads(line) for line in (tmp_path / "r" / "results.jsonl").read_text().splitlines()]
     assert [(line["seed"], line["steps"], line["success"]) for line in lines] == [(5, 8, False), (6, 8, False)]

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -151,12 +152,21 @@ _HEADER = ("task", "both", "only A", "only B", "neither", "A", "B", "A - B", "p"
 
 
 def to_table(comparison: Comparison) -> Table:
-    """For the terminal."""
-    table = Table(title="Success in pairs")
-    for name in _HEADER:
-        table.add_column(name, justify="left" if name == "task" else "right", overflow="fold", no_wrap=name == "p")
+    """For the terminal; fits into 80 columns."""
+    table = Table(title="Success in pairs", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_lines=True)
+    table.add_column("task", overflow="fold")  # the only one that gives way on a narrow terminal
+    for name in ("both/A/B/none", "A", "B", "A - B", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
     for pairs in _rows(comparison):
-        table.add_row(*_cells(pairs))
+        rates = [(k / pairs.episodes, wilson_interval(k, pairs.episodes)) for k in pairs.successes]
+        low, high = pairs.interval
+        table.add_row(
+            pairs.task,
+            f"{pairs.both}/{pairs.only_a}/{pairs.only_b}/{pairs.neither}",
+            *(f"{rate:.3f}\n{low:.2f} to {high:.2f}" for rate, (low, high) in rates),
+            f"{pairs.difference:+.3f}\n{low:+.2f} to {high:+.2f}",
+            f"{pairs.p_value:.3g}",
+        )
     return table
 
 

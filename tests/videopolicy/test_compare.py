@@ -69,7 +69,9 @@ def test_the_table_and_markdown_say_the_same(a: Path, b: Path, capsys: pytest.Ca
     run(a, b)
     shown = capsys.readouterr().out
     assert "McNemar's exact test" in shown
-    assert "only A" in shown
+    assert "1/2/1/0 " in shown
+    assert "0.30 to 0.95" in shown
+    assert max(map(len, shown.split("A: ")[0].splitlines())) <= 80
 
 
 def test_a_results_file_may_be_given_in_place_of_its_directory(
