@@ -13,6 +13,7 @@ from videopolicy.reports import (
     is_training_run,
     pair,
     read_evaluation,
+    read_folder,
     read_training_run,
     render,
 )
@@ -25,7 +26,10 @@ HELP = "write one HTML page about an evaluation or a training run, failures firs
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="a folder of `evaluate --output`, a run directory, or a results file"
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="a run directory, a folder of `evaluate --output`, or of several",
     )
     parser.add_argument("--against", type=Path, metavar="RUN", help="another one over the same episodes, in pairs")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page (default RUN/report.html)")
@@ -42,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
             if not found:
                 raise CommandError(f"{path}: holds no evaluation yet, so there is nothing to compare.")
         pairs = pair(evaluations[0], others[0])
-    name = args.run.resolve().stem
+    name = args.run.resolve().name if args.run.is_dir() else args.run.stem
     page, budget = render(name, args.run, evaluations, training, pairs, limit=int(args.max_mb * 1e6))
     output = args.output or default_output(args.run)
     try:
@@ -72,6 +76,8 @@ def read(path: Path) -> tuple[list[Evaluation], TrainingRun | None]:
     if is_training_run(path):
         training = read_training_run(path)
         return training.sections, training
+    if path.is_dir() and (evaluations := read_folder(path)):
+        return evaluations, None
     what = "neither a results file nor a folder" if path.is_file() else "neither an evaluation nor a run directory"
     raise CommandError(
         f"{path}: {what if path.exists() else 'no such file or folder'}; give what `videopolicy evaluate --output` "

@@ -1,8 +1,11 @@
 """`videopolicy report` on generated folders: the page is parsed and its facts are checked."""
 
+import argparse
 import base64
+import html
 import json
 import re
+import shlex
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.clips import write_clip
 from simulators import EpisodeResult, ResultsFile
+from videopolicy import evaluate
 from videopolicy.main import main
 from videopolicy.reports import videos as report_videos
 
@@ -158,6 +162,21 @@ def test_failures_come_before_errors_before_successes(tmp_path: Path, report: Ca
     ]
 
 
+def test_of_many_failures_the_filmed_ones_are_seen_and_the_rest_is_folded_away(
+    tmp_path: Path, report: Callable[..., Page]
+) -> None:
+    page = report(evaluation(tmp_path / "a", {"Lift": "f" * 30 + "s" * 7}, filmed=("Lift_seed120",)))
+    first = re.search(r'class="outcome failure".*?seed (\d+)', page.source, re.S)
+    assert first is not None
+    assert first[1] == "120"
+    folded = [
+        re.findall(r'class="outcome (\w+)', part) for part in re.findall(r"<details>.*?</details>", page.source, re.S)
+    ]
+    assert [(part[0], len(part)) for part in folded if part] == [("failure", 5), ("success", 7)]
+    assert page.captions()[1:] == ["30 failures", "5 failures", "7 successes"]
+    assert len(page.all("span", "outcome")) == 37
+
+
 def test_errors_are_in_no_rate_and_said(tmp_path: Path, report: Callable[..., Page]) -> None:
     page = report(evaluation(tmp_path / "a", {"Lift": "see", "Stack": "ee"}))
     assert "1 of 1 episodes solved" in page.text
@@ -235,9 +254,16 @@ def test_a_video_that_was_cut_short_is_named(tmp_path: Path, report: Callable[..
 
 def test_every_episode_has_the_command_that_repeats_it(tmp_path: Path, report: Callable[..., Page]) -> None:
     page = report(evaluation(tmp_path / "a", {"Lift": "f", EVIL: "f"}))
-    command = next(text for text in re.findall(r"<code>(.*?)</code>", page.source) if "--tasks Lift" in text)
-    for part in ("--checkpoint &#39;runs/my run/last.ckpt&#39;", "--first-seed 100", "--episodes 1", "--max-steps 60"):
-        assert part in command
+    command = html.unescape(next(c for c in re.findall(r"<code>(.*?)</code>", page.source) if "--tasks Lift" in c))
+    arguments = shlex.split(command)
+    assert arguments[:2] == ["videopolicy", "evaluate"]
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    evaluate.add_arguments(parser)
+    args = parser.parse_args(arguments[2:])
+    assert args.checkpoint == Path("runs/my run/last.ckpt")
+    assert (args.protocol, args.tasks, args.episodes, args.first_seed) == ("lift", "Lift", 1, 100)
+    assert args.max_steps == 60  # 120 in the protocol's file
+    assert args.execute_steps is None  # the file's own
 
 
 def test_an_unfinished_evaluation_says_so(tmp_path: Path, report: Callable[..., Page]) -> None:
@@ -279,6 +305,25 @@ def test_evaluations_inside_a_run_have_sections_and_the_newest_the_headline(
     headings = re.findall(r"<h2>(.*?)</h2>", page.source)
     assert "Evaluation held_out" in headings
     assert "Rollouts at step 300 of the action stage" in headings
+
+
+def test_a_folder_of_evaluations_has_a_row_each_and_a_curve_over_variation(
+    tmp_path: Path, report: Callable[..., Page]
+) -> None:
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    for level, outcomes in ((2.0, "ffff"), (0.0, "ssss"), (1.0, "ssff")):
+        varied = {"variation": {"camera": level}} if level else {}
+        simulator = {"name": "robosuite", "tasks": ["Lift"], "max_steps": 60, **varied}
+        evaluation(sweep / f"camera_{level:g}", {"Lift": outcomes}, simulator=simulator)
+    page = report(sweep)
+    assert "4 of 4 episodes solved" in page.text  # the standard
+    links = [a["href"] for a in page.all("a") if a["href"].startswith("#evaluation-")]
+    assert {link.removeprefix("#") for link in links} == {a["id"] for a in page.all("section") if a["id"][-1].isdigit()}
+    assert "Success over variation of camera" in page.text
+    assert [a["d"] for a in page.all("path", "marks")] == ["M0 0h0 M500 500h0 M1000 1000h0"]
+    assert "1 0.50 2 of 4 0.15 to 0.85" in page.text
+    assert "--variation camera=2" in page.text
 
 
 def test_a_run_that_has_only_begun_is_a_page_that_says_so(tmp_path: Path, report: Callable[..., Page]) -> None:
@@ -338,7 +383,7 @@ def test_two_evaluations_are_compared_in_pairs(tmp_path: Path, report: Callable[
     a = evaluation(tmp_path / "a", {"Lift": "ssssfsssss"}, filmed=("Lift_seed104",))
     b = evaluation(tmp_path / "b", {"Lift": "ffffsfffff"})
     page = report(a, "--against", str(b))
-    assert "higher than that of B by +0.80" in page.text
+    assert "the success rate of A minus that of B is +0.80" in page.text
     assert "p = 0.0215" in page.text  # two-sided binomial of 1 in 10
     assert "10 episodes with different outcomes" in page.captions()
     first = re.search(r'<table class="episodes changed".*?seed (\d+)', page.source, re.S)
@@ -352,11 +397,13 @@ def test_what_cannot_be_reported_or_compared_is_one_sentence(
     (tmp_path / "empty").mkdir()
     a = evaluation(tmp_path / "a", {"Lift": "s"})
     b = evaluation(tmp_path / "b", {"Stack": "s"})
+    c = evaluation(tmp_path / "c", {"Lift": "s"}, simulator={"name": "libero", "tasks": ["Lift"]})
     for arguments, message in (
         ([tmp_path / "missing"], "no such file or folder; give what `videopolicy evaluate --output` wrote"),
         ([tmp_path / "empty"], "neither an evaluation nor a run directory"),
         ([a / "protocol.json"], "neither a results file nor a folder"),
         ([a, "--against", b], "no episode in common"),
+        ([a, "--against", c], "followed different protocols"),
         ([a, "--output", a / "results.jsonl" / "x.html"], "cannot be written"),
     ):
         assert main(["report", *map(str, arguments)]) == 2

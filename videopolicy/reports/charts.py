@@ -38,9 +38,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart over optimizer steps."""
+    """A line chart."""
 
     title: str
+    x_label: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     series: list[Series]
@@ -60,7 +61,12 @@ class Points:
 
 
 def line_chart(
-    title: str, curves: Sequence[Points], top: float | None = None, note: str = "", table: list[list[str]] | None = None
+    title: str,
+    curves: Sequence[Points],
+    top: float | None = None,
+    note: str = "",
+    table: list[list[str]] | None = None,
+    x_label: str = "optimizer steps",
 ) -> Chart:
     """Lay curves over one another on common axes.
 
@@ -70,6 +76,7 @@ def line_chart(
         top: End of the y axis, which then starts at 0; None fits it to the values.
         note: What a reader must know.
         table: Header and rows of the numbers; None lists the points of the curves.
+        x_label: What the horizontal axis counts.
     """
     thin = [thinned(curve) for curve in curves]
     xs = [x for curve in thin for x, _ in curve.values]
@@ -86,6 +93,7 @@ def line_chart(
     rows = table or _listed(thin)
     return Chart(
         title=title,
+        x_label=x_label,
         x_ticks=[Tick(100 * (x - left) / (right - left), steps(x)) for x in ticks(0.0, right, inside=True)],
         y_ticks=[Tick(100 - place(0, y)[1] / SIDE * 100, f"{y:g}") for y in marks_y],
         series=[_drawn(curve, place) for curve in thin],

@@ -12,7 +12,9 @@ from typing import Any
 
 from simulators import EpisodeResult, ResultsFile, Summary, summarize
 from videopolicy.errors import CommandError
+from videopolicy.protocol import find_protocol, protocol_names, read_protocol
 
+POLICIES = ("scripted", "random", "zero")  # what `evaluate --policy` makes without a checkpoint
 OUTCOMES = {False: "failure", None: "error", True: "success"}  # in the order in which a reader needs them
 
 
@@ -44,6 +46,20 @@ class Evaluation:
         return summarize(self.results, self.protocol.get("protocol", {}).get("groups"))
 
     @property
+    def subject(self) -> str:
+        """Who was judged by what, in a few words."""
+        policy, settings = self.protocol.get("policy", {}), self.protocol.get("protocol", {})
+        if not settings:
+            return self.title
+        varied = "".join(f", variation {kind} {level:g}" for kind, level in self.variation.items())
+        return f"Policy: {policy.get('kind')}; protocol: {settings.get('name')}{varied}"
+
+    @property
+    def variation(self) -> dict[str, float]:
+        """Kind of variation -> level; empty is the standard."""
+        return self.protocol.get("protocol", {}).get("simulator", {}).get("variation") or {}
+
+    @property
     def expected(self) -> int | None:
         """Episodes that the protocol asks for; None where it does not say."""
         settings = self.protocol.get("protocol", {})
@@ -59,31 +75,40 @@ class Evaluation:
     def repeat(self, result: EpisodeResult) -> str | None:
         """The command that runs this one episode again and films it; None where the policy is not known."""
         policy = self.protocol.get("policy", {})
-        checkpoint = policy.get("path") or (str(self.checkpoint) if self.checkpoint else None)
-        if checkpoint:
-            who = ["--checkpoint", checkpoint]
-        elif policy.get("kind"):
-            who = ["--policy", policy["kind"]]
-        else:
+        checkpoint = policy.get("path") or self.checkpoint
+        if not checkpoint and policy.get("kind") not in POLICIES:
             return None
-        name = f"{result.task}_seed{result.seed}"
+        who = ["--checkpoint", str(checkpoint)] if checkpoint else ["--policy", policy["kind"]]
         folder = self.path if self.path.is_dir() else self.path.parent
+        output = folder / "repeat" / f"{result.task}_seed{result.seed}"
         episode = ["--tasks", result.task, "--episodes", "1", "--first-seed", str(result.seed)]
-        output = ["--videos", "1", "--workers", "1", "--output", str(folder / "repeat" / name)]
-        return shlex.join(["videopolicy", "evaluate", *who, *self._settings(), *episode, *output])
+        rest = ["--workers", "1", "--output", str(output)]
+        return shlex.join(["videopolicy", "evaluate", *who, *self._settings, *episode, *rest])
 
+    @cached_property
     def _settings(self) -> list[str]:
+        """The protocol as options: its name, and what was changed in it on the command line."""
         settings = self.protocol.get("protocol", {})
-        simulator = settings.get("simulator", {})
-        options = {
-            "--protocol": settings.get("name"),
-            "--max-steps": simulator.get("max_steps"),
-            "--execute-steps": settings.get("execute_steps"),
-        }
-        given = [text for name, value in options.items() if value is not None for text in (name, str(value))]
-        for kind, level in simulator.get("variation", {}).items():
-            given += ["--variation", f"{kind}={level}"]
-        return given
+        name, simulator = settings.get("name"), settings.get("simulator", {})
+        options: list[str] = []
+        usual: dict[str, Any] = {}
+        if name in protocol_names():
+            usual = read_protocol(find_protocol(name)).to_dict()
+            options = ["--protocol", name]
+        elif settings and not str(name).startswith("training of "):  # a file of the user's own, or single options
+            options = ["--simulator", simulator["name"]] if name == "command line" else ["--protocol", f"{name}.yaml"]
+        for option, section, key in (
+            ("--suite", "simulator", "suite"),
+            ("--max-steps", "simulator", "max_steps"),
+            ("--python", "simulator", "python"),
+            ("--execute-steps", "", "execute_steps"),
+        ):
+            value, before = ((d.get(section, {}) if section else d).get(key) for d in (settings, usual))
+            if value not in (None, "", before):
+                options += [option, str(value)]
+        for kind, level in self.variation.items():
+            options += ["--variation", f"{kind}={level:g}"]
+        return options
 
 
 def is_evaluation(path: Path) -> bool:
@@ -118,6 +143,18 @@ def read_evaluation(path: Path, title: str | None = None, checkpoint: Path | Non
     return Evaluation(
         path, title or path.stem, failures_first(list(results.values())), videos=videos, checkpoint=checkpoint
     )
+
+
+def read_folder(path: Path) -> list[Evaluation]:
+    """Every evaluation right below a folder, the one without variation first, then the newest."""
+    found = [read_evaluation(item) for item in sorted(path.glob("*")) if item.is_dir() and is_evaluation(item)]
+    return sorted(found, key=lambda item: (bool(item.variation), -last_written(item.path)))
+
+
+def last_written(path: Path) -> float:
+    """When the last episode was added, in seconds since 1970."""
+    results = path / "results.jsonl" if path.is_dir() else path
+    return results.stat().st_mtime if results.is_file() else path.stat().st_mtime
 
 
 def failures_first(results: Sequence[EpisodeResult]) -> list[EpisodeResult]:

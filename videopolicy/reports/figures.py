@@ -36,7 +36,7 @@ def time_of_episodes(evaluation: Evaluation) -> Rows:
             ("control steps a second and worker", f"{steps / wall:.1f}"),
             ("share of the policy in that time", f"{policy / wall:.0%}"),
         ]
-    if replans:
+    if replans and policy:  # the scripted, random and zero policies take no time worth a row
         rows.append(("seconds a replan", f"{policy / replans:.3g}"))
     solved = [result.steps for result in results if result.success]
     if solved:
@@ -81,6 +81,7 @@ def environment(versions: Mapping[str, Any]) -> Rows:
     rows = [(name, str(versions[key])) for name, key in ENVIRONMENT.items() if versions.get(key) is not None]
     packages = versions.get("packages", {})
     rows += [(name, str(packages[name])) for name in PACKAGES if name in packages]
+    rows += [(f"simulator: {name}", str(value)) for name, value in versions.get("simulator", {}).items()]
     if command := versions.get("command"):
         rows.append(("command", " ".join(map(str, command))))
     return rows

@@ -18,6 +18,7 @@ from videopolicy.reports.pairs import PairedEvaluations
 from videopolicy.reports.sections import changed_rows, paired_tasks, section
 from videopolicy.reports.stages import StageView, stage_view, success_over_steps
 from videopolicy.reports.training import TrainingRun
+from videopolicy.reports.variation import success_over_variation
 from videopolicy.reports.videos import VideoBudget
 
 FOLDER = Path(__file__).parent
@@ -79,6 +80,7 @@ def _fill(
         path=path,
         css=environment.get_template("page.css").render(),
         sections=sections,
+        variation=success_over_variation(evaluations),
         stages=stages,
         training=training,
         over_steps=success_over_steps(training) if training else None,

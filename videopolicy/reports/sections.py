@@ -13,7 +13,8 @@ from videopolicy.reports.figures import rate, readable, signed
 from videopolicy.reports.pairs import PairedEvaluations
 from videopolicy.reports.videos import Clip, VideoBudget
 
-MAX_ROWS = 600  # episodes a table; the rest is counted and said
+MAX_ROWS = 600  # episodes of an outcome; the rest is counted and said
+UNFOLDED = {"failure": 25, "error": 25, "success": 0}  # rows that are seen without a click
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,17 @@ class EpisodeRow:
 
 @dataclass(frozen=True)
 class EpisodeGroup:
-    """Failures, errors or successes of one evaluation."""
+    """Failures, errors or successes of one evaluation, the filmed ones first; of many, most are folded away."""
 
     outcome: str
-    rows: list[EpisodeRow]
+    open: list[EpisodeRow]
+    folded: list[EpisodeRow]
     unlisted: int
+
+    @property
+    def count(self) -> int:
+        """Episodes with this outcome."""
+        return len(self.open) + len(self.folded) + self.unlisted
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,10 @@ def section(id: str, evaluation: Evaluation, budget: VideoBudget) -> Section:
     for success, outcome in OUTCOMES.items():
         results = [result for result in evaluation.results if result.success is success]
         if results:
+            results.sort(key=lambda result: evaluation.video(result) is None)
             shown = [_episode_row(evaluation, result, id, budget) for result in results[:MAX_ROWS]]
-            groups.append(EpisodeGroup(outcome, shown, len(results) - len(shown)))
+            first = UNFOLDED[outcome] if len(shown) > 6 else len(shown)
+            groups.append(EpisodeGroup(outcome, shown[:first], shown[first:], len(results) - len(shown)))
     return Section(
         id=id,
         evaluation=evaluation,
@@ -76,7 +85,7 @@ def _about(evaluation: Evaluation) -> figures.Rows:
     """What a reader must know of policy and protocol before the number means anything."""
     policy, settings = evaluation.protocol.get("policy", {}), evaluation.protocol.get("protocol", {})
     simulator = settings.get("simulator", {})
-    levels = [f"{kind} {level:g}" for kind, level in (simulator.get("variation") or {}).items()]
+    levels = [f"{kind} {level:g}" for kind, level in evaluation.variation.items()]
     limits = ", ".join(dict.fromkeys(str(result.max_steps) for result in evaluation.results if result.max_steps))
     rows = [
         ("policy", policy.get("kind")),

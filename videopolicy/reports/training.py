@@ -9,7 +9,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from videopolicy.reports.evaluations import Evaluation, is_evaluation, read_evaluation, read_json
+from videopolicy.reports.evaluations import Evaluation, is_evaluation, last_written, read_evaluation, read_json
 
 STAGES = ("video", "action", "joint")
 Curve = list[tuple[int, float]]  # (optimizer step, value)
@@ -86,7 +86,7 @@ def read_training_run(path: Path) -> TrainingRun:
             step = int(file.stem.removeprefix("step_"))
             rollouts[step] = read_evaluation(file, f"Rollouts at step {step:,} of the {stage.name} stage", checkpoint)
         found = [item for item in (stage.path / "evaluations").glob("*") if is_evaluation(item)]
-        for item in sorted(found, key=_last_written, reverse=True):
+        for item in sorted(found, key=last_written, reverse=True):
             evaluations.append(read_evaluation(item, f"Evaluation {item.stem}", checkpoint))
     config = path / "config.yaml"
     text = config.read_text() if config.is_file() else ""
@@ -125,8 +125,3 @@ def read_curves(folder: Path) -> tuple[dict[str, Curve], float]:
         curves[tag] = sorted({item.step: float(item.value) for item in scalars}.items())
         times += [item.wall_time for item in scalars]
     return curves, max(times) - min(times) if times else 0.0
-
-
-def _last_written(path: Path) -> float:
-    results = path / "results.jsonl" if path.is_dir() else path
-    return results.stat().st_mtime if results.is_file() else path.stat().st_mtime
