@@ -59,6 +59,8 @@ V02_SCENES = [[1, 1], [2, 2], [4, 4], [6, 9], [7, 10]]
 V10_SCENES = [[index, index] for index in range(1, 11)]
 """v1.0's ten target kitchens."""
 
+BODY_PARTS = ["right", "right_gripper", "base", "torso"]
+"""Order of an action's numbers (6, 1, 3, 1), before the switch; robosuite's own has the torso before the base."""
 ARM_SIZE = 7
 REST = np.array([0.0, 0.0, 0.0, 0.0, -1.0])
 """Base (3) and torso (1) at rest, and the switch that hands the controls to the arm."""
@@ -129,13 +131,12 @@ class RoboCasaSimulator(MujocoSimulator):
         return env
 
     def _make_args(self, task: str) -> dict[str, Any]:
-        controllers = import_simulator("robosuite.controllers", "robocasa")
         modern = self.config.suite == "robocasa365"
         scenes = self.options["scenes"] or (V10_SCENES if modern else V02_SCENES)
         return {
             "env_name": task,
             "robots": self.options["robot"],
-            "controller_configs": controllers.load_composite_controller_config(controller=None, robot="PandaOmron"),
+            "controller_configs": controller_config(),
             "layout_and_style_ids": [tuple(scene) for scene in scenes],
             "obj_instance_split": self.options["object_split"] or ("target" if modern else "B"),
             "generative_textures": None,
@@ -212,6 +213,13 @@ def import_robocasa(suite: str) -> None:
             f"suite 'robocasa365' needs RoboCasa v1.0, but {sys.executable} has {release}; "
             "install v1.0, or set suite: robocasa for the 24 tasks of v0.2."
         )
+
+
+def controller_config() -> dict[str, Any]:
+    """The mobile Panda's controllers, with the numbers of an action in RoboCasa's order."""
+    controllers = import_simulator("robosuite.controllers", "robocasa")
+    config: dict[str, Any] = controllers.load_composite_controller_config(controller=None, robot="PandaOmron")
+    return {**config, "composite_controller_specific_configs": {"body_part_ordering": list(BODY_PARTS)}}
 
 
 def assets_root() -> Path:

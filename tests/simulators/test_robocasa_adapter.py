@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import sys
 from collections import Counter
 from importlib.machinery import ModuleSpec
@@ -114,6 +115,12 @@ class TestOnV02:
         assert arguments["layout_and_style_ids"] == [(1, 1), (2, 2), (4, 4), (6, 9), (7, 10)]
         assert not arguments["use_camera_obs"]
 
+    def test_the_controllers_take_an_actions_numbers_in_robocasas_order(self) -> None:
+        config = start(0).env.arguments["controller_configs"]
+        assert config["type"] == "HYBRID_MOBILE_BASE"
+        order = config["composite_controller_specific_configs"]["body_part_ordering"]
+        assert order == ["right", "right_gripper", "base", "torso"]
+
     def test_seeds_share_the_kitchens_that_suit_the_task_evenly(self) -> None:
         simulator = RoboCasaSimulator(config())
         scenes: Counter[tuple[int, int]] = Counter()
@@ -170,6 +177,53 @@ def test_v1_horizons_come_from_its_registry(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "robocasa", fake_module("robocasa", __version__="1.0.1"))
     monkeypatch.setitem(sys.modules, "robocasa.utils.dataset_registry", registry)
     assert horizons("robocasa365") == {"OpenCabinet": 750}
+
+
+MOBILE_PANDA = """
+import json, sys
+from simulators.rendering import choose_gl
+choose_gl(None)
+import numpy as np, robosuite
+from simulators.mujoco_types import right_arm
+from simulators.robocasa_adapter import REST, controller_config
+env = robosuite.make("Lift", robots="PandaOmron", controller_configs=controller_config(), renderer="mujoco",
+                     has_renderer=False, has_offscreen_renderer=False, use_camera_obs=False, ignore_done=True)
+env.reset()
+robot, data = env.robots[0], env.sim.data
+def look():
+    fingers = [float(data.qpos[i]) for i in right_arm(robot._ref_gripper_joint_pos_indexes)]
+    hand, base = data.site_xpos[right_arm(robot.eef_site_id)], data.get_body_xpos("mobilebase0_base")[:2]
+    return [*map(float, hand), *map(float, base), fingers[0]]
+seen = [look()]
+arm, close = [0.5, 0, 0, 0, 0, 0, -1, *REST], [0, 0, 0, 0, 0, 0, 1, *REST]
+for action in (arm, close, [0, 0, 0, 0, 0, 0, 1, 0.5, 0, 0, 0, 1]):
+    for _ in range(15):
+        env.step(np.array(action))
+    seen.append(look())
+print(json.dumps([int(env.action_dim), seen]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.simulator
+@pytest.mark.parametrize("environment", ["robocasa", "robocasa365"])
+def test_the_twelve_numbers_are_arm_gripper_base_torso_and_switch(environment: str) -> None:
+    """The mobile Panda on the robosuite that each RoboCasa runs on: 1.5.1 with mujoco 3.2.6, and 1.5.2."""
+    python = ROOT / ".venvs" / environment / "bin" / "python"
+    if not python.is_file():
+        pytest.skip(f"no {python}: make sim-{environment}")
+    done = subprocess.run([python, "-c", MOBILE_PANDA], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    width, seen = json.loads(done.stdout.splitlines()[-1])
+    assert width == 12
+    start, reached, closed, driven = np.array(seen)
+    hand, base, fingers = slice(0, 3), slice(3, 5), 5
+    assert reached[0] - start[0] > 0.03  # the arm goes forward
+    assert abs(reached[2] - start[2]) < 0.03  # at its height: the gripper's number does not move the torso
+    assert np.abs(reached[base] - start[base]).max() < 1e-3
+    assert closed[fingers] < 0.5 * reached[fingers]
+    assert driven[3] - closed[3] > 0.03  # the switch hands over to the base
+    assert driven[hand][0] - closed[hand][0] > 0.03
 
 
 @pytest.mark.slow
