@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ def flop_by_part(run: Callable[[], Any], parts: Mapping[str, Sequence[str]]) -> 
 @contextmanager
 def without_data(module: nn.Module) -> Iterator[None]:
     """Inside, tensors have shapes only, also those of `module`, which comes from the meta device."""
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):
         module.to_empty(device="cpu")
         yield
 
@@ -103,17 +103,25 @@ class LiveBytes(TorchDispatchMode):
 
 
 @contextmanager
-def gpu_precision(dtype: torch.dtype | None) -> Iterator[None]:
-    """Autocast on fake CPU tensors with the rules of a GPU, where normalisations compute and return float32.
+def gpu_norms(dtype: torch.dtype | None) -> Iterator[None]:
+    """Let normalisations compute and return float32, as a GPU's autocast does and a CPU's does not.
+
+    Around forward and backward pass, because gradient checkpointing runs the forward pass again.
 
     Args:
-        dtype: Half precision of the products; None leaves everything as it is.
+        dtype: Half precision of autocast's products; None, without autocast, leaves everything as it is.
     """
-    with ExitStack() as stack:
-        if dtype is not None:
-            stack.enter_context(torch.autocast("cpu", torch.bfloat16))  # of one size with float16
-            stack.enter_context(_ExactNorms())
+    with _ExactNorms() if dtype is not None else nullcontext():
         yield
+
+
+def autocast(dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Autocast on fake tensors, which live on the CPU; around the forward pass.
+
+    Args:
+        dtype: Half precision of the products, which are bfloat16 here: of the same size as float16. None: no autocast.
+    """
+    return torch.autocast("cpu", torch.bfloat16) if dtype is not None else nullcontext()
 
 
 class _ExactNorms(TorchFunctionMode):

@@ -1,0 +1,297 @@
+"""The resource report: published FLOPs, what really runs, the optimizer's memory, and seconds on this machine."""
+
+import gzip
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from networks.adapter import Bottleneck
+from networks.counting import flop, without_data
+from videopolicy.estimate import Memory, Setting, estimate, states_per_weight
+from videopolicy.main import main
+from videopolicy.skeleton import skeleton
+from videopolicy.stage_cost import (
+    ACTION,
+    ADAPTER,
+    CONDITION,
+    DECODE,
+    ENCODE,
+    TEXT,
+    U_NET,
+    forward_by_part,
+    make_computable,
+    random_batch,
+)
+from videopolicy.stopwatch import Timing, time_runs
+
+ROOT = Path(__file__).resolve().parents[2]
+LIFT, ROBOCASA = (ROOT / "experiments" / f"{name}.yaml" for name in ("lift", "robocasa"))
+PLAIN = Setting("32-true", 2, 1, "auto", ())
+
+
+@pytest.fixture
+def tiny(lift_overlay: list[str]) -> list[str]:
+    """`-c` arguments of lift with tiny networks."""
+    return lift_overlay
+
+
+def stage_of(tiny: list[str], name: str, **overrides: Any) -> Any:  # noqa: ANN401 - a stage of either kind
+    keys = [(key.replace("__", "."), value) for key, value in overrides.items()]
+    return skeleton([path for path in tiny if path != "-c"], name, keys)
+
+
+# --- FLOPs ------------------------------------------------------------------------------------------------------------
+
+
+def test_robocasas_parts_cost_what_the_published_networks_do(parity_dir: Path) -> None:
+    with gzip.open(parity_dir / "reference_keys.json.gz", "rt") as stream:
+        published = json.load(stream)["flops"]
+    stage = skeleton([ROBOCASA], "action")
+    with without_data(stage):
+        stage._device = torch.device("cpu")
+        counted = {name: count for name, (count, _) in forward_by_part(stage).items()}
+        counted[ADAPTER] += rows_the_published_adapter_embeds_in_vain(stage)
+    wanted = {
+        U_NET: published["video_unet_25x32x32_b1"],
+        ADAPTER: published["adapter_b1"],
+        ACTION: published["action_b1"],
+        ENCODE: published["vae_encode_25x256x256"],
+        CONDITION: published["vae_encode_4x256x256"],
+        DECODE: published["vae_decode_25x256x256"],
+        TEXT: published["text_tower_1x77"],
+    }
+    assert counted == {name: pytest.approx(count, rel=0.001) for name, count in wanted.items()}
+
+
+def rows_the_published_adapter_embeds_in_vain(stage: Any) -> int:  # noqa: ANN401 - an action stage
+    """It embeds the noise level for each of 32 actions in every block and then cuts to the block's frames (1.6 %)."""
+    taps, count = [torch.empty(1, 3, 8, tap.channels, tap.height, tap.width) for tap in stage.adapter.taps], []
+    for block in (module for module in stage.adapter.modules() if isinstance(module, Bottleneck)):
+        linear = block.emb[1]
+
+        def add(_: Any, inputs: Any, __: Any, size: int = 2 * linear.weight.numel()) -> None:  # noqa: ANN401
+            count.append(size * (32 - inputs[0].shape[1]))
+
+        block.emb.register_forward_hook(add)
+    stage.adapter(taps, torch.empty(1, stage.video.unet.emb_dim))
+    return sum(count)
+
+
+@pytest.mark.slow  # a minute and a half
+def test_robocasas_report_has_the_published_cost_of_a_replan(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    assert main(["profile", "-c", str(ROBOCASA), "--meta", "--json", str(path)]) == 0
+    replan = json.loads(path.read_text())["stages"]["action"]["replan"]
+    assert replan["denoiser_calls"] == 30
+    assert replan["guidance"]
+    assert replan["flop"] == pytest.approx(446e12, rel=0.01)
+    assert replan["video_flop"] == pytest.approx(18.9e12, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["video", "action"])
+def test_a_training_step_is_counted_as_it_runs(name: str, tiny: list[str]) -> None:
+    counted = estimate(stage_of(tiny, name), PLAIN)
+    stage = real_stage(tiny, name)
+    stage.log_dict = lambda *_, **__: None
+    batch = random_batch(stage.data, PLAIN.batch_size)
+    stage.video.text_encoder(batch.instructions)  # a known instruction
+    losses: list[torch.Tensor] = []
+    assert flop(lambda: losses.append(stage.training_step(batch, 0))) == counted.step.forward
+    assert flop(losses[0].backward) == counted.step.backward
+
+
+@pytest.mark.parametrize("levels", ["shared", "independent"])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_replan_is_counted_as_it_runs(levels: str, guidance: float, tiny: list[str]) -> None:
+    overrides = {
+        "model__init_args__noise_levels": levels,
+        "model__init_args__standardize_features": False,
+        "model__init_args__sampler__init_args__guidance": guidance,
+        "model__init_args__sampler__init_args__num_steps": 3,
+    }
+    counted = estimate(stage_of(tiny, "action", **overrides), PLAIN).replan
+    stage = real_stage(tiny, "action", **overrides)
+    sample = stage.sample_jointly if levels == "shared" else stage.sample_independently
+    batch = random_batch(stage.data, 1)
+    conditioning = stage.conditioning(batch)
+    embedding = flop(lambda: stage.video.level_embedding(torch.ones(1)))  # left out: a few thousandths
+    ran = flop(lambda: sample(conditioning, [0]))
+    assert counted.steps == 3
+    assert counted.guidance == (guidance != 1.0)
+    assert ran - 2 * 4 * embedding <= sum(counted.by_part.values()) <= ran
+
+
+def real_stage(tiny: list[str], name: str, **overrides: Any) -> Any:  # noqa: ANN401 - a stage of either kind
+    """As `skeleton`, with weights."""
+    from videopolicy.command_line import CommandLine
+    from videopolicy.profile import with_weights
+
+    keys = [(key.replace("__", "."), value) for key, value in overrides.items()]
+    line = CommandLine("fit", [path for path in tiny if path != "-c"], keys)
+    stage = with_weights(line, name)
+    make_computable(stage)
+    return stage
+
+
+def test_cached_features_leave_the_video_network_out_of_the_step(tiny: list[str]) -> None:
+    cached = estimate(stage_of(tiny, "action"), Setting("32-true", 2, 1, "auto", ("FeatureCache",)))
+    plain = estimate(stage_of(tiny, "action"), PLAIN)
+    assert plain.step.cached == 0
+    assert cached.step.cached > 0
+    assert cached.step.by_part[U_NET] < 0.01 * plain.step.by_part[U_NET]  # the level's embedding alone
+    assert cached.step.by_part[ADAPTER] == plain.step.by_part[ADAPTER]
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "states"),
+    [
+        (partial(torch.optim.Adam, lr=1e-3), 2.0),
+        (partial(torch.optim.AdamW, lr=1e-3), 2.0),
+        (partial(torch.optim.SGD, lr=1e-3, momentum=0.9), 1.0),
+        (partial(torch.optim.SGD, lr=1e-3), 0.0),
+    ],
+)
+def test_the_optimizers_states_are_counted(optimizer: Callable[..., Any], states: float) -> None:
+    assert states_per_weight(optimizer) == states
+
+
+def test_only_what_is_trained_has_gradients_and_states(tiny: list[str]) -> None:
+    action = estimate(stage_of(tiny, "action"), PLAIN)
+    trained = action.parts[ADAPTER].parameters + action.parts[ACTION].parameters
+    assert action.parts[U_NET].trainable == 0
+    assert action.memory.gradients == 4 * trained
+    assert action.memory.optimizer == 2 * 4 * trained
+    assert action.memory.weights == 4 * sum(part.parameters for part in action.parts.values())
+    assert (action.memory.average, action.memory.buckets) == (0, 0)
+    assert action.otherwise is None
+
+
+def test_averages_and_ddp_copy_what_is_trained(tiny: list[str]) -> None:
+    setting = Setting("16-mixed", 2, 8, "ddp", ("TrainableWeightAveraging",))
+    video = estimate(stage_of(tiny, "video"), setting)
+    gradients = 4 * video.parts[U_NET].parameters
+    assert (video.memory.gradients, video.memory.average, video.memory.buckets) == (gradients,) * 3
+
+
+def test_gradient_checkpointing_needs_less_memory_and_more_work(tiny: list[str]) -> None:
+    key = "model__init_args__video__init_args__unet__init_args__gradient_checkpointing"
+    off, on = (estimate(stage_of(tiny, "video", **{key: value}), PLAIN) for value in (False, True))
+    assert off.otherwise is not None
+    assert off.otherwise == on.memory
+    assert on.memory.step_per_window < off.memory.step_per_window
+    assert on.step.forward == off.step.forward
+    assert on.step.backward > 1.2 * off.step.backward
+
+
+def test_half_precision_halves_what_it_keeps(tiny: list[str]) -> None:
+    whole, half = (
+        estimate(stage_of(tiny, "video"), Setting(precision, 2, 1, "auto", ()))
+        for precision in ("32-true", "bf16-true")
+    )
+    assert half.memory.weights * 2 == whole.memory.weights
+    assert half.memory.optimizer * 2 == whole.memory.optimizer
+    assert half.memory.step_per_window < 0.75 * whole.memory.step_per_window
+
+
+def test_the_largest_batch_is_the_last_that_fits() -> None:
+    memory = Memory(
+        weights=100, gradients=20, optimizer=40, average=0, buckets=0, update=20, step=5, step_per_window=10
+    )
+    assert memory.kept == 160
+    assert memory.total(1) == 160 + 20  # the optimizer's step is the most
+    assert memory.total(4) == 160 + 45
+    assert memory.largest_batch(205) == 4
+    assert memory.largest_batch(204) == 3
+    assert memory.largest_batch(179) == 0
+
+
+# --- seconds ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_timing_leaves_the_warm_up_out() -> None:
+    runs: list[int] = []
+    timing = time_runs(lambda: runs.append(1), torch.device("cpu"), enough_s=1.0, most=5)
+    assert len(runs) == 6
+    assert timing.num_runs == 5
+    assert Timing.of([3.0, 1.0, 2.0]) == Timing(2.0, 1.0, 3.0, 3)
+
+
+def test_the_report_of_a_tiny_experiment_is_measured_and_written(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report.json"
+    assert main(["profile", *tiny, "--device", "cpu", "--seconds", "0.1", "--json", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert all(title in shown for title in ("video stage", "action stage", "Parts", "Training memory", "Measured here"))
+    report = json.loads(path.read_text())
+    assert set(report) == {"experiment", "overrides", "counted", "hardware", "commit", "date", "stages"}
+    assert set(report["stages"]) == {"video", "action"}
+    measured = {name: stage["measured"] for name, stage in report["stages"].items()}
+    assert {name: set(entries) for name, entries in measured.items()} == {
+        "video": {"training_step"},
+        "action": {"training_step", "replan"},
+    }
+    for entry in [*measured["video"].values(), *measured["action"].values()]:
+        assert 0 < entry["fastest_s"] <= entry["median_s"] <= entry["slowest_s"]
+        assert entry["flop_per_s"] == pytest.approx(entry["flop"] / entry["median_s"])
+        assert entry["peak"]["resident_bytes"] > 10**8
+    units = ("_bytes", "_flop", "parameters", "trainable", "forward_of")
+    parts = report["stages"]["action"]["parts"]
+    assert all(key.endswith(units) for part in parts.values() for key in part)
+
+
+def test_computed_alone_runs_nothing(tiny: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    arguments = [*tiny, "--meta", "--stage", "action", "--json", str(path), "--", "--data.batch_size", "7"]
+    assert main(["profile", *arguments]) == 0
+    report = json.loads(path.read_text())
+    assert (report["hardware"], report["stages"]["action"]["measured"]) == (None, {})
+    assert report["stages"]["action"]["setting"]["batch_size"] == 7
+    assert list(report["stages"]) == ["action"]
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-c", "experiments/lifd.yaml"], "experiments/lifd.yaml: no such file"),
+        (["-c", str(LIFT), "--stage", "vidio"], "--stage vidio: no such stage; did you mean 'video'?"),
+        (["-c", str(LIFT), "--json", "no/such/folder.json", "--meta"], "--json no/such/folder.json: cannot be written"),
+        (["-c", str(LIFT), "--device", "tpu9"], "--device tpu9: not on this machine"),
+        (["-c", str(LIFT), "--meta", "--", "--data.batch_sise", "4"], "batch_size"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.startswith("videopolicy profile: ")
+    assert error.count("\n") == 1
+
+
+def test_a_stage_that_the_file_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "half.yaml"
+    path.write_text("stages: {video: {}}\n")
+    assert main(["profile", "-c", str(path), "--stage", "action", "--meta"]) == 2
+    assert "has no such stage; it has video." in capsys.readouterr().err
+
+
+def test_what_will_not_fit_is_said_before_it_is_tried(
+    tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("videopolicy.stage_timing.available_bytes", lambda device: 1000)
+    monkeypatch.setattr("videopolicy.profile.with_weights", lambda *_: pytest.fail("it was built"))
+    assert main(["profile", *tiny, "--stage", "video", "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert "GB free" in error
+    assert "--meta" in error

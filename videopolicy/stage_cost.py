@@ -1,0 +1,278 @@
+"""Counting a stage on shapes alone: FLOPs of its parts, of a training step and of a replan; the memory of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from datamodules import Batch, Preprocessing
+from lightning_modules import Stage
+from networks import ResidualPreconditioning, Sampler
+from networks.counting import LiveBytes, autocast, flop, flop_by_part, gpu_norms
+
+U_NET, ADAPTER, ACTION, TEXT = "video U-Net", "adapter", "action U-Net", "text tower"
+ENCODE, CONDITION, DECODE = "autoencoder: encode", "autoencoder: conditions", "autoencoder: decode"
+PART_ORDER = (TEXT, ENCODE, CONDITION, U_NET, ADAPTER, ACTION, DECODE)
+PART_OF_PREFIX = {
+    "video.unet.": U_NET,
+    "video.text_encoder.": TEXT,
+    "video.autoencoder.condition_encoder.": CONDITION,
+    "video.autoencoder.vae.decoder.": DECODE,
+    "video.autoencoder.": ENCODE,
+    "adapter.": ADAPTER,
+    "action_unet.": ACTION,
+}
+INSTRUCTION = "pick the mug from the counter and place it in the sink"
+
+
+@dataclass(frozen=True)
+class Step:
+    """FLOPs of one training step of one device.
+
+    Attributes:
+        by_part: Forward FLOPs.
+        forward: All of the forward, encoding included.
+        backward: The backward, with what gradient checkpointing computes again.
+        cached: What FeatureCache computed before training, once a window, for as many windows.
+    """
+
+    by_part: dict[str, int]
+    forward: int
+    backward: int
+    cached: int
+
+
+@dataclass(frozen=True)
+class Replan:
+    """FLOPs of one decision: an action chunk, or in a stage that does not act a predicted video.
+
+    Attributes:
+        by_part: What deciding needs, once the instruction is known.
+        video: What it adds when the predicted video is wanted as pictures.
+        steps: Calls of the denoiser.
+        guidance: Whether each of them computes the unconditional half too.
+    """
+
+    by_part: dict[str, int]
+    video: int
+    steps: int
+    guidance: bool
+
+
+def random_batch(data: Preprocessing, size: int, device: torch.device | str = "cpu") -> Batch:
+    """A batch of noise in the layout of an experiment's data, as a training step receives it."""
+    frames = torch.rand(size, data.num_views, data.num_frames, 3, data.image_size, data.image_size, device=device)
+    return Batch(
+        frames=frames * 2 - 1,
+        actions=torch.rand(size, data.action_horizon, data.action_dim, device=device) * 2 - 1,
+        action_is_pad=torch.zeros(size, data.action_horizon, dtype=torch.bool, device=device),
+        frame_is_pad=torch.zeros(size, data.num_frames, dtype=torch.bool, device=device),
+        instructions=[INSTRUCTION] * size,
+        windows=torch.arange(size, device=device),
+    )
+
+
+def make_computable(stage: Any) -> None:  # noqa: ANN401 - only an action stage has a standardizer
+    """Give a stage that has seen no data what it measures on data: spreads of one, features left as they are."""
+    preconditioning = stage.video.preconditioning
+    if isinstance(preconditioning, ResidualPreconditioning) and not preconditioning.fitted:
+        preconditioning.std = torch.ones(stage.video.latent_shape(stage.data.image_size), device=stage.device)
+    if getattr(stage, "standardizer", None) is not None:
+        stage.standardizer = None
+
+
+def acts(stage: Stage) -> bool:
+    """Whether a stage has an action head."""
+    return hasattr(stage, "action_unet")
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def part_of(name: str) -> str:
+    """The part that a weight of a stage belongs to, by the weight's name."""
+    return next(part for prefix, part in PART_OF_PREFIX.items() if name.startswith(prefix))
+
+
+@torch.no_grad()
+def forward_by_part(stage: Any) -> dict[str, tuple[int, str]]:  # noqa: ANN401 - its network is an action stage's alone
+    """FLOPs of one forward of every part for one sample, and what that forward is of."""
+    video, data, batch, level = stage.video, stage.data, random_batch(stage.data, 1), torch.ones(1)
+    current = batch.frames[:, :, 0]
+    latents, conditioning = video.encode(batch.frames), video.condition(current, batch.instructions)
+    rows, size = video.num_rows, "x".join(str(side) for side in latents.shape[-2:])
+    counted = {
+        TEXT: (flop(lambda: video.text_encoder.embed(batch.instructions)), "1 instruction"),
+        ENCODE: (flop(lambda: video.encode(batch.frames)), f"{rows} pictures of {data.image_size} px"),
+        CONDITION: (flop(lambda: video.condition(current, batch.instructions)), f"{1 + video.num_views} pictures"),
+        U_NET: (flop(lambda: video.denoise(latents, level, conditioning)), f"{rows} rows of {size}"),
+        DECODE: (flop(lambda: video.decode(latents)), f"{rows} pictures"),
+    }
+    if acts(stage):
+        network = stage.network
+        features, emb = video.features(latents, level, conditioning, network.taps)
+        cond = network.adapt(features, emb)
+        maps = f"{len(features)} maps of {video.num_views} x {video.num_frames} frames"
+        counted[ADAPTER] = (flop(lambda: network.adapt(features, emb)), maps)
+        chunk = f"{data.action_horizon} x {data.action_dim} numbers"
+        counted[ACTION] = (flop(lambda: network.action_unet(batch.actions, emb, cond)), chunk)
+    return counted
+
+
+# --- a training step --------------------------------------------------------------------------------------------------
+
+
+def loss_of(stage: Stage, batch: Batch) -> Tensor:
+    """The loss that a training step gives to the optimizer."""
+    loss = stage.training_step(batch, 0)
+    assert isinstance(loss, Tensor), "every stage returns its loss alone"
+    return loss
+
+
+class _TrainingStep(nn.Module):
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, batch: Batch) -> Tensor:
+        return loss_of(self.stage, batch)
+
+
+def count_step(stage: Stage, batch_size: int, caches_features: bool) -> Step:
+    """FLOPs of one training step, by running it on the shapes of one window."""
+    batch, step = random_batch(stage.data, 1), _TrainingStep(stage)
+    prefixes = {
+        ENCODE: ["stage.video.autoencoder"],
+        U_NET: ["stage.video.unet"],
+        ADAPTER: ["stage.adapter"],
+        ACTION: ["stage.action_unet"],
+    }
+    losses: list[Tensor] = []
+    with _logging_nowhere(stage), features_in_memory(stage, batch, caches_features) as cached:
+        forward, by_part = flop_by_part(lambda: losses.append(step(batch)), prefixes)
+        backward = flop(losses[0].backward)
+    stage.zero_grad(set_to_none=True)
+    used = {name: count * batch_size for name, count in by_part.items() if count}
+    return Step(used, forward * batch_size, backward * batch_size, cached * batch_size)
+
+
+def step_memory(stage: Stage, half: torch.dtype | None, gradient_bytes: int, caches_features: bool) -> tuple[int, int]:
+    """Most bytes of activations and temporaries in a training step: whatever the batch, and for each window of it.
+
+    Runs the step on the shapes of one and of two windows and follows every tensor's life. The gradients of the step
+    before live until the backward begins, as in Lightning's loop.
+
+    Args:
+        stage: The stage.
+        half: Type of autocast's products, or None.
+        gradient_bytes: Size of all gradients, which are not counted.
+        caches_features: As with FeatureCache.
+    """
+
+    def peak(size: int) -> int:
+        batch = random_batch(stage.data, size)
+        there = [*stage.parameters(), *stage.buffers()]
+        features = features_in_memory(stage, batch, caches_features)
+        with _logging_nowhere(stage), features, gpu_norms(half), LiveBytes(there) as memory:
+            with autocast(half):
+                loss = loss_of(stage, batch)
+            forward = memory.peak
+            memory.restart_peak()
+            torch.autograd.backward(loss)
+            backward = memory.peak - gradient_bytes
+        stage.zero_grad(set_to_none=True)
+        return int(max(forward, backward))
+
+    one, two = peak(1), peak(2)
+    return max(0, 2 * one - two), max(0, two - one)
+
+
+@contextmanager
+def features_in_memory(stage: Any, batch: Batch, wanted: bool) -> Iterator[int]:  # noqa: ANN401 - an action stage's
+    """Let an action stage find its features as FeatureCache would give them; yields what one window of them cost."""
+    if not wanted:
+        yield 0
+        return
+    kept: list[Any] = []
+
+    @torch.no_grad()
+    def compute() -> None:
+        kept.append(stage.imagine(stage.conditioning(batch))[0])
+
+    compute()  # the instruction is known from here on
+    cost = flop(compute) if len(batch) == 1 else 0
+    stage.cached_features = lambda windows, training: kept[0]
+    try:
+        yield cost
+    finally:
+        stage.cached_features = None
+
+
+@contextmanager
+def _logging_nowhere(stage: Stage) -> Iterator[None]:
+    """There is no Trainer to log to."""
+    stage.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del stage.log_dict
+
+
+# --- a replan ---------------------------------------------------------------------------------------------------------
+
+
+def denoiser_calls(sampler: Sampler) -> int:
+    """How often a sampler calls the denoiser; more than its steps for some schedulers."""
+    calls: list[int] = []
+
+    def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
+        calls.append(1)
+        return noisy
+
+    sampler.sample(denoise, (torch.zeros(1, 1),))
+    return len(calls)
+
+
+def passes(sampler: Sampler) -> int:
+    """Network passes of one sample; guidance needs two a call."""
+    return denoiser_calls(sampler) * (1 if sampler.guidance == 1.0 else 2)
+
+
+def count_replan(
+    stage: Any,  # noqa: ANN401 - its samplers are an action stage's alone
+    forward: Mapping[str, int],
+    calls: int,
+    video_passes: int,
+) -> Replan:
+    """FLOPs of one replan.
+
+    Args:
+        stage: On shapes.
+        forward: FLOPs of one forward by part.
+        calls: `denoiser_calls` of the stage's sampler.
+        video_passes: `passes` of what samples its videos, which `independent` levels do not get on the way.
+    """
+    guidance = stage.sampler.guidance != 1.0
+    both = calls * (1 + guidance)
+    used = {CONDITION: forward[CONDITION], U_NET: both * forward[U_NET]}
+    video = forward[DECODE]
+    if acts(stage):
+        shared = stage.noise_levels == "shared"
+        used |= {ADAPTER: both * forward[ADAPTER], ACTION: both * forward[ACTION]}
+        if not shared:
+            used |= {U_NET: (1 + guidance) * count_look(stage), ADAPTER: (1 + guidance) * forward[ADAPTER]}
+            video += video_passes * forward[U_NET]
+    return Replan({name: count for name, count in used.items() if count}, video, calls, guidance)
+
+
+@torch.no_grad()
+def count_look(stage: Any) -> int:  # noqa: ANN401 - as above
+    """FLOPs of one look at pure noise, as far as the last tap."""
+    batch = random_batch(stage.data, 1)
+    conditioning = stage.conditioning(batch)
+    return flop(lambda: stage.imagine(conditioning))
