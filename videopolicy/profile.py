@@ -11,7 +11,7 @@ from typing import Any
 
 from videopolicy.command_line import CommandLine, parse
 from videopolicy.errors import CommandError
-from videopolicy.experiment import STAGES, nearest
+from videopolicy.experiment import STAGES
 
 HELP = "tell what an experiment takes: parameters, FLOPs, memory, seconds per step and per replan"
 
@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report; with --json write it too."""
     line = parse(["fit", *(word for path in args.config for word in ("-c", path)), *args.overrides])
-    stages = stages_of(line, args.stage)
+    line.stage = args.stage
+    stages = line.stages(line.experiment())
     if args.json:
         require_writable(Path(args.json))
     from rich.console import Console  # heavy imports come once the arguments are known to be good
@@ -60,24 +61,6 @@ def run(args: argparse.Namespace) -> int:
         Path(args.json).write_text(json.dumps(document(line, documents, device), indent=2) + "\n")
         console.print(f"written: {args.json}", markup=False)
     return 0
-
-
-def stages_of(line: CommandLine, wanted: str | None) -> tuple[str, ...]:
-    """The stages to report on.
-
-    Raises:
-        CommandError: The stage does not exist, or the experiment has no such stage.
-    """
-    given = tuple(name for name in STAGES if name in (line.experiment().get("stages") or {}))
-    if not given:
-        raise CommandError(f"{line.configs[-1]}: has no `stages`; give an experiment such as experiments/lift.yaml.")
-    if wanted is None:
-        return given
-    if wanted not in STAGES:
-        raise CommandError(f"--stage {wanted}: no such stage; {nearest(wanted, STAGES)}")
-    if wanted not in given:
-        raise CommandError(f"--stage {wanted}: {line.configs[-1]} has no such stage; it has {', '.join(given)}.")
-    return (wanted,)
 
 
 def require_writable(path: Path) -> None:

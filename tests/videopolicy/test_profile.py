@@ -93,8 +93,9 @@ def test_robocasas_report_has_the_published_cost_of_a_replan(tmp_path: Path) -> 
     assert replan["video_flop"] == pytest.approx(18.9e12, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["video", "action"])
-def test_a_training_step_is_counted_as_it_runs(name: str, tiny: list[str]) -> None:
+@pytest.mark.parametrize(("overlay", "name"), [("lift", "video"), ("lift", "action"), ("joint", "joint")])
+def test_a_training_step_is_counted_as_it_runs(overlay: str, name: str, request: pytest.FixtureRequest) -> None:
+    tiny = request.getfixturevalue(f"{overlay}_overlay")
     counted = estimate(stage_of(tiny, name), PLAIN)
     stage = real_stage(tiny, name)
     stage.log_dict = lambda *_, **__: None
@@ -105,8 +106,7 @@ def test_a_training_step_is_counted_as_it_runs(name: str, tiny: list[str]) -> No
     assert flop(losses[0].backward) == counted.step.backward
 
 
-@pytest.mark.parametrize("levels", ["shared", "independent"])
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(("levels", "guidance"), [("shared", 2.0), ("independent", 2.0), ("independent", 1.0)])
 def test_a_replan_is_counted_as_it_runs(levels: str, guidance: float, tiny: list[str]) -> None:
     overrides = {
         "model__init_args__noise_levels": levels,
@@ -265,6 +265,7 @@ def test_computed_alone_runs_nothing(tiny: list[str], tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["-c", "experiments/lifd.yaml"], "experiments/lifd.yaml: no such file"),
+        (["-c", str(LIFT), "--stage", "joint"], "lift.yaml has no stage 'joint'; it has video and action."),
         (["-c", str(LIFT), "--stage", "vidio"], "--stage vidio: no such stage; did you mean 'video'?"),
         (["-c", str(LIFT), "--json", "no/such/folder.json", "--meta"], "--json no/such/folder.json: cannot be written"),
         (["-c", str(LIFT), "--device", "tpu9"], "--device tpu9: not on this machine"),
@@ -277,13 +278,6 @@ def test_a_mistake_is_one_sentence(arguments: list[str], sentence: str, capsys: 
     assert sentence in error
     assert error.startswith("videopolicy profile: ")
     assert error.count("\n") == 1
-
-
-def test_a_stage_that_the_file_lacks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "half.yaml"
-    path.write_text("stages: {video: {}}\n")
-    assert main(["profile", "-c", str(path), "--stage", "action", "--meta"]) == 2
-    assert "has no such stage; it has video." in capsys.readouterr().err
 
 
 def test_what_will_not_fit_is_said_before_it_is_tried(
