@@ -8,10 +8,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -103,16 +101,22 @@ class LiveBytes(TorchDispatchMode):
 
 
 @contextmanager
-def gpu_norms(dtype: torch.dtype | None) -> Iterator[None]:
-    """Let normalisations compute and return float32, as a GPU's autocast does and a CPU's does not.
+def gpu_norms(module: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Let a module's normalisations compute and return float32, as a GPU's autocast does and a CPU's does not.
 
     Around forward and backward pass, because gradient checkpointing runs the forward pass again.
 
     Args:
+        module: Whose normalisations.
         dtype: Half precision of autocast's products; None, without autocast, leaves everything as it is.
     """
-    with _ExactNorms() if dtype is not None else nullcontext():
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.GroupNorm | nn.LayerNorm)]
+    hooks = [norm.register_forward_pre_hook(_in_float32) for norm in (norms if dtype is not None else [])]
+    try:
         yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def autocast(dtype: torch.dtype | None) -> AbstractContextManager[Any]:
@@ -124,8 +128,5 @@ def autocast(dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16) if dtype is not None else nullcontext()
 
 
-class _ExactNorms(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        if func in (F.group_norm, F.layer_norm):
-            args = (args[0].float(), *args[1:])
-        return func(*args, **(kwargs or {}))
+def _in_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0].float(), *inputs[1:])

@@ -178,7 +178,7 @@ def step_memory(stage: Stage, half: torch.dtype | None, gradient_bytes: int, cac
         batch = random_batch(stage.data, size)
         there = [*stage.parameters(), *stage.buffers()]
         features = features_in_memory(stage, batch, caches_features)
-        with _logging_nowhere(stage), features, gpu_norms(half), LiveBytes(there) as memory:
+        with _logging_nowhere(stage), features, gpu_norms(stage, half), LiveBytes(there) as memory:
             with autocast(half):
                 loss = loss_of(stage, batch)
             forward = memory.peak

@@ -88,7 +88,7 @@ def test_memory_that_autograd_keeps_is_alive() -> None:
 @pytest.mark.parametrize(("dtype", "product"), [(None, torch.float32), (torch.float16, torch.bfloat16)])
 def test_a_gpus_autocast_halves_products_and_keeps_norms_exact(dtype: torch.dtype | None, product: torch.dtype) -> None:
     linear, norm = nn.Linear(8, 8), nn.GroupNorm(2, 8)
-    with gpu_norms(dtype), autocast(dtype):
+    with gpu_norms(norm, dtype), autocast(dtype):
         x = linear(torch.ones(4, 8))
         assert x.dtype == product
         assert norm(x).dtype == torch.float32
