@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -307,6 +308,16 @@ def test_evaluations_inside_a_run_have_sections_and_the_newest_the_headline(
     assert "Rollouts at step 300 of the action stage" in headings
 
 
+def test_a_joint_run_is_one_stage_with_its_own_rollouts(tmp_path: Path, report: Callable[..., Page]) -> None:
+    run = training_run(tmp_path / "run", {300: "ssf"})
+    shutil.rmtree(run / "video")
+    (run / "action").rename(run / "joint")
+    page = report(run)
+    assert "2 of 3 episodes solved" in page.text
+    assert "Loss of the joint stage" in page.text
+    assert f"--checkpoint {run}/joint/checkpoints/last.ckpt --tasks Lift" in page.text
+
+
 def test_a_folder_of_evaluations_has_a_row_each_and_a_curve_over_variation(
     tmp_path: Path, report: Callable[..., Page]
 ) -> None:
@@ -317,7 +328,8 @@ def test_a_folder_of_evaluations_has_a_row_each_and_a_curve_over_variation(
         simulator = {"name": "robosuite", "tasks": ["Lift"], "max_steps": 60, **varied}
         evaluation(sweep / f"camera_{level:g}", {"Lift": outcomes}, simulator=simulator)
     page = report(sweep)
-    assert "4 of 4 episodes solved" in page.text  # the standard
+    assert "4 of 4 episodes solved" in page.text
+    assert "camera_0. Policy: checkpoint; protocol: lift." in page.text  # the standard has the headline
     links = [a["href"] for a in page.all("a") if a["href"].startswith("#evaluation-")]
     assert {link.removeprefix("#") for link in links} == {a["id"] for a in page.all("section") if a["id"][-1].isdigit()}
     assert "Success over variation of camera" in page.text

@@ -146,9 +146,9 @@ def read_evaluation(path: Path, title: str | None = None, checkpoint: Path | Non
 
 
 def read_folder(path: Path) -> list[Evaluation]:
-    """Every evaluation right below a folder, the one without variation first, then the newest."""
+    """Every evaluation right below a folder, those without variation first, the newest of them at the top."""
     found = [read_evaluation(item) for item in sorted(path.glob("*")) if item.is_dir() and is_evaluation(item)]
-    return sorted(found, key=lambda item: (bool(item.variation), -last_written(item.path)))
+    return sorted(found, key=lambda item: (sorted(item.variation.items()), -last_written(item.path)))
 
 
 def last_written(path: Path) -> float:
