@@ -36,6 +36,7 @@ class SimulationRollout(Callback):
         record_episodes: Episodes to film.
         folder: Where results (JSON lines) and videos go; `rollouts` beside the logger's files if None.
         timeout_s: A worker that says nothing for so long is restarted.
+        groups: Group name -> tasks; each is logged as ``rollout/<group>/success_rate`` too, the mean over its tasks.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SimulationRollout(Callback):
         record_episodes: int = 2,
         folder: str | None = None,
         timeout_s: float = 300.0,
+        groups: dict[str, list[str]] | None = None,
     ) -> None:
         self.simulator = simulator
         self.num_episodes = num_episodes
@@ -59,6 +61,7 @@ class SimulationRollout(Callback):
         self.record_episodes = record_episodes
         self.folder = Path(folder) if folder is not None else None
         self.timeout_s = timeout_s
+        self.groups = groups or {}
         self._engine: RolloutEngine | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -76,6 +79,14 @@ class SimulationRollout(Callback):
                 f"{list(cameras)}; add {missing}."
             )
         self.simulator = self.simulator.check()  # on every rank: "all" becomes the task names
+        for name, members in self.groups.items():
+            if unknown := [task for task in members if task not in self.simulator.tasks]:
+                raise MisconfigurationException(
+                    f"SimulationRollout.groups: {name!r} names {unknown}, which are not rolled out; "
+                    f"the tasks are {self.simulator.tasks}."
+                )
+            if name in self.simulator.tasks:
+                raise MisconfigurationException(f"SimulationRollout.groups: {name!r} is a task; name the group anew.")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Roll out and log; every rank logs the same numbers."""
@@ -98,6 +109,7 @@ class SimulationRollout(Callback):
             "num_episodes": self.num_episodes,
             "first_seed": self.first_seed,
             "execute_steps": self.execute_steps,
+            "groups": self.groups,
         }
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -139,9 +151,11 @@ class SimulationRollout(Callback):
         return self._engine.run(VideoPolicy(stage), share, progress=show_progress)
 
     def _log(self, pl_module: LightningModule, results: list[EpisodeResult]) -> None:
-        summary = summarize(results)
+        summary = summarize(results, self.groups)
         for task in summary.tasks:
             pl_module.log(f"rollout/{task.task}/success_rate", task.success_rate)
+        for group in summary.groups:
+            pl_module.log(f"rollout/{group.name}/success_rate", group.mean_success_rate)
         if total_errors := summary.total.errors:
             first = next(result.error for result in results if result.success is None)
             rank_zero_warn(f"{total_errors} of {len(results)} episodes ended in an error, the first: {first}")

@@ -77,7 +77,11 @@ def read_run(path: Path) -> tuple[dict[str, Any] | None, list[EpisodeResult]]:
     results = list(ResultsFile(file).load().values())
     if not results:
         raise CommandError(f"{file}: holds no finished episode yet.")
-    return read_protocol_document(file.parent), results
+    document = read_protocol_document(file.parent)
+    if document is not None:
+        tasks = document["protocol"]["simulator"]["tasks"]
+        results.sort(key=lambda result: (tasks.index(result.task) if result.task in tasks else len(tasks), result.seed))
+    return document, results
 
 
 def require_same_protocol(paths: Sequence[Path], documents: Sequence[Mapping[str, Any] | None]) -> list[str]:

@@ -34,7 +34,8 @@ def trained(tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig) -> 
     handoff = str(tmp_path / "handoff")
     fit(quiet_trainer(tmp_path, 1, CheckpointHandoff(handoff)), tiny_video_stage(), data)
     config = counting(["up", "raise"], cameras=CAMERAS, image_size=16, max_steps=8, options={"goal": -1e9})
-    rollout = SimulationRollout(config, num_episodes=4, execute_steps=2, record_episodes=1, timeout_s=30)
+    groups = {"easy": ["up"], "all of them": ["up", "raise"]}
+    rollout = SimulationRollout(config, num_episodes=4, execute_steps=2, record_episodes=1, timeout_s=30, groups=groups)
     logger = TensorBoardLogger(str(tmp_path / "logs"), name="", version="")
     checkpoint = BestCheckpoint(monitor="rollout/success_rate", mode="max")
     averaging = TrainableWeightAveraging(decay=0.5, warmup=False)
@@ -58,6 +59,7 @@ def test_success_rates_errors_and_lengths_are_logged(trained: tuple[Trainer, Sim
     assert metrics["rollout/up/success_rate"] == 1.0
     assert torch.isnan(metrics["rollout/raise/success_rate"]), "an error is neither success nor failure"
     assert metrics["rollout/success_rate"] == 1.0
+    assert metrics["rollout/easy/success_rate"] == metrics["rollout/all of them/success_rate"] == 1.0
     assert metrics["rollout/errors"] == 2
     assert metrics["rollout/episode_length"] == 1  # solved by the first action
     assert metrics["rollout/success_rate_low"] == pytest.approx(0.342, abs=1e-3)  # Wilson, 2 of 2
@@ -82,6 +84,7 @@ def test_best_checkpoint_holds_what_was_judged_and_names_its_protocol(
 ) -> None:
     document = read_checkpoint(tmp_path / "logs" / "checkpoints" / "best.ckpt")
     assert document["rollout"]["execute_steps"] == 2
+    assert document["rollout"]["groups"] == {"easy": ["up"], "all of them": ["up", "raise"]}
     assert SimulatorConfig(**document["rollout"]["simulator"]) == trained[1].simulator
     averages = trained[0].lightning_module.state_dict()  # the average is the result of the run
     assert all(torch.equal(value, averages[name]) for name, value in document["state_dict"].items())
@@ -120,3 +123,12 @@ def test_missing_camera_and_broken_simulator_fail_before_training(
     broken = SimulationRollout(counting(cameras=CAMERAS, options={"broken": True}), num_episodes=1)
     with pytest.raises(SimulatorError, match="the counter is broken"):
         fit(quiet_trainer(tmp_path, 1, broken), tiny_action_stage(), data)
+
+
+def test_a_group_of_tasks_that_are_not_rolled_out_fails_before_training(
+    tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig
+) -> None:
+    for groups, message in (({"new": ["down"]}, r"'new' names \['down'\]"), ({"up": ["up"]}, "'up' is a task")):
+        rollout = SimulationRollout(counting(cameras=CAMERAS), num_episodes=1, groups=groups)
+        with pytest.raises(MisconfigurationException, match=message):
+            fit(quiet_trainer(tmp_path, 1, rollout), tiny_action_stage(), data)
