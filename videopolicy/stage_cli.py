@@ -6,7 +6,8 @@ import dataclasses
 import logging
 import warnings
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,10 @@ from callbacks import CheckpointHandoff
 from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from callbacks.progress import StageProgress
 from callbacks.run_checkpoints import BestCheckpoint, LastCheckpoint, is_dry_run
+from datamodules import DatasetError
 from lightning_modules import JointStage
+from networks import NetworkError
+from simulators import SimulatorError
 from videopolicy.command_line import CommandLine
 from videopolicy.errors import CommandError
 from videopolicy.experiment import Config
@@ -118,7 +122,8 @@ class StageCLI(LightningCLI):
         """Model and datamodule alone, built anew; neither trainer nor callbacks."""
         config = self.config[str(self.config["subcommand"])]
         parser = self._subcommand_parsers[str(self.config["subcommand"])]
-        built = parser.instantiate_classes(Namespace(model=config.model, data=config.data))  # type: ignore[no-untyped-call]
+        with own_reasons():
+            built = parser.instantiate_classes(Namespace(model=config.model, data=config.data))  # type: ignore[no-untyped-call]
         return built.model, built.data
 
     def _set_seed(self) -> None:
@@ -128,7 +133,8 @@ class StageCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build model, data and trainer."""
         if self._instantiate:
-            super().instantiate_classes()
+            with own_reasons():
+                super().instantiate_classes()
 
     @property
     def directory(self) -> StageDirectory:
@@ -223,6 +229,20 @@ class HelpCLI(StageCLI):
 
 class StageConfig(SaveConfigCallback):
     """Write the complete config beside the checkpoints."""
+
+
+@contextmanager
+def own_reasons() -> Iterator[None]:
+    """Let a constructor's own sentence through, where jsonargparse wraps it in one that quotes the whole config."""
+    try:
+        yield
+    except ValueError as error:
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, NetworkError | DatasetError | SimulatorError):
+            reason = reason.__cause__
+        if reason is None or reason is error:
+            raise
+        raise type(reason)(str(reason)) from None  # anew: the reason itself would be its own context
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any config value

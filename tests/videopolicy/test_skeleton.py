@@ -1,4 +1,4 @@
-"""Networks on the meta device: nothing is loaded; what only the demos know is asked for (sizes: test_paper_sizes.py)."""
+"""Networks on the meta device: nothing is loaded, and what only the demos know is asked for."""
 
 from pathlib import Path
 
