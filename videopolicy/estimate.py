@@ -27,6 +27,8 @@ from videopolicy.stage_cost import (
 )
 
 HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+BATCH_SIZES = (1, 4, 16)  # at which a step's memory is computed
+MOST_WINDOWS = 2**20  # no batch is larger
 WHOLE = {"16-true": torch.float16, "bf16-true": torch.bfloat16, "64-true": torch.float64}
 
 
@@ -118,8 +120,7 @@ class Memory:
         average: Copy of the trained weights that TrainableWeightAveraging keeps.
         buckets: DDP's own copy of the gradients.
         update: Temporaries of the optimizer's step on a GPU, when activations are gone.
-        step: Activations and temporaries of a training step, what does not grow with the batch.
-        step_per_window: What a window of the batch adds.
+        step_by_batch: Activations and temporaries of a training step, by batch size, smallest first, two at least.
     """
 
     weights: int
@@ -128,8 +129,7 @@ class Memory:
     average: int
     buckets: int
     update: int
-    step: int
-    step_per_window: int
+    step_by_batch: dict[int, int]
 
     @property
     def kept(self) -> int:
@@ -138,13 +138,29 @@ class Memory:
 
     def total(self, batch_size: int) -> int:
         """The most at a batch size."""
-        return self.kept + max(self.update, self.step + self.step_per_window * batch_size)
+        return self.kept + max(self.update, self.step(batch_size))
+
+    def step(self, batch_size: int) -> int:
+        """Activations and temporaries at any batch size: on the line between, or through, the two nearest known ones.
+
+        They are the largest of several uses that grow with the batch or stay, so between two points this is no less
+        than the truth.
+        """
+        sizes = list(self.step_by_batch)
+        upper = next((index for index, size in enumerate(sizes) if size >= batch_size and index), len(sizes) - 1)
+        low, high = sizes[upper - 1], sizes[upper]
+        below, above = self.step_by_batch[low], self.step_by_batch[high]
+        return below + (above - below) * (batch_size - low) // (high - low)
 
     def largest_batch(self, device_bytes: int) -> int:
         """Windows a batch may have on a device; 0 if not even one fits."""
-        if self.total(1) > device_bytes:
-            return 0
-        return (device_bytes - self.kept - self.step) // max(1, self.step_per_window)
+        low, high = 0, 1
+        while self.total(high) <= device_bytes and high < MOST_WINDOWS:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.total(middle) <= device_bytes else (low, middle)
+        return low
 
 
 @dataclass(frozen=True)
@@ -217,7 +233,6 @@ def count_parts(
 def count_step_memory(stage: Stage, setting: Setting, parts: Mapping[str, Part], states: float) -> Memory:
     """Memory of training as the stage stands."""
     learned = sum(part.trainable for part in parts.values()) * setting.weight_bytes
-    step, per_window = step_memory(stage, setting.half, learned, setting.caches_features)
     return Memory(
         weights=sum(part.weight_bytes for part in parts.values()),
         gradients=learned,
@@ -225,8 +240,9 @@ def count_step_memory(stage: Stage, setting: Setting, parts: Mapping[str, Part],
         average=learned if "TrainableWeightAveraging" in setting.callbacks else 0,
         buckets=learned if setting.uses_ddp else 0,
         update=learned if states else 0,  # torch's multi-tensor step holds one temporary for each weight
-        step=step,
-        step_per_window=per_window,
+        step_by_batch={
+            size: step_memory(stage, size, setting.half, learned, setting.caches_features) for size in BATCH_SIZES
+        },
     )
 
 

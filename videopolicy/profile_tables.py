@@ -21,8 +21,6 @@ MEMORY_ROWS = {
     "average": "average of the weights",
     "buckets": "DDP's copy of the gradients",
     "update": "temporaries of the optimizer's step",
-    "step": "activations and temporaries of a step, fixed",
-    "step_per_window": "the same, for each window of the batch",
 }
 
 
@@ -90,6 +88,9 @@ def memory_table(counted: Estimate) -> Table:
     memories = _memories(counted).values()
     for field, name in MEMORY_ROWS.items():
         table.add_row(name, *(gb(getattr(memory, field)) for memory in memories))
+    for batch in counted.memory.step_by_batch:
+        name = f"activations and temporaries of a step, batch of {batch}"
+        table.add_row(name, *(gb(memory.step_by_batch[batch]) for memory in memories))
     size = counted.setting.batch_size
     table.add_row(f"most at once, batch of {size}", *(gb(memory.total(size)) for memory in memories))
     return table
@@ -158,7 +159,8 @@ def stage_document(counted: Estimate, measured: Mapping[str, Measured]) -> dict[
 
 def _memory_document(memory: Memory, batch_size: int) -> dict[str, Any]:
     return {
-        **{f"{name}_bytes": value for name, value in asdict(memory).items()},
+        **{f"{name}_bytes": getattr(memory, name) for name in MEMORY_ROWS},
+        "step_bytes_by_batch": {str(size): value for size, value in memory.step_by_batch.items()},
         "total_bytes": memory.total(batch_size),
         "largest_batch": {f"{size}_GB": memory.largest_batch(size * 10**9) for size in DEVICES_GB},
     }

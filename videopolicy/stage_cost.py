@@ -161,35 +161,33 @@ def count_step(stage: Stage, batch_size: int, caches_features: bool) -> Step:
     return Step(used, forward * batch_size, backward * batch_size, cached * batch_size)
 
 
-def step_memory(stage: Stage, half: torch.dtype | None, gradient_bytes: int, caches_features: bool) -> tuple[int, int]:
-    """Most bytes of activations and temporaries in a training step: whatever the batch, and for each window of it.
+def step_memory(
+    stage: Stage, batch_size: int, half: torch.dtype | None, gradient_bytes: int, caches_features: bool
+) -> int:
+    """Most bytes of activations and temporaries in a training step.
 
-    Runs the step on the shapes of one and of two windows and follows every tensor's life. The gradients of the step
-    before live until the backward begins, as in Lightning's loop.
+    Runs the step on shapes and follows every tensor's life. The gradients of the step before live until the backward
+    begins, as in Lightning's loop.
 
     Args:
         stage: The stage.
+        batch_size: Windows.
         half: Type of autocast's products, or None.
         gradient_bytes: Size of all gradients, which are not counted.
         caches_features: As with FeatureCache.
     """
-
-    def peak(size: int) -> int:
-        batch = random_batch(stage.data, size)
-        there = [*stage.parameters(), *stage.buffers()]
-        features = features_in_memory(stage, batch, caches_features)
-        with _logging_nowhere(stage), features, gpu_norms(stage, half), LiveBytes(there) as memory:
-            with autocast(half):
-                loss = loss_of(stage, batch)
-            forward = memory.peak
-            memory.restart_peak()
-            torch.autograd.backward(loss)
-            backward = memory.peak - gradient_bytes
-        stage.zero_grad(set_to_none=True)
-        return int(max(forward, backward))
-
-    one, two = peak(1), peak(2)
-    return max(0, 2 * one - two), max(0, two - one)
+    batch = random_batch(stage.data, batch_size)
+    there = [*stage.parameters(), *stage.buffers()]
+    features = features_in_memory(stage, batch, caches_features)
+    with _logging_nowhere(stage), features, gpu_norms(stage, half), LiveBytes(there) as memory:
+        with autocast(half):
+            loss = loss_of(stage, batch)
+        forward = memory.peak
+        memory.restart_peak()
+        torch.autograd.backward(loss)
+        backward = memory.peak - gradient_bytes
+    stage.zero_grad(set_to_none=True)
+    return int(max(forward, backward))
 
 
 @contextmanager

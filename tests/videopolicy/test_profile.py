@@ -186,7 +186,7 @@ def test_gradient_checkpointing_needs_less_memory_and_more_work(tiny: list[str])
     off, on = (estimate(stage_of(tiny, "video", **{key: value}), PLAIN) for value in (False, True))
     assert off.otherwise is not None
     assert off.otherwise == on.memory
-    assert on.memory.step_per_window < off.memory.step_per_window
+    assert on.memory.step(4) < off.memory.step(4)
     assert on.step.forward == off.step.forward
     assert on.step.backward > 1.2 * off.step.backward
 
@@ -198,19 +198,16 @@ def test_half_precision_halves_what_it_keeps(tiny: list[str]) -> None:
     )
     assert half.memory.weights * 2 == whole.memory.weights
     assert half.memory.optimizer * 2 == whole.memory.optimizer
-    assert half.memory.step_per_window < 0.75 * whole.memory.step_per_window
+    assert half.memory.step(4) < 0.75 * whole.memory.step(4)
 
 
 def test_the_largest_batch_is_the_last_that_fits() -> None:
-    memory = Memory(
-        weights=100, gradients=20, optimizer=40, average=0, buckets=0, update=20, step=5, step_per_window=10
-    )
+    memory = Memory(100, 20, 40, 0, 0, update=30, step_by_batch={1: 20, 4: 50, 16: 290})  # 10 a window, then 20
     assert memory.kept == 160
-    assert memory.total(1) == 160 + 20  # the optimizer's step is the most
-    assert memory.total(4) == 160 + 45
-    assert memory.largest_batch(205) == 4
-    assert memory.largest_batch(204) == 3
-    assert memory.largest_batch(179) == 0
+    assert [memory.step(batch) for batch in (1, 3, 4, 5, 16, 17)] == [20, 40, 50, 70, 290, 310]
+    assert memory.total(1) == 160 + 30  # the optimizer's step is the most
+    assert memory.total(4) == 160 + 50
+    assert [memory.largest_batch(size) for size in (189, 190, 209, 210, 229, 230, 470)] == [0, 2, 3, 4, 4, 5, 17]
 
 
 # --- seconds ----------------------------------------------------------------------------------------------------------
