@@ -55,6 +55,7 @@ class Description:
         has_policy = all(_has(shapes, part) for part in ("adapter", "action_unet"))
         stage = stages_of_experiment(self.experiment)[-1 if has_policy else 0]
         config = without_weights(self.line.stage_config(self.experiment, stage))
+        rollout = rollout_entry(config)  # parsing takes the mappings of a config apart
         cli = StageCLI("fit", config, instantiate=False)
         model: Stage
         with torch.device("meta"):
@@ -65,7 +66,7 @@ class Description:
         self._require_same(path, shapes, model, whole=has_policy)
         document: dict[str, Any] = {}
         model.on_save_checkpoint(document)
-        return document | rollout_entry(config)
+        return document | rollout
 
     def _preprocessing(self, data: DemoDataModule) -> Preprocessing:
         if self.statistics is not None:
