@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from datamodules import Batch, RobosuiteDataModule
-from lightning_modules import ActionStage, VideoStage
+from lightning_modules import ActionStage, JointStage, VideoStage
 from networks import seeded_noise
 from tests.stage_parts import (
     fit,
     lift_datamodule,
     quiet_trainer,
     tiny_action_stage,
+    tiny_joint_stage,
     tiny_video_model,
     tiny_video_stage,
 )
@@ -38,16 +39,26 @@ def video_step(self: VideoStage, batch: Batch, batch_idx: int) -> Tensor:
     return self.video.loss(latents, noise, levels(batch), conditioning).mean()
 
 
+def joint_step(self: JointStage, batch: Batch, batch_idx: int) -> Tensor:
+    latents, conditioning = self.encode(batch)
+    noise = [seeded_noise(x.shape[1:], batch.windows.tolist(), self.device) for x in (latents, batch.actions)]
+    video, action = self.means(batch, latents, noise[0], noise[1], levels(batch), conditioning)
+    return self.balanced(video, action, self.video_weight)
+
+
 def train(
     kind: str, folder: Path, path: Path, monkeypatch: pytest.MonkeyPatch, devices: int
 ) -> tuple[dict[str, Tensor], float]:
     """Three steps of global batch size 4; returns the weights and the validation loss."""
     video = tiny_video_model(residual=False)
     video.condition_noise = 0.0
-    stage: ActionStage | VideoStage
+    stage: ActionStage | VideoStage | JointStage
     if kind == "video":
         monkeypatch.setattr(VideoStage, "training_step", video_step)
         stage = tiny_video_stage(video, optimizer=SGD, num_predicted=0)
+    elif kind == "joint":
+        monkeypatch.setattr(JointStage, "training_step", joint_step)
+        stage = tiny_joint_stage(video, optimizer=SGD, num_predicted=0)
     else:
         monkeypatch.setattr(ActionStage, "training_step", action_step)
         stage = tiny_action_stage(video, optimizer=SGD, num_predicted=0, condition_dropout=0.0)
@@ -67,7 +78,7 @@ def train(
     return stage.state_dict(), float(judged[0]["val/loss"])
 
 
-@pytest.mark.parametrize("kind", ["video", "action"])
+@pytest.mark.parametrize("kind", ["video", "action", "joint"])
 def test_two_processes_give_the_loss_and_weights_of_one(
     tmp_path: Path, lift_data: RobosuiteDataModule, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -75,7 +86,7 @@ def test_two_processes_give_the_loss_and_weights_of_one(
     one, one_loss = train(kind, tmp_path, path, monkeypatch, devices=1)
     two, two_loss = train(kind, tmp_path, path, monkeypatch, devices=2)
     untrained = tiny_video_model(residual=False).state_dict()
-    if kind == "video":
+    if kind != "action":
         assert any(not torch.equal(one[f"video.{name}"], value) for name, value in untrained.items())
     assert two_loss == pytest.approx(one_loss, rel=1e-4)
     for name, value in one.items():

@@ -1,5 +1,6 @@
 """Both stages with a real Trainer on generated demos."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import pytest
 import torch
 
 from datamodules import DatasetError, RobosuiteDataModule
-from networks import NetworkError
+from lightning_modules import Stage
+from networks import Conditioning, NetworkError
 from tests.stage_parts import (
     fit,
     lift_datamodule,
     quiet_trainer,
     tiny_action_stage,
+    tiny_joint_stage,
     tiny_video_model,
     tiny_video_stage,
 )
@@ -86,6 +89,34 @@ def test_padded_actions_count_unless_masked(lift_data: RobosuiteDataModule, monk
     assert stage.loss(batch, sigma, noise).item() == pytest.approx(2 * pad.mean().item(), rel=1e-5)
     stage.mask_padding = True
     assert stage.loss(batch, sigma, noise).item() == 0.0
+
+
+def test_the_action_weight_scales_what_is_trained_and_not_what_is_logged(
+    lift_data: RobosuiteDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = next(iter(lift_data.window_loader("train", batch_size=4)))
+    batch.frames = lift_data.preprocessing.to_float(batch.frames)
+    logged, trained = [], []
+    for weight in (1.0, None, 0.1):
+        stage = tiny_action_stage(tiny_video_model(residual=False), action_weight=weight)
+        stage.attach(lift_data.preprocessing)
+        monkeypatch.setattr(stage, "log_dict", lambda values, **_: logged.append(values["train/loss"].item()))
+        torch.manual_seed(0)
+        trained.append(stage.training_step(batch, 0).item())
+    assert logged == [logged[0]] * 3
+    assert trained == pytest.approx([logged[0] * share for share in (1.0, 4 / 9, 0.1)])  # 5 video rows, 4 actions
+    with pytest.raises(NetworkError, match="action_weight is 0"):
+        tiny_action_stage(action_weight=0.0)
+
+
+@pytest.mark.parametrize("kind", [tiny_video_stage, tiny_action_stage, tiny_joint_stage])
+def test_the_dropout_scope_of_every_stage_is_an_argument(kind: Callable[..., Stage]) -> None:
+    ones = Conditioning(torch.ones(200, 5, 1, 1, 1), torch.ones(200, 5, 1, 1), torch.ones(200, 5, 1, 1, 1))
+    for scope, whole in (("frame", False), ("sample", True)):
+        stage = kind(condition_dropout=0.5, dropout_scope=scope)
+        latents, context = (part.flatten(1) for part in vars(stage.drop(ones)).values() if part.min() == 0)
+        assert torch.equal(latents, context) == whole
+        assert bool((latents == latents[:, :1]).all()) == whole
 
 
 def test_views_that_do_not_fit_the_data_are_named(lift_data: RobosuiteDataModule) -> None:

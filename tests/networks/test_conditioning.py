@@ -1,6 +1,8 @@
+import pytest
 import torch
 
 from networks.conditioning import Conditioning
+from networks.errors import NetworkError
 
 
 def ones(num_samples: int = 2, num_rows: int = 9) -> Conditioning:
@@ -36,6 +38,20 @@ def test_dropout_is_drawn_for_every_frame_and_separately_for_text_and_latents() 
     assert abs((latents & text).float().mean() - 0.01) < 0.004
     assert torch.equal(dropped.latents.flatten(2).amax(-1), dropped.latents.flatten(2).amin(-1))  # whole frames
     assert dropped.anchor.all()
+
+
+def test_dropout_by_sample_makes_the_unconditional_case_and_nothing_between() -> None:
+    dropped = ones(2000, 25).dropout(0.1, torch.Generator().manual_seed(0), scope="sample")
+    gone = dropped.latents[:, 0, 0, 0, 0] == 0
+    assert abs(gone.float().mean() - 0.1) < 0.02
+    unconditional = ones(2000, 25).unconditional()
+    assert torch.equal(dropped.latents[gone], unconditional.latents[gone])
+    assert torch.equal(dropped.context[gone], unconditional.context[gone])
+    assert dropped.latents[~gone].all()
+    assert dropped.context[~gone].all()
+    assert dropped.anchor.all()
+    with pytest.raises(NetworkError, match="scope is 'row'"):
+        ones().dropout(0.1, scope="row")  # type: ignore[arg-type]
 
 
 def test_dropout_of_zero_and_one() -> None:
