@@ -27,7 +27,7 @@ from videopolicy.stage_cost import (
 )
 
 HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
-BATCH_SIZES = (1, 4, 16)  # at which a step's memory is computed
+BATCH_SIZES = (1, 4, 16, 64)  # at which a step's memory is computed; past them it grows as between the last two
 MOST_WINDOWS = 2**20  # no batch is larger
 WHOLE = {"16-true": torch.float16, "bf16-true": torch.bfloat16, "64-true": torch.float64}
 
