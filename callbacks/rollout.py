@@ -36,7 +36,9 @@ class SimulationRollout(Callback):
         record_episodes: Episodes to film.
         folder: Where results (JSON lines) and videos go; `rollouts` beside the logger's files if None.
         timeout_s: A worker that says nothing for so long is restarted.
-        groups: Group name -> tasks; each is logged as ``rollout/<group>/success_rate`` too, the mean over its tasks.
+        groups: Group name -> tasks; each is logged as ``rollout/<group>/success_rate`` too, the mean over its tasks. If
+            None and the data has ``video_only_tasks`` or ``evaluation_only_tasks``: ``learned``, ``video_only`` and
+            ``unseen``.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class SimulationRollout(Callback):
         self.record_episodes = record_episodes
         self.folder = Path(folder) if folder is not None else None
         self.timeout_s = timeout_s
-        self.groups = groups or {}
+        self.groups = groups
         self._engine: RolloutEngine | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -79,6 +81,8 @@ class SimulationRollout(Callback):
                 f"{list(cameras)}; add {missing}."
             )
         self.simulator = self.simulator.check()  # on every rank: "all" becomes the task names
+        if self.groups is None:
+            self.groups = _groups_of(datamodule, self.simulator.tasks)
         for name, members in self.groups.items():
             if unknown := [task for task in members if task not in self.simulator.tasks]:
                 raise MisconfigurationException(
@@ -109,7 +113,7 @@ class SimulationRollout(Callback):
             "num_episodes": self.num_episodes,
             "first_seed": self.first_seed,
             "execute_steps": self.execute_steps,
-            "groups": self.groups,
+            "groups": self.groups or {},
         }
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -151,7 +155,7 @@ class SimulationRollout(Callback):
         return self._engine.run(VideoPolicy(stage), share, progress=show_progress)
 
     def _log(self, pl_module: LightningModule, results: list[EpisodeResult]) -> None:
-        summary = summarize(results, self.groups)
+        summary = summarize(results, self.groups or {})
         for task in summary.tasks:
             pl_module.log(f"rollout/{task.task}/success_rate", task.success_rate)
         for group in summary.groups:
@@ -182,3 +186,16 @@ class SimulationRollout(Callback):
 
     def _folder(self, trainer: Trainer) -> Path:
         return self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "rollouts"
+
+
+def _groups_of(datamodule: Any, tasks: Sequence[str]) -> dict[str, list[str]]:  # noqa: ANN401 - any LightningDataModule
+    """Tasks by what was learned of them, where the data tells them apart; those that are not rolled out left out."""
+    held_out = [*getattr(datamodule, "video_only_tasks", ()), *getattr(datamodule, "evaluation_only_tasks", ())]
+    if not held_out:
+        return {}
+    if unknown := [task for task in getattr(datamodule, "evaluation_only_tasks", ()) if task not in tasks]:
+        raise MisconfigurationException(
+            f"data.init_args.evaluation_only_tasks names {unknown}, which are not rolled out; the tasks are {tasks}."
+        )
+    groups = {use: [task for task in names if task in tasks] for use, names in datamodule.tasks_by_use.items()}
+    return {use: names for use, names in groups.items() if names}

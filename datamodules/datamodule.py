@@ -54,6 +54,7 @@ class DemoDataModule(LightningDataModule):
         filter_key: Only the demos of ``mask/<filter_key>``.
         video_only_tasks: Tasks that only the video stage learns from (the paper's generalisation study): their actions
             are neither trained on nor measured, and their demos are left out of a stage that learns actions.
+        evaluation_only_tasks: Tasks that no stage learns from; demos of them, where there are any, are left out.
 
     Attributes:
         train_set: Windows for training, after ``setup``.
@@ -91,6 +92,7 @@ class DemoDataModule(LightningDataModule):
         limit_demos: int | None = None,
         filter_key: str | None = None,
         video_only_tasks: list[str] | None = None,
+        evaluation_only_tasks: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.reader = self._make_reader()
@@ -114,6 +116,8 @@ class DemoDataModule(LightningDataModule):
         self.limit_demos = limit_demos
         self.filter_key = filter_key
         self.video_only_tasks = list(video_only_tasks or ())
+        self.evaluation_only_tasks = list(evaluation_only_tasks or ())
+        self._tasks: set[str] = set()
         self._read_frames = True
         self._preprocessing: Preprocessing | None = None
         self._check_settings()
@@ -160,6 +164,13 @@ class DemoDataModule(LightningDataModule):
         """Windows of one epoch, over all ranks."""
         self.setup()
         return len(self.train_set)
+
+    @property
+    def tasks_by_use(self) -> dict[str, list[str]]:
+        """Tasks whose actions are learned (``learned``), tasks filmed only (``video_only``), neither (``unseen``)."""
+        self.setup()
+        learned = sorted(self._tasks - set(self.video_only_tasks))
+        return {"learned": learned, "video_only": self.video_only_tasks, "unseen": self.evaluation_only_tasks}
 
     @property
     def read_frames(self) -> bool:
@@ -231,6 +242,10 @@ class DemoDataModule(LightningDataModule):
             raise DatasetError(f"data.init_args.val_fraction is {self.val_fraction}; it must be from 0 to below 1.")
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise DatasetError(f"data.init_args.cameras is {self.cameras}; name at least one camera, each once.")
+        if both := sorted(set(self.video_only_tasks) & set(self.evaluation_only_tasks)):
+            raise DatasetError(
+                f"data.init_args: {both} are in video_only_tasks and in evaluation_only_tasks; put each in one of them."
+            )
         if any(weight < 0 for weight in (self.weights or {}).values()):
             raise DatasetError(f"data.init_args.weights is {self.weights}; weights must be 0 or more.")
 
@@ -245,7 +260,13 @@ class DemoDataModule(LightningDataModule):
                 filter_key=self.filter_key,
                 limit=self.limit_demos,
             )
-        return listed
+        self._tasks = {demo.task for demo in listed} - set(self.evaluation_only_tasks)
+        if not self._tasks:
+            raise DatasetError(
+                f"data.init_args.evaluation_only_tasks is {self.evaluation_only_tasks}, which leaves no demo to learn "
+                "from; leave at least one task out of it."
+            )
+        return [demo for demo in listed if demo.task in self._tasks]
 
     def _of_this_stage(self, demos: Sequence[DemoEntry]) -> list[DemoEntry]:
         """All demos for a stage that learns to film, else those of tasks whose actions may be used."""

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from datamodules import Batch
+from datamodules import Batch, DatasetError
 from lightning_modules.policy_stage import ActionUNetFactory, AdapterFactory, PolicyStage, first
 from lightning_modules.stage import adam_1e5
 from lightning_modules.video_scores import VideoScores
@@ -110,6 +110,19 @@ class JointStage(PolicyStage):
     def predicted(self) -> tuple[Tensor, Tensor] | None:
         """True and sampled videos of this validation epoch, for `PredictedVideos` to show."""
         return self.scores.videos
+
+    def configure_model(self) -> None:
+        """As every stage; windows without actions are no use here.
+
+        Raises:
+            DatasetError: The data names ``video_only_tasks``.
+        """
+        super().configure_model()
+        if tasks := getattr(getattr(self.trainer, "datamodule", None), "video_only_tasks", None):
+            raise DatasetError(
+                f"data.init_args.video_only_tasks is {tasks}, but the joint stage learns film and actions of a window; "
+                "train the two stages (experiments/robocasa.yaml), or put these tasks into evaluation_only_tasks."
+            )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The video U-Net at the optimizer's own rate, then adapter and action U-Net at theirs."""

@@ -132,3 +132,23 @@ def test_a_group_of_tasks_that_are_not_rolled_out_fails_before_training(
         rollout = SimulationRollout(counting(cameras=CAMERAS), num_episodes=1, groups=groups)
         with pytest.raises(MisconfigurationException, match=message):
             fit(quiet_trainer(tmp_path, 1, rollout), tiny_action_stage(), data)
+
+
+def test_held_out_tasks_are_logged_apart(
+    tmp_path: Path, robomimic_file: Callable[..., Path], counting: MakeConfig
+) -> None:
+    for task in ("up", "down"):
+        robomimic_file(name=f"{task}.hdf5", task=task, action_dim=2)
+    path = robomimic_file(name="left.hdf5", task="left", action_dim=2).parent
+    held_out = {"video_only_tasks": ["down"], "evaluation_only_tasks": ["left"]}
+    data = lift_datamodule(path, **held_out)
+    config = counting(["up", "down", "left"], cameras=CAMERAS, image_size=16, max_steps=4, options={"goal": -1e9})
+    rollout = SimulationRollout(config, num_episodes=3, execute_steps=2)
+    stage = tiny_action_stage(tiny_video_model(residual=False))
+    fit(quiet_trainer(tmp_path, 1, rollout, limit_train_batches=1), stage, data)
+    assert rollout.protocol()["groups"] == {"learned": ["up"], "video_only": ["down"], "unseen": ["left"]}
+    missing = SimulationRollout(counting(["up", "down"], cameras=CAMERAS, image_size=16), num_episodes=2)
+    with pytest.raises(
+        MisconfigurationException, match=r"evaluation_only_tasks names \['left'\], which are not rolled"
+    ):
+        fit(quiet_trainer(tmp_path, 1, missing), stage, lift_datamodule(path, **held_out))

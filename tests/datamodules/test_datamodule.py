@@ -364,3 +364,17 @@ def test_the_statistics_know_nothing_of_a_video_only_task(two_tasks: str) -> Non
 def test_video_only_tasks_that_cannot_be_are_refused(two_tasks: str, tasks: list[str], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         RobosuiteDataModule(two_tasks, video_only_tasks=tasks).setup()
+
+
+def test_an_evaluation_only_task_teaches_no_stage(two_tasks: str) -> None:
+    data = RobosuiteDataModule(two_tasks, evaluation_only_tasks=["Stack", "Door"])
+    assert data.tasks_by_use == {"learned": ["Lift"], "video_only": [], "unseen": ["Stack", "Door"]}
+    assert {demo.task for demo in [*data.train_set.demos, *data.val_set.demos]} == {"Lift"}
+    assert data.preprocessing == RobosuiteDataModule(f"{two_tasks}/Lift.hdf5").preprocessing
+
+
+def test_a_task_is_held_out_in_one_way_and_never_are_all(two_tasks: str) -> None:
+    with pytest.raises(DatasetError, match=r"\['Lift'\] are in video_only_tasks and in evaluation_only_tasks"):
+        RobosuiteDataModule(two_tasks, video_only_tasks=["Lift"], evaluation_only_tasks=["Lift"])
+    with pytest.raises(DatasetError, match="leaves no demo to learn from"):
+        RobosuiteDataModule(two_tasks, evaluation_only_tasks=["Lift", "Stack"]).setup()

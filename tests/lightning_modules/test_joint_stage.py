@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from callbacks import FeatureCache, PredictedVideos, SimulationRollout, TrainableWeightAveraging
-from datamodules import Batch, RobosuiteDataModule
+from datamodules import Batch, DatasetError, RobosuiteDataModule
 from lightning_modules import JointStage, VideoPolicy, load_policy
 from networks import NetworkError, mean_over_rows
 from simulators import SimulatorConfig
@@ -143,3 +143,10 @@ def test_a_feature_cache_is_refused(tmp_path: Path, lift_data: RobosuiteDataModu
 def test_a_weight_that_leaves_a_network_untrained_is_refused(weight: float) -> None:
     with pytest.raises(NetworkError, match="video_weight"):
         tiny_joint_stage(video_weight=weight)
+
+
+def test_tasks_for_video_only_need_two_stages(tmp_path: Path, robomimic_file: Callable[..., Path]) -> None:
+    robomimic_file(name="Stack.hdf5", task="Stack")
+    data = lift_datamodule(robomimic_file().parent, video_only_tasks=["Stack"])
+    with pytest.raises(DatasetError, match="the joint stage learns film and actions of a window"):
+        fit(quiet_trainer(tmp_path, 1), tiny_joint_stage(), data)

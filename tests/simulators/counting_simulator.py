@@ -38,7 +38,7 @@ class CountingSimulator:
     def check(cls, config: SimulatorConfig) -> list[str]:
         if config.options.get("broken"):
             raise SimulatorError("the counter is broken; buy a new one.")
-        return ["up", "down", "crash", "hang", "raise", "mistake"]
+        return ["up", "down", "left", "crash", "hang", "raise", "mistake"]
 
     def reset(self, spec: EpisodeSpec, render: bool = True) -> Observation:
         print("noise on stdout", flush=True)
