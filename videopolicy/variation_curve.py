@@ -130,7 +130,9 @@ class Curve:
 
     def title(self) -> str:
         """What was swept."""
-        name = Path(self.policy["path"]).stem if "path" in self.policy else self.policy["kind"]
+        name = self.policy["kind"]
+        if "path" in self.policy:
+            name = "/".join(Path(self.policy["path"]).parts[-4:])  # every run has a last.ckpt: run, stage, folder, file
         return f"{name}, {self.protocol}: {self.episodes_per_task} episodes a task and point"
 
 

@@ -52,6 +52,12 @@ def test_table_says_what_was_solved_lost_and_won(curve: Curve) -> None:
     assert curve.table().row_count == 4
 
 
+def test_a_checkpoint_is_named_with_its_run() -> None:
+    path = "/data/runs/lift/action/checkpoints/last.ckpt"
+    title = Curve({"kind": "checkpoint", "path": path}, "lift", 20, {}).title()
+    assert title == "lift/action/checkpoints/last.ckpt, lift: 20 episodes a task and point"
+
+
 def test_files_hold_the_points_and_the_picture_a_line_a_kind(curve: Curve, tmp_path: Path) -> None:
     write_curve(curve, tmp_path)
     content = json.loads((tmp_path / "curve.json").read_text())
