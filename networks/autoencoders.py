@@ -45,6 +45,21 @@ class Autoencoder(nn.Module, ABC):
             sample: Draw from the posterior, if there is one, rather than take its mode.
         """
 
+    def moments(self, images: Tensor) -> Tensor:
+        """Mean and log-variance (N, 2c, h, w) of the posterior, not scaled: all that a cache must keep of an image.
+
+        Raises:
+            NetworkError: This autoencoder has no posterior.
+        """
+        raise NetworkError(
+            f"{type(self).__name__} has no posterior: its latents are as large as the pictures and instant, so there "
+            "is nothing to cache; use it without a latent cache."
+        )
+
+    def from_moments(self, moments: Tensor, sample: bool = True) -> Tensor:
+        """What `encode` makes of `moments`: a draw from the posterior or its mode, scaled."""
+        raise NetworkError(f"{type(self).__name__} has no posterior, so no latents can be drawn from a latent cache.")
+
     @abstractmethod
     def encode_condition(self, images: Tensor) -> Tensor:
         """Latents of the current observation, which are concatenated to the noisy ones."""
@@ -194,8 +209,17 @@ class SVDAutoencoder(Autoencoder):
     @torch.no_grad()
     def encode(self, images: Tensor, sample: bool = True) -> Tensor:
         """Draw from the posterior (or take its mode) and scale."""
+        return self.from_moments(self.moments(images), sample)
+
+    @torch.no_grad()
+    def moments(self, images: Tensor) -> Tensor:
+        """What the encoder says; the log-variance is not clamped yet."""
         self.latent_size(images.shape[-2], images.shape[-1])
-        moments = self._in_chunks(lambda chunk: self.vae.quant_conv(self.vae.encoder(chunk)), images)
+        return self._in_chunks(lambda chunk: self.vae.quant_conv(self.vae.encoder(chunk)), images)
+
+    @torch.no_grad()
+    def from_moments(self, moments: Tensor, sample: bool = True) -> Tensor:
+        """Draw (or take the mode) and scale."""
         posterior = DiagonalGaussianDistribution(moments)
         latents: Tensor = posterior.sample() if sample else posterior.mode()
         return latents * self.scaling_factor

@@ -14,7 +14,7 @@ from networks.errors import NetworkError
 from networks.noise import seeded_noise
 from networks.sampling import Sampler, guided
 from networks.text import TextEncoder
-from networks.video_unet import VideoUNet
+from networks.video_unet import PassConstants, VideoUNet
 
 
 class VideoModel(nn.Module):
@@ -107,6 +107,12 @@ class VideoModel(nn.Module):
         return _unflat(self.autoencoder.encode(rows.flatten(0, 1), sample), rows)
 
     @torch.no_grad()
+    def latents_from_moments(self, moments: Tensor, sample: bool = True) -> Tensor:
+        """What `encode` makes of frames whose posteriors (B, V, T, 2c, h, w) are known (`Autoencoder.moments`)."""
+        rows = self.rows(moments)
+        return _unflat(self.autoencoder.from_moments(rows.flatten(0, 1), sample), rows)
+
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, V, T, 3, H, W), not clipped, of latents (B, F, c, h, w)."""
         images = self.autoencoder.decode(latents.flatten(0, 1), num_frames=self.num_rows)
@@ -138,14 +144,24 @@ class VideoModel(nn.Module):
     def condition_from_images(self, images: Tensor, instructions: Sequence[str]) -> Conditioning:
         """Conditions from images (B, 1 + V, 3, H, W) that already carry their noise: row 0's, then each camera's."""
         latents = _unflat(self.autoencoder.encode_condition(images.flatten(0, 1)), images)
+        return self.condition_from_latents(latents, self.text_encoder(instructions))
+
+    def condition_from_latents(self, latents: Tensor, text: Tensor) -> Conditioning:
+        """Conditions from condition latents (B, 1 + V, c, h, w), row 0's and each camera's, and embeddings (B, D)."""
         sources = [0] + [1 + view for view in range(self.num_views) for _ in range(self.num_frames)]
         latents = latents[:, sources]
-        context = self.text_encoder(instructions)[:, None, None].expand(-1, self.num_rows, -1, -1)
+        context = text[:, None, None].expand(-1, self.num_rows, -1, -1)
         return Conditioning(latents, context, latents)
 
-    def denoise(self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+    def constants(self, conditioning: Conditioning) -> PassConstants:
+        """What every pass of the U-Net under these conditions shares; the other methods take it to save time."""
+        return self.unet.constants(conditioning.context, self._ids(conditioning.latents))
+
+    def denoise(
+        self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, constants: PassConstants | None = None
+    ) -> Tensor:
         """Clean latents (B, F, c, h, w) of noisy ones at levels sigma (B,)."""
-        return self.denoise_with_features(noisy, sigma, conditioning, ())[0]
+        return self.denoise_with_features(noisy, sigma, conditioning, (), constants)[0]
 
     def loss(self, latents: Tensor, noise: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """Weighted denoising error of every row, (B, F).
@@ -160,10 +176,15 @@ class VideoModel(nn.Module):
         return self.preconditioning.row_losses(self.denoise(noisy, sigma, conditioning), latents, sigma)
 
     def denoise_with_features(
-        self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, taps: Sequence[int]
+        self,
+        noisy: Tensor,
+        sigma: Tensor,
+        conditioning: Conditioning,
+        taps: Sequence[int],
+        constants: PassConstants | None = None,
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """As `denoise`, with what `features` returns from the same pass."""
-        output = self.unet(*self._unet_input(noisy, sigma, conditioning), taps=taps)
+        output = self.unet(*self._unet_input(noisy, sigma, conditioning, constants), taps=taps, constants=constants)
         clean = self.preconditioning.denoised(output.sample, noisy, sigma, conditioning.anchor)
         return clean, self._by_view(output.taps), output.emb
 
@@ -217,15 +238,16 @@ class VideoModel(nn.Module):
         """
         use_guidance = sampler.guidance != 1.0
         both = conditioning.with_unconditional() if use_guidance else conditioning
+        constants = self.constants(both)
 
-        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
+        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor, emb: Tensor) -> tuple[Tensor, ...]:
             if not use_guidance:
-                return (self.denoise(noisy[0], sigma, both),)
-            clean = self.denoise(noisy[0].repeat(2, 1, 1, 1, 1), sigma.repeat(2), both)
+                return (self.denoise(noisy[0], sigma, both, constants.at(emb)),)
+            clean = self.denoise(noisy[0].repeat(2, 1, 1, 1, 1), sigma.repeat(2), both, constants.at(emb))
             return (guided(clean, sampler.guidance),)
 
         start = self.preconditioning.pure_noise(noise, sampler.first_level(noise), conditioning.anchor)
-        return sampler.sample(denoise, (start,), generator)[0]
+        return sampler.sample(denoise, (start,), generator, embed=self.level_embedding)[0]
 
     def freeze(self) -> Self:
         """Stop training for good: no gradients, and evaluation mode even after `train()`."""
@@ -244,12 +266,15 @@ class VideoModel(nn.Module):
         return [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
 
     def _unet_input(
-        self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, constants: PassConstants | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         scaled = self.preconditioning.net_input(noisy, sigma, conditioning.anchor)
         x = torch.cat([scaled, conditioning.latents.to(scaled.dtype)], dim=2)
-        ids = torch.tensor([self.fps_id, self.motion_bucket, self.condition_noise], device=x.device, dtype=x.dtype)
-        return x, c_noise(sigma), conditioning.context, ids.expand(len(x), -1)
+        return x, c_noise(sigma), conditioning.context, self._ids(x) if constants is None else None
+
+    def _ids(self, like: Tensor) -> Tensor:
+        ids = torch.tensor([self.fps_id, self.motion_bucket, self.condition_noise], device=like.device)
+        return ids.to(torch.promote_types(like.dtype, torch.float32)).expand(len(like), -1)
 
     def _by_view(self, taps: dict[int, Tensor]) -> list[Tensor]:
         return [self.views(taps[position]) for position in sorted(taps, reverse=True)]
