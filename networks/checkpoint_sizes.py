@@ -19,10 +19,11 @@ from torch import nn
 from networks.action_unet import ActionUNet
 from networks.adapter import AdapterStage, CNNAdapter
 from networks.errors import CheckpointError
-from networks.video_unet import NUM_IDS, TapShape, VideoUNet
+from networks.video_unet import TapShape, VideoUNet
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
+NUM_IDS = 3  # frame rate, motion bucket, noise on the conditioning frame
 SUPPORT = 3  # names that must speak of a block before it counts as there
 PUBLISHED_WIDTHS = (320, 640, 1280, 1280)
 PUBLISHED_ID_DIM = 256  # only one weight shows it
