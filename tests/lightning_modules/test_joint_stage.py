@@ -76,6 +76,25 @@ def test_all_three_networks_get_gradients_and_the_actions_reach_the_video_networ
     assert all(p.grad is None for p in stage.video.text_encoder.parameters())
 
 
+def test_gradient_checkpointing_changes_no_gradient(
+    lift_data: RobosuiteDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The features leave the U-Net between its recomputed blocks; svd.yaml trains so."""
+    stage, batch = attached(lift_data), one_batch(lift_data)
+    stage.train()
+    gradients = []
+    for checkpointing in (False, True):
+        for block in stage.video.unet.modules():
+            if hasattr(block, "gradient_checkpointing"):
+                block.gradient_checkpointing = checkpointing
+        stage.zero_grad()
+        training_loss(stage, batch, monkeypatch).backward()
+        gradients.append({name: p.grad.clone() for name, p in stage.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
+
+
 def test_three_groups_are_trained_and_nothing_else(lift_data: RobosuiteDataModule) -> None:
     stage = attached(lift_data, optimizer=partial(torch.optim.Adam, lr=1e-5))
     optimizer = stage.configure_optimizers()
