@@ -50,6 +50,11 @@ class FeatureCache(Callback):
                 "FeatureCache needs model.init_args.noise_levels: independent; with shared levels the features change "
                 "with every draw. Remove the callback or change noise_levels."
             )
+        if pl_module.video_noise is not None:
+            raise MisconfigurationException(
+                "FeatureCache keeps features of one noise level, but model.init_args.video_noise draws a level for "
+                "every window and step. Remove the callback or set video_noise: null."
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute or find the features, measure their statistics, and stop reading frames."""
@@ -94,7 +99,10 @@ class FeatureCache(Callback):
     # --- files --------------------------------------------------------------------------------------------------
 
     def _fingerprint(self, stage: ActionStage, datamodule: Any) -> dict[str, Any]:  # noqa: ANN401
-        return {
+        steps = (
+            {"video_steps": stage.video_steps, "video_sigma_end": stage.video_sigma_end} if stage.video_steps else {}
+        )
+        return steps | {
             "network": state_sha256(handoff_state(stage.video)),
             "taps": list(stage.taps),
             "video_sigma": stage.video_sigma,

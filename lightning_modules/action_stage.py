@@ -25,6 +25,7 @@ from networks import (
     seeded_noise,
 )
 from networks.conditioning import DropoutScope
+from networks.noise import partly_denoised
 
 Features = list[Tensor]  # one (B, V, T, C, h, w) a tap, fine to coarse
 
@@ -38,6 +39,7 @@ class ActionStage(PolicyStage):
       denoises video and action together, one pass of the video U-Net (two with guidance) for every step.
     - ``independent``: the video enters as pure noise at ``video_sigma``, in training and at rollout alike, so that the
       features depend on the current frames only. One pass serves every action step, and features can be cached.
+      ``video_steps`` denoises the video a little first; ``video_noise`` draws the level anew for every window.
 
     Logs ``train/loss``; on validation ``val/loss`` at fixed noise levels and, from sampled actions of the first batch,
     ``val/action_error`` (mean absolute error in the demos' units) and ``val_action_error/step_<k>`` along the horizon.
@@ -49,6 +51,13 @@ class ActionStage(PolicyStage):
         taps: Feature taps to read, by position over the U-Net's input and output blocks.
         noise_levels: `shared` or `independent`, see above.
         video_sigma: Noise level of the features where the levels are independent.
+        video_noise: Distribution of that level in training, so that one network serves several `video_sigma` at
+            rollout; None keeps it at `video_sigma`. Validation and rollouts always use `video_sigma`.
+        video_steps: Euler steps from pure noise at `video_sigma` down to `video_sigma_end` before the pass that the
+            features are read from: n + 1 U-Net passes. 0 reads the first pass (independent levels only).
+        video_sigma_end: Level of the features where `video_steps` is not 0.
+        action_draws: Noise levels and noises drawn of each window's actions in a training step; they share one
+            computation of the features and one pass of the adapter (independent levels only).
         standardize_features: Shift and scale features to zero mean and unit variance a channel, with statistics
             measured on the training windows (independent levels only).
         optimizer: Called with the parameters of adapter and action U-Net.
@@ -76,6 +85,10 @@ class ActionStage(PolicyStage):
         taps: Sequence[int] = (9, 13, 16, 19, 22),
         noise_levels: Literal["shared", "independent"] = "shared",
         video_sigma: float = 20.0,
+        video_noise: LogNormalNoise | None = None,
+        video_steps: int = 0,
+        video_sigma_end: float = 1.0,
+        action_draws: int = 1,
         standardize_features: bool = False,
         optimizer: OptimizerCallable = adam_1e5,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -105,11 +118,6 @@ class ActionStage(PolicyStage):
             mask_padding,
             sampler,
         )
-        if standardize_features and noise_levels == "shared":
-            raise NetworkError(
-                "model.init_args.standardize_features is true with noise_levels: shared; features change with the "
-                "noise level there. Set standardize_features: false or noise_levels: independent."
-            )
         if action_weight is not None and action_weight <= 0:
             raise NetworkError(
                 f"model.init_args.action_weight is {action_weight}; it must be positive, or null for the actions' "
@@ -118,6 +126,10 @@ class ActionStage(PolicyStage):
         video.freeze()
         self.noise_levels = noise_levels
         self.video_sigma = video_sigma
+        self.video_noise = video_noise
+        self.video_steps = video_steps
+        self.video_sigma_end = video_sigma_end
+        self.action_draws = action_draws
         self.standardize_features = standardize_features
         self.action_weight = action_weight
         self.video_sampler = video_sampler or self.sampler
@@ -125,6 +137,45 @@ class ActionStage(PolicyStage):
         self.num_predicted = num_predicted
         self.standardizer: FeatureStandardizer | None = None
         self.cached_features: Callable[[Tensor, bool], Features] | None = None  # set by the FeatureCache callback
+        self.require_consistent_levels()
+
+    def require_consistent_levels(self) -> None:
+        """Fail where the settings of the video's noise level contradict one another.
+
+        Raises:
+            NetworkError: Something that only `independent` levels have is set with `shared` ones, a number is out of
+                range, or features whose level changes are to be standardised or denoised.
+        """
+        self._require_independent_levels_for_their_settings()
+        if self.action_draws < 1 or self.video_steps < 0 or self.video_sigma <= 0:
+            raise NetworkError(
+                f"model.init_args: action_draws {self.action_draws}, video_steps {self.video_steps}, video_sigma "
+                f"{self.video_sigma}; needed are action_draws >= 1, video_steps >= 0 and video_sigma > 0."
+            )
+        if self.video_steps and not 0 < self.video_sigma_end < self.video_sigma:
+            raise NetworkError(
+                f"model.init_args.video_sigma_end is {self.video_sigma_end}; with video_steps {self.video_steps} it "
+                f"must lie between 0 and video_sigma {self.video_sigma}."
+            )
+        if self.video_noise is not None and (self.video_steps or self.standardize_features):
+            other = "video_steps" if self.video_steps else "standardize_features"
+            raise NetworkError(
+                f"model.init_args.video_noise draws the level of the features, and {other} needs a fixed one; set "
+                "video_noise: null, or video_steps: 0 and standardize_features: false."
+            )
+
+    def _require_independent_levels_for_their_settings(self) -> None:
+        settings = {
+            "standardize_features": self.standardize_features,
+            "action_draws": self.action_draws > 1,
+            "video_steps": self.video_steps != 0,
+            "video_noise": self.video_noise is not None,
+        }
+        if self.noise_levels == "shared" and (used := [name for name, is_set in settings.items() if is_set]):
+            raise NetworkError(
+                f"model.init_args.{used[0]} is set with noise_levels: shared; features change with the action's noise "
+                f"level there. Leave {used[0]} out or set noise_levels: independent."
+            )
 
     def attach(self, preprocessing: Preprocessing) -> None:
         """Add the standardizer to what is built for the data."""
@@ -135,14 +186,30 @@ class ActionStage(PolicyStage):
     # --- features of the frozen network ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def imagine(self, conditioning: Conditioning) -> tuple[Features, Tensor]:
-        """Features of one pass over pure noise at `video_sigma`, and the embedding of that level (B, E).
+    def imagine(self, conditioning: Conditioning, sigma: Tensor | None = None) -> tuple[Features, Tensor]:
+        """Features of the film that begins as pure noise, and the embedding (B, E) of the level they are read at.
 
         Every window and every replan sees the same noise draw, so the features depend on the conditions alone.
+
+        Args:
+            conditioning: Conditions of B samples.
+            sigma: Levels (B,) of the pure noise; None is `video_sigma`. Without effect on `video_steps`.
         """
         noise = self.fixed_noise(len(conditioning))
-        features, emb = self.video.imagine_features(conditioning, self.video_sigma, noise, self.taps)
+        if self.video_steps:
+            features, emb = self._partly_denoised_features(conditioning, noise)
+        else:
+            level = self.video_sigma if sigma is None else sigma
+            features, emb = self.video.imagine_features(conditioning, level, noise, self.taps)
         return (self.standardizer(features) if self.standardizer is not None else features), emb
+
+    def _partly_denoised_features(self, conditioning: Conditioning, noise: Tensor) -> tuple[Features, Tensor]:
+        """Features of the pass that follows `video_steps` Euler steps, spaced as a sampler spaces them."""
+        path = Sampler(self.video_steps + 1, self.video_sigma, self.video_sigma_end, self.video_sampler.rho)
+        levels = path.sigmas()[:-1].tolist()
+        start = self.video.preconditioning.pure_noise(noise, path.first_level(noise), conditioning.anchor)
+        noisy = partly_denoised(lambda x, sigma: self.video.denoise(x, sigma, conditioning), start, levels)
+        return self.video.features(noisy, noise.new_full((len(noise),), levels[-1]), conditioning, self.taps)
 
     def fixed_noise(self, batch_size: int) -> Tensor:
         """The one noise draw, repeated (B, F, c, h, w)."""
@@ -153,10 +220,14 @@ class ActionStage(PolicyStage):
     def batch_features(self, batch: Batch) -> tuple[Features, Tensor]:
         """Features of a batch from the cache where there is one, else from the video network."""
         if self.cached_features is not None:
-            sigma = torch.full((len(batch),), self.video_sigma, device=self.device)
+            level = self.video_sigma_end if self.video_steps else self.video_sigma
+            sigma = torch.full((len(batch),), level, device=self.device)
             return self.cached_features(batch.windows, self.training), self.video.level_embedding(sigma)
         conditioning = self.conditioning(batch)
-        return self.imagine(self.drop(conditioning) if self.training else conditioning)
+        if not self.training:
+            return self.imagine(conditioning)
+        drawn = None if self.video_noise is None else self.video_noise.sample(len(batch), device=self.device)
+        return self.imagine(self.drop(conditioning), drawn)
 
     @torch.no_grad()
     def true_video_features(self, batch: Batch, sigma: Tensor) -> tuple[Features, Tensor]:
@@ -175,8 +246,8 @@ class ActionStage(PolicyStage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Denoise action chunks; gradients reach the adapter and the action U-Net only."""
-        sigma = self.noise.sample(len(batch), device=self.device)
-        loss = self.loss(batch, sigma, torch.randn_like(batch.actions))
+        sigma = self.noise.sample(self.action_draws * len(batch), device=self.device)
+        loss = self.loss(batch, sigma, torch.randn_like(batch.actions.repeat(self.action_draws, 1, 1)))
         self.log_batch({"train/loss": loss}, batch, train=True)
         return self.loss_weight * loss
 
@@ -188,22 +259,24 @@ class ActionStage(PolicyStage):
         return self.data.action_horizon / (self.video.num_rows + self.data.action_horizon)
 
     def loss(self, batch: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
-        """Weighted denoising error of the action chunk, mean over steps and dimensions.
+        """Weighted denoising error of the action chunk, mean over draws, steps and dimensions.
 
         Args:
-            batch: The batch.
-            sigma: Noise levels (B,).
-            noise: Unit noise (B, A, D).
+            batch: B windows.
+            sigma: Noise levels (K * B,): the first draw of every window, then the second, and so on.
+            noise: Unit noise (K * B, A, D).
         """
-        noisy = batch.actions + sigma.view(-1, 1, 1) * noise
+        draws = len(sigma) // len(batch)
+        actions = batch.actions.repeat(draws, 1, 1)
+        noisy = actions + sigma.view(-1, 1, 1) * noise
         if self.noise_levels == "independent":
             features, emb = self.batch_features(batch)
         else:
             features, emb = self.true_video_features(batch, sigma)
         denoised = self.network.denoise_action(noisy, sigma, features, emb)
         weight = self.network.action_loss_weight(sigma).view(-1, 1)
-        rows = weight * (denoised - batch.actions).square().mean(dim=-1)  # (B, A)
-        return self.mean_action_loss(rows, batch)
+        rows = weight * (denoised - actions).square().mean(dim=-1)  # (K * B, A)
+        return self.mean_action_loss(rows.unflatten(0, (draws, len(batch))).mean(dim=0), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss at fixed levels with noise seeded by window; errors of sampled actions in the first batch."""
@@ -263,5 +336,7 @@ class ActionStage(PolicyStage):
             "video_sampler": config_of(self.video_sampler),
             "noise_levels": self.noise_levels,
             "video_sigma": self.video_sigma,
+            "video_steps": self.video_steps,
+            "video_sigma_end": self.video_sigma_end,
             "standardize_features": self.standardize_features,
         }

@@ -131,6 +131,8 @@ def build_stage(config: dict[str, Any], preprocessing: Preprocessing) -> ActionS
         taps=config["taps"],
         noise_levels=config["noise_levels"],
         video_sigma=config["video_sigma"],
+        video_steps=config.get("video_steps", 0),  # checkpoints that are older than the setting have neither
+        video_sigma_end=config.get("video_sigma_end", 1.0),
         standardize_features=config["standardize_features"],
         sampler=parts["sampler"],
         video_sampler=parts["video_sampler"],

@@ -1,6 +1,7 @@
 """Noise levels for training, and noise that is the same on every device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,3 +51,17 @@ def seeded_noise(shape: Sequence[int], seeds: Sequence[int], device: torch.devic
     """
     draws = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(draws).to(device or "cpu")
+
+
+def partly_denoised(denoise: Callable[[Tensor, Tensor], Tensor], noisy: Tensor, levels: Sequence[float]) -> Tensor:
+    """Walk down some noise levels by Euler steps and stop at the last (Karras et al. 2022, algorithm 1 without churn).
+
+    Args:
+        denoise: (noisy (B, ...), sigma (B,)) -> clean (B, ...); called once for each level but the last.
+        noisy: Data at the first level (B, ...).
+        levels: Descending, all above 0.
+    """
+    for level, following in pairwise(levels):
+        clean = denoise(noisy, noisy.new_full((len(noisy),), level))
+        noisy = clean + following / level * (noisy - clean)
+    return noisy

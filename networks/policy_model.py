@@ -76,12 +76,13 @@ class PolicyModel(nn.Module):
         """Clean action chunk (B, A, D), given features of the film at whatever level they were read.
 
         Args:
-            noisy_action: (B, A, D).
-            sigma: Noise levels of the action (B,).
-            features: One (B, V, T, C, h, w) a tap, fine to coarse.
+            noisy_action: (K * B, A, D), K noised chunks a film: the first of every film, then the second, and so on.
+            sigma: Noise levels of the action (K * B,).
+            features: One (B, V, T, C, h, w) a tap, fine to coarse; the adapter reads them once.
             video_emb: Embedding (B, E) of the noise level of the film.
         """
-        return self._denoise_action(noisy_action, sigma, self.adapt(features, video_emb))
+        cond = self.adapt(features, video_emb)
+        return self._denoise_action(noisy_action, sigma, cond.repeat(len(noisy_action) // len(cond), 1))
 
     def adapt(self, features: Sequence[Tensor], video_emb: Tensor) -> Tensor:
         """Condition of the action network (B, cond_dim); the same at every step of sampling actions."""

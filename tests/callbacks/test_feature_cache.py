@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks import CheckpointHandoff, FeatureCache
 from datamodules import RobosuiteDataModule
+from networks import LogNormalNoise
 from tests.stage_parts import fit, quiet_trainer, tiny_action_stage, tiny_video_model, tiny_video_stage
 
 
@@ -87,3 +89,20 @@ def test_cache_of_shared_levels_is_refused(tmp_path: Path, lift_data: RobosuiteD
             tiny_action_stage(noise_levels="shared"),
             lift_data,
         )
+
+
+def test_cache_of_drawn_levels_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path) -> None:
+    callbacks = (CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f")))
+    with pytest.raises(MisconfigurationException, match="video_noise draws a level"):
+        fit(quiet_trainer(tmp_path, 1, *callbacks), tiny_action_stage(video_noise=LogNormalNoise()), lift_data)
+
+
+def test_cached_features_of_a_partly_denoised_film_are_not_those_of_pure_noise(
+    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
+) -> None:
+    def cached(**arguments: object) -> np.ndarray:
+        callbacks = (CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f")))
+        fit(quiet_trainer(tmp_path, 1, *callbacks), tiny_action_stage(**arguments), lift_data)
+        return np.load(tmp_path / "f" / "train_0.npy")
+
+    assert not np.array_equal(cached(), cached(video_steps=1))

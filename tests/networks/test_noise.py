@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from networks.errors import NetworkError
-from networks.noise import LogNormalNoise, seeded_noise
+from networks.noise import LogNormalNoise, partly_denoised, seeded_noise
 
 
 def test_log_of_the_levels_has_the_published_mean_and_deviation() -> None:
@@ -26,3 +26,17 @@ def test_a_samples_noise_depends_on_its_own_seed_only() -> None:
 def test_negative_deviation_is_refused() -> None:
     with pytest.raises(NetworkError, match="std is -1"):
         LogNormalNoise(std=-1.0)
+
+
+def test_euler_steps_of_a_known_denoiser_leave_the_last_levels_share_of_the_noise() -> None:
+    clean, noise = torch.randn(3, 2, 4), torch.randn(3, 2, 4)
+    seen: list[float] = []
+
+    def denoise(noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.append(sigma[0].item())
+        assert torch.allclose(noisy, clean + sigma.view(-1, 1, 1) * noise, atol=1e-5)
+        return clean
+
+    partly = partly_denoised(denoise, clean + 20 * noise, [20.0, 5.0, 0.5])
+    assert seen == [20.0, 5.0]
+    assert torch.allclose(partly, clean + 0.5 * noise, atol=1e-5)
