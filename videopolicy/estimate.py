@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules import Stage
-from networks.counting import without_data
+from videopolicy.errors import CommandError
 from videopolicy.stage_cost import (
     PART_ORDER,
     Replan,
@@ -20,7 +19,7 @@ from videopolicy.stage_cost import (
     count_step,
     denoiser_calls,
     forward_by_part,
-    make_computable,
+    on_shapes,
     part_of,
     passes,
     step_memory,
@@ -29,7 +28,8 @@ from videopolicy.stage_cost import (
 HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 BATCH_SIZES = (1, 4, 16, 64)  # at which a step's memory is computed; past them it grows as between the last two
 MOST_WINDOWS = 2**20  # no batch is larger
-WHOLE = {"16-true": torch.float16, "bf16-true": torch.bfloat16, "64-true": torch.float64}
+SHORT = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "None": "32-true"}  # Lightning's other names
+FLOAT32_BYTES = 4  # of every weight, gradient and state, also under autocast
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,22 @@ class Setting:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Setting:
-        """Read a stage's complete config (`StageCLI.config_document`)."""
+        """Read a stage's complete config (`StageCLI.config_document`).
+
+        Raises:
+            CommandError: The networks do not run in the precision.
+        """
         trainer = config["trainer"]
         devices, strategy, given = trainer["devices"], trainer["strategy"], trainer["callbacks"] or []
         entries = given if isinstance(given, list) else [given]
+        precision = SHORT.get(str(trainer["precision"]), str(trainer["precision"]))
+        if precision not in ("32-true", *HALF):
+            raise CommandError(
+                f"trainer.precision is {precision}, in which the stages do not run: the denoiser's scalings are "
+                f"float32. Choose one of 32-true, {', '.join(HALF)}."
+            )
         return cls(
-            precision=str(trainer["precision"] or "32-true"),
+            precision=precision,
             batch_size=int(config["data"]["init_args"]["batch_size"]),
             num_devices=(devices if isinstance(devices, int) and devices > 0 else 1) * int(trainer["num_nodes"]),
             strategy=str(strategy["class_path"] if isinstance(strategy, Mapping) else strategy).rpartition(".")[2],
@@ -68,16 +78,6 @@ class Setting:
     def half(self) -> torch.dtype | None:
         """Type of autocast's products; None without autocast."""
         return HALF.get(self.precision)
-
-    @property
-    def weight_dtype(self) -> torch.dtype:
-        """Type in which weights, gradients and optimizer state are kept."""
-        return WHOLE.get(self.precision, torch.float32)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size of one weight."""
-        return torch.finfo(self.weight_dtype).bits // 8
 
     @property
     def uses_ddp(self) -> bool:
@@ -97,7 +97,7 @@ class Part:
     Attributes:
         parameters: Its weights.
         trainable: Those that the optimizer gets.
-        weight_bytes: Memory of the weights as the Trainer keeps them.
+        weight_bytes: Memory of the weights.
         forward_flop: One forward for one sample.
         forward_of: What that forward is of.
     """
@@ -200,12 +200,9 @@ def estimate(stage: Stage, setting: Setting) -> Estimate:
     states = states_per_weight(stage.optimizer)
     calls = denoiser_calls(stage.sampler)
     video_passes = passes(getattr(stage, "video_sampler", stage.sampler))
-    with _default_dtype(setting.weight_dtype), without_data(stage.to(setting.weight_dtype)):
-        stage._device = torch.device("cpu")  # Lightning follows `to` only, which shapes cannot go through
-        make_computable(stage)
-        stage.train()
+    with on_shapes(stage):
         forwards = forward_by_part(stage)
-        parts = count_parts(stage, trainable, setting, forwards)
+        parts = count_parts(stage, trainable, forwards)
         step = count_step(stage, setting.batch_size, setting.caches_features)
         memory, otherwise, checkpointing = count_step_memory(stage, setting, parts, states), None, None
         if not stage.video.is_frozen:
@@ -217,22 +214,20 @@ def estimate(stage: Stage, setting: Setting) -> Estimate:
     return Estimate(setting, parts, step, memory, checkpointing, otherwise, states, replan)
 
 
-def count_parts(
-    stage: Stage, trainable: set[str], setting: Setting, forwards: Mapping[str, tuple[int, str]]
-) -> dict[str, Part]:
+def count_parts(stage: Stage, trainable: set[str], forwards: Mapping[str, tuple[int, str]]) -> dict[str, Part]:
     """Weights and FLOPs of every part."""
     numel = {name: weight.numel() for name, weight in stage.named_parameters()}
     parts = {}
     for part in (name for name in PART_ORDER if name in forwards):
         names = [name for name in numel if part_of(name) == part]
         count, learned = sum(numel[name] for name in names), sum(numel[name] for name in names if name in trainable)
-        parts[part] = Part(count, learned, count * setting.weight_bytes, *forwards[part])
+        parts[part] = Part(count, learned, count * FLOAT32_BYTES, *forwards[part])
     return parts
 
 
 def count_step_memory(stage: Stage, setting: Setting, parts: Mapping[str, Part], states: float) -> Memory:
     """Memory of training as the stage stands."""
-    learned = sum(part.trainable for part in parts.values()) * setting.weight_bytes
+    learned = sum(part.trainable for part in parts.values()) * FLOAT32_BYTES
     return Memory(
         weights=sum(part.weight_bytes for part in parts.values()),
         gradients=learned,
@@ -263,14 +258,3 @@ def states_per_weight(factory: Any) -> float:  # noqa: ANN401 - Lightning's Opti
     kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     held = sum(value.numel() * value.element_size() for value in kept if value.ndim)
     return float(held / (weight.numel() * weight.element_size()))
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """What Lightning's "true" precisions do around a step."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

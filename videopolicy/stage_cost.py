@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from datamodules import Batch, Preprocessing
 from lightning_modules import Stage
 from networks import ResidualPreconditioning, Sampler
-from networks.counting import LiveBytes, autocast, flop, flop_by_part, gpu_norms
+from networks.counting import LiveBytes, autocast, flop, flop_by_part, gpu_norms, without_data
 
 U_NET, ADAPTER, ACTION, TEXT = "video U-Net", "adapter", "action U-Net", "text tower"
 ENCODE, CONDITION, DECODE = "autoencoder: encode", "autoencoder: conditions", "autoencoder: decode"
@@ -84,6 +84,16 @@ def make_computable(stage: Any) -> None:  # noqa: ANN401 - only an action stage 
         preconditioning.std = torch.ones(stage.video.latent_shape(stage.data.image_size), device=stage.device)
     if getattr(stage, "standardizer", None) is not None:
         stage.standardizer = None
+
+
+@contextmanager
+def on_shapes(stage: Stage) -> Iterator[None]:
+    """Inside, a stage from the meta device computes on shapes, as in training."""
+    with without_data(stage):
+        stage._device = torch.device("cpu")  # Lightning follows `to` only, which shapes cannot go through
+        make_computable(stage)
+        stage.train()
+        yield
 
 
 def acts(stage: Stage) -> bool:

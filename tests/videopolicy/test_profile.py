@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from networks.adapter import Bottleneck
-from networks.counting import flop, without_data
+from networks.counting import flop
 from videopolicy.estimate import Memory, Setting, estimate, states_per_weight
 from videopolicy.main import main
 from videopolicy.skeleton import skeleton
@@ -23,15 +23,26 @@ from videopolicy.stage_cost import (
     ENCODE,
     TEXT,
     U_NET,
+    count_replan,
+    count_step,
+    denoiser_calls,
     forward_by_part,
     make_computable,
+    on_shapes,
     random_batch,
+    step_memory,
 )
 from videopolicy.stopwatch import Timing, time_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 LIFT, ROBOCASA = (ROOT / "experiments" / f"{name}.yaml" for name in ("lift", "robocasa"))
 PLAIN = Setting("32-true", 2, 1, "auto", ())
+
+
+@pytest.fixture(autouse=True)
+def few_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two are enough for what is tested here."""
+    monkeypatch.setattr("videopolicy.estimate.BATCH_SIZES", (1, 2))
 
 
 @pytest.fixture
@@ -52,8 +63,7 @@ def test_robocasas_parts_cost_what_the_published_networks_do(parity_dir: Path) -
     with gzip.open(parity_dir / "reference_keys.json.gz", "rt") as stream:
         published = json.load(stream)["flops"]
     stage = skeleton([ROBOCASA], "action")
-    with without_data(stage):
-        stage._device = torch.device("cpu")
+    with on_shapes(stage):
         counted = {name: count for name, (count, _) in forward_by_part(stage).items()}
         counted[ADAPTER] += rows_the_published_adapter_embeds_in_vain(stage)
     wanted = {
@@ -96,14 +106,15 @@ def test_robocasas_report_has_the_published_cost_of_a_replan(tmp_path: Path) -> 
 @pytest.mark.parametrize(("overlay", "name"), [("lift", "video"), ("lift", "action"), ("joint", "joint")])
 def test_a_training_step_is_counted_as_it_runs(overlay: str, name: str, request: pytest.FixtureRequest) -> None:
     tiny = request.getfixturevalue(f"{overlay}_overlay")
-    counted = estimate(stage_of(tiny, name), PLAIN)
+    with on_shapes(shapes := stage_of(tiny, name)):
+        counted = count_step(shapes, batch_size=2, caches_features=False)
     stage = real_stage(tiny, name)
     stage.log_dict = lambda *_, **__: None
-    batch = random_batch(stage.data, PLAIN.batch_size)
+    batch = random_batch(stage.data, 2)
     stage.video.text_encoder(batch.instructions)  # a known instruction
     losses: list[torch.Tensor] = []
-    assert flop(lambda: losses.append(stage.training_step(batch, 0))) == counted.step.forward
-    assert flop(losses[0].backward) == counted.step.backward
+    assert flop(lambda: losses.append(stage.training_step(batch, 0))) == counted.forward
+    assert flop(losses[0].backward) == counted.backward
 
 
 @pytest.mark.parametrize(("levels", "guidance"), [("shared", 2.0), ("independent", 2.0), ("independent", 1.0)])
@@ -114,7 +125,11 @@ def test_a_replan_is_counted_as_it_runs(levels: str, guidance: float, tiny: list
         "model__init_args__sampler__init_args__guidance": guidance,
         "model__init_args__sampler__init_args__num_steps": 3,
     }
-    counted = estimate(stage_of(tiny, "action", **overrides), PLAIN).replan
+    shapes = stage_of(tiny, "action", **overrides)
+    calls = denoiser_calls(shapes.sampler)
+    with on_shapes(shapes):
+        forward = {name: count for name, (count, _) in forward_by_part(shapes).items()}
+        counted = count_replan(shapes, forward, calls, video_passes=1)
     stage = real_stage(tiny, "action", **overrides)
     sample = stage.sample_jointly if levels == "shared" else stage.sample_independently
     batch = random_batch(stage.data, 1)
@@ -139,12 +154,12 @@ def real_stage(tiny: list[str], name: str, **overrides: Any) -> Any:  # noqa: AN
 
 
 def test_cached_features_leave_the_video_network_out_of_the_step(tiny: list[str]) -> None:
-    cached = estimate(stage_of(tiny, "action"), Setting("32-true", 2, 1, "auto", ("FeatureCache",)))
-    plain = estimate(stage_of(tiny, "action"), PLAIN)
-    assert plain.step.cached == 0
-    assert cached.step.cached > 0
-    assert cached.step.by_part[U_NET] < 0.01 * plain.step.by_part[U_NET]  # the level's embedding alone
-    assert cached.step.by_part[ADAPTER] == plain.step.by_part[ADAPTER]
+    with on_shapes(stage := stage_of(tiny, "action")):
+        plain, cached = (count_step(stage, 2, caches_features) for caches_features in (False, True))
+    assert plain.cached == 0
+    assert cached.cached > 0
+    assert cached.by_part[U_NET] < 0.01 * plain.by_part[U_NET]  # the level's embedding alone
+    assert cached.by_part[ADAPTER] == plain.by_part[ADAPTER]
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -181,24 +196,32 @@ def test_averages_and_ddp_copy_what_is_trained(tiny: list[str]) -> None:
     assert (video.memory.gradients, video.memory.average, video.memory.buckets) == (gradients,) * 3
 
 
-def test_gradient_checkpointing_needs_less_memory_and_more_work(tiny: list[str]) -> None:
-    key = "model__init_args__video__init_args__unet__init_args__gradient_checkpointing"
-    off, on = (estimate(stage_of(tiny, "video", **{key: value}), PLAIN) for value in (False, True))
-    assert off.otherwise is not None
-    assert off.otherwise == on.memory
-    assert on.memory.step(4) < off.memory.step(4)
-    assert on.step.forward == off.step.forward
-    assert on.step.backward > 1.2 * off.step.backward
+@pytest.mark.parametrize("half", [None, torch.bfloat16])
+def test_gradient_checkpointing_needs_less_memory_and_more_work(half: torch.dtype | None, tiny: list[str]) -> None:
+    stage = stage_of(tiny, "video")
+    memory, steps = [], []
+    with on_shapes(stage):
+        for checkpointing in (False, True):
+            stage.video.unet.gradient_checkpointing = checkpointing
+            memory.append(step_memory(stage, 4, half, gradient_bytes=0, caches_features=False))
+            steps.append(count_step(stage, 2, caches_features=False))
+    assert memory[1] < 0.8 * memory[0]
+    assert steps[1].forward == steps[0].forward
+    assert steps[1].backward > 1.2 * steps[0].backward
 
 
-def test_half_precision_halves_what_it_keeps(tiny: list[str]) -> None:
-    whole, half = (
-        estimate(stage_of(tiny, "video"), Setting(precision, 2, 1, "auto", ()))
-        for precision in ("32-true", "bf16-true")
-    )
-    assert half.memory.weights * 2 == whole.memory.weights
-    assert half.memory.optimizer * 2 == whole.memory.optimizer
-    assert half.memory.step(4) < 0.75 * whole.memory.step(4)
+def test_autocast_keeps_less(tiny: list[str]) -> None:
+    stage = stage_of(tiny, "video")
+    with on_shapes(stage):
+        whole, half = (step_memory(stage, 16, dtype, 0, caches_features=False) for dtype in (None, torch.float16))
+    assert 0.5 * whole < half < 0.9 * whole
+
+
+def test_a_precision_that_the_stages_do_not_run_in_is_refused(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", *tiny, "--meta", "--", "--trainer.precision", "bf16-true"]) == 2
+    assert "trainer.precision is bf16-true" in capsys.readouterr().err
 
 
 def test_the_largest_batch_is_the_last_that_fits() -> None:
