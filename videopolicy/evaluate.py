@@ -35,6 +35,7 @@ from videopolicy.protocol import (
     stored_protocol,
 )
 from videopolicy.results_directory import fingerprint
+from videopolicy.sampling_overrides import SamplingOverrides, add_sampling_arguments
 
 HELP = "roll a policy out by a protocol and report success rates with 95 % Wilson intervals"
 POLICIES = ("checkpoint", "scripted", "random", "zero")
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where the policy runs"
     )
+    add_sampling_arguments(parser)
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="results; episodes that are already there are not run again"
     )
@@ -114,6 +116,10 @@ def prepare(args: argparse.Namespace) -> tuple[Policy, dict[str, Any], Protocol]
         read_protocol(file)  # a slip in it must not wait for the checkpoint
     if args.policy == "checkpoint" and args.checkpoint is None:
         raise CommandError("no policy: give --checkpoint FILE, or --policy scripted, random or zero.")
+    sampling = SamplingOverrides.of(args)
+    if args.policy != "checkpoint" and sampling.given():
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in sampling.given())
+        raise CommandError(f"{options}: --policy {args.policy} samples nothing; leave them out.")
     document = {} if args.checkpoint is None else read_checkpoint(args.checkpoint)
     network = load_policy(args.checkpoint, args.device, document) if args.policy == "checkpoint" else None
     protocol = choose_protocol(args, file, document.get("rollout"), network)
@@ -122,7 +128,8 @@ def prepare(args: argparse.Namespace) -> tuple[Policy, dict[str, Any], Protocol]
         require_fit(network, protocol, args.checkpoint)
     protocol = protocol.with_tasks(args.tasks)
     if network is not None:
-        return network, checkpoint_identity(args.checkpoint), protocol
+        sampling.apply(network)
+        return network, checkpoint_identity(args.checkpoint) | {"sampling": sampling.given()}, protocol
     return blind_policy(args.policy, protocol.execute_steps), {"kind": args.policy}, protocol
 
 

@@ -12,11 +12,14 @@ import pytest
 import yaml
 
 from callbacks import SimulationRollout
+from lightning_modules import load_policy
+from networks import NetworkError
 from simulators import SimulatorConfig, SimulatorError
 from tests.simulators.conftest import counting
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model
 from videopolicy import evaluate
 from videopolicy.errors import CommandError
+from videopolicy.sampling_overrides import SamplingOverrides
 
 __all__ = ["counting"]  # a fixture
 
@@ -88,6 +91,40 @@ def test_single_options_override_and_are_part_of_the_fingerprint(tmp_path: Path,
         run(*arguments, *given, "--execute-steps", 3)
     with pytest.raises(CommandError, match=r"policy\.kind: 'checkpoint' there, 'zero' now"):
         run(*arguments, *given, "--policy", "zero")  # under the checkpoint's own protocol
+
+
+def test_sampling_options_change_the_policy_and_are_part_of_its_fingerprint(tmp_path: Path, checkpoint: Path) -> None:
+    arguments = ("--checkpoint", checkpoint, "--workers", 1, "--videos", 0, "--device", "cpu", "--episodes", 1)
+    changed = ("--action-steps", 5, "--action-scheduler", "DPMSolverMultistepScheduler", "--video-steps", 1)
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    policy, identity, _ = evaluate.prepare(parser.parse_args([str(a) for a in (*arguments, *changed)]))
+    stage = policy.stage  # type: ignore[attr-defined]
+    assert (stage.sampler.num_steps, stage.sampler.scheduler) == (5, "DPMSolverMultistepScheduler")
+    assert (stage.sampler.sigma_max, stage.video_steps) == (20.0, 1)
+    assert identity["sampling"] == {
+        "action_steps": 5, "action_scheduler": "DPMSolverMultistepScheduler", "video_steps": 1
+    }  # fmt: skip
+    output = tmp_path / "first"
+    run(*arguments, "--action-steps", 3, "--output", output)
+    assert json.loads((output / "protocol.json").read_text())["policy"]["sampling"] == {"action_steps": 3}
+    with pytest.raises(CommandError, match=r"policy\.sampling\.action_steps: 3 there, 4 now"):
+        run(*arguments, "--action-steps", 4, "--output", output)
+    with pytest.raises(CommandError, match=r"policy\.sampling\.action_steps: 3 there, None now"):
+        run(*arguments, "--output", output)
+    with pytest.raises(CommandError, match=r"--action-steps, --video-steps: --policy zero samples nothing"):
+        run(*arguments, "--policy", "zero", "--action-steps", 4, "--video-steps", 0)
+    with pytest.raises(NetworkError, match="no scheduler 'Nobody'"):
+        run(*arguments, "--action-scheduler", "Nobody")
+
+
+def test_with_shared_levels_film_and_actions_take_the_same_steps(checkpoint: Path) -> None:
+    policy = load_policy(checkpoint)
+    policy.stage.noise_levels = "shared"  # type: ignore[attr-defined]
+    SamplingOverrides(video_steps=7, guidance=1.5).apply(policy)
+    assert (policy.stage.sampler.num_steps, policy.stage.sampler.guidance) == (7, 1.5)
+    with pytest.raises(CommandError, match=r"--action-steps 5 and --video-steps 7: .* give one of them"):
+        SamplingOverrides(action_steps=5, video_steps=7).apply(policy)
 
 
 def test_a_policy_without_rollouts_needs_a_protocol_that_fits_it(

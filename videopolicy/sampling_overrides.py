@@ -1,0 +1,86 @@
+"""How a checkpoint's policy samples, changed at evaluation: steps, scheduler, guidance, noise level of the film."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lightning_modules import ActionStage, VideoPolicy
+from networks import Sampler, config_of
+from networks.sampling import SCHEDULERS
+from videopolicy.errors import CommandError
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options; what is not given stays the checkpoint's."""
+    group = parser.add_argument_group("sampling", "in place of the checkpoint's own; part of protocol.json")
+    group.add_argument("--action-steps", type=int, metavar="N", help="denoising steps of the actions")
+    group.add_argument(
+        "--action-scheduler", metavar="NAME", help=f"one of {', '.join(SCHEDULERS)}; with shared levels the film's too"
+    )
+    group.add_argument("--guidance", type=float, metavar="G", help="classifier-free guidance; 1 does without")
+    group.add_argument(
+        "--video-steps",
+        type=int,
+        metavar="N",
+        help="denoising steps of the film: with shared levels of both; else before the features are read, 0 for none",
+    )
+
+
+@dataclass(frozen=True)
+class SamplingOverrides:
+    """What differs from the checkpoint's own sampling; None leaves it.
+
+    Args:
+        action_steps: Denoising steps of the actions.
+        action_scheduler: A scheduler of `networks.Sampler`.
+        guidance: Classifier-free guidance.
+        video_steps: Denoising steps of the film: 1 or more with shared levels, where the actions take them too; 0 or
+            more with independent levels, before the pass that the features are read from.
+    """
+
+    action_steps: int | None = None
+    action_scheduler: str | None = None
+    guidance: float | None = None
+    video_steps: int | None = None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> SamplingOverrides:
+        """From a command line that `add_sampling_arguments` declared."""
+        return cls(args.action_steps, args.action_scheduler, args.guidance, args.video_steps)
+
+    def given(self) -> dict[str, Any]:
+        """Name -> value of what is changed."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def apply(self, policy: VideoPolicy) -> None:
+        """Change how a loaded policy samples.
+
+        Raises:
+            CommandError: With shared levels, the two numbers of steps differ.
+            NetworkError: A value that the sampler or the stage refuses.
+        """
+        stage = policy.stage
+        assert isinstance(stage, ActionStage), "load_policy builds action stages"
+        steps = self.action_steps
+        if stage.noise_levels == "shared":
+            steps = self._joint_steps()
+        elif self.video_steps is not None:
+            stage.video_steps = self.video_steps
+            stage.require_consistent_levels()
+        changes: dict[str, Any] = {"num_steps": steps, "scheduler": self.action_scheduler, "guidance": self.guidance}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        arguments = config_of(stage.sampler)["init_args"]
+        if self.action_scheduler not in (None, stage.sampler.scheduler):
+            arguments = {**arguments, "scheduler_options": None}  # another class has other options
+        stage.sampler = Sampler(**{**arguments, **changes})
+
+    def _joint_steps(self) -> int | None:
+        given = {steps for steps in (self.action_steps, self.video_steps) if steps is not None}
+        if len(given) > 1:
+            raise CommandError(
+                f"--action-steps {self.action_steps} and --video-steps {self.video_steps}: this checkpoint denoises "
+                "film and actions together (noise_levels: shared); give one of them."
+            )
+        return next(iter(given), None)
