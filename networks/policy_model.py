@@ -12,8 +12,10 @@ from networks.component_config import config_of, describe
 from networks.conditioning import Conditioning
 from networks.edm import EDMPreconditioning, Preconditioning
 from networks.errors import NetworkError
+from networks.inference import as_weights
 from networks.sampling import Sampler, guided
 from networks.video_model import VideoModel
+from networks.video_unet import PassConstants
 
 
 class PolicyModel(nn.Module):
@@ -56,7 +58,12 @@ class PolicyModel(nn.Module):
         return describe(self, {name: config_of(getattr(self, name)) for name in parts} | {"taps": list(self.taps)})
 
     def denoise(
-        self, noisy_video: Tensor, noisy_action: Tensor, sigma: Tensor, conditioning: Conditioning
+        self,
+        noisy_video: Tensor,
+        noisy_action: Tensor,
+        sigma: Tensor,
+        conditioning: Conditioning,
+        constants: PassConstants | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Clean film and action chunk, both noised to one level.
 
@@ -65,10 +72,13 @@ class PolicyModel(nn.Module):
             noisy_action: (B, A, D).
             sigma: Noise levels (B,).
             conditioning: Conditions of the samples.
+            constants: `VideoModel.constants` of the conditions, where they are already there.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.video.is_frozen):
-            clean, features, emb = self.video.denoise_with_features(noisy_video, sigma, conditioning, self.taps)
-        return clean, self.denoise_action(noisy_action, sigma, features, emb)
+            clean, features, emb = self.video.denoise_with_features(
+                noisy_video, sigma, conditioning, self.taps, constants
+            )
+        return clean, self._denoise_action(noisy_action, sigma, self.adapt(features, emb), emb)
 
     def denoise_action(
         self, noisy_action: Tensor, sigma: Tensor, features: Sequence[Tensor], video_emb: Tensor
@@ -81,12 +91,14 @@ class PolicyModel(nn.Module):
             features: One (B, V, T, C, h, w) a tap, fine to coarse; the adapter reads them once.
             video_emb: Embedding (B, E) of the noise level of the film.
         """
+        emb = self.video.level_embedding(sigma)
         cond = self.adapt(features, video_emb)
-        return self._denoise_action(noisy_action, sigma, cond.repeat(len(noisy_action) // len(cond), 1))
+        return self._denoise_action(noisy_action, sigma, cond.repeat(len(noisy_action) // len(cond), 1), emb)
 
     def adapt(self, features: Sequence[Tensor], video_emb: Tensor) -> Tensor:
         """Condition of the action network (B, cond_dim); the same at every step of sampling actions."""
-        adapted: Tensor = self.adapter(features, video_emb)
+        maps = [as_weights(feature, self.adapter) for feature in features]
+        adapted: Tensor = self.adapter(maps, as_weights(video_emb, self.adapter))
         return adapted
 
     def action_loss_weight(self, sigma: Tensor) -> Tensor:
@@ -131,12 +143,14 @@ class PolicyModel(nn.Module):
         """
         guidance = sampler.guidance
         both = conditioning if guidance == 1.0 else conditioning.with_unconditional()
+        constants = self.video.constants(both)
 
-        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
+        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor, emb: Tensor) -> tuple[Tensor, ...]:
             video, action = noisy
             if guidance == 1.0:
-                return self.denoise(video, action, sigma, both)
-            clean = self.denoise(torch.cat([video] * 2), torch.cat([action] * 2), sigma.repeat(2), both)
+                return self.denoise(video, action, sigma, both, constants.at(emb))
+            doubled = (torch.cat([video] * 2), torch.cat([action] * 2), sigma.repeat(2))
+            clean = self.denoise(*doubled, both, constants.at(emb))
             return tuple(guided(x, guidance) for x in clean)
 
         level = sampler.first_level(video_noise)
@@ -144,7 +158,7 @@ class PolicyModel(nn.Module):
             self.video.preconditioning.pure_noise(video_noise, level, conditioning.anchor),
             self.action_preconditioning.pure_noise(action_noise, level),
         )
-        video, action = sampler.sample(denoise, start, generator)
+        video, action = sampler.sample(denoise, start, generator, embed=self.video.level_embedding)
         return video, action
 
     @torch.no_grad()
@@ -180,18 +194,19 @@ class PolicyModel(nn.Module):
         if guidance != 1.0 and unconditional is not None:
             cond = torch.cat([cond, self.adapt(unconditional, video_emb)])
 
-        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
+        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor, emb: Tensor) -> tuple[Tensor, ...]:
+            emb = emb.expand(len(cond), -1)
             if guidance == 1.0:
-                return (self._denoise_action(noisy[0], sigma, cond),)
-            clean = self._denoise_action(torch.cat([noisy[0]] * 2), sigma.repeat(2), cond)
+                return (self._denoise_action(noisy[0], sigma, cond, emb),)
+            clean = self._denoise_action(torch.cat([noisy[0]] * 2), sigma.repeat(2), cond, emb)
             return (guided(clean, guidance),)
 
         start = self.action_preconditioning.pure_noise(action_noise, sampler.first_level(action_noise))
-        return sampler.sample(denoise, (start,), generator)[0]
+        return sampler.sample(denoise, (start,), generator, embed=self.video.level_embedding)[0]
 
-    def _denoise_action(self, noisy_action: Tensor, sigma: Tensor, cond: Tensor) -> Tensor:
+    def _denoise_action(self, noisy_action: Tensor, sigma: Tensor, cond: Tensor, emb: Tensor) -> Tensor:
         net_input = self.action_preconditioning.net_input(noisy_action, sigma)
-        output = self.action_unet(net_input, self.video.level_embedding(sigma), cond)
+        output = self.action_unet(*(as_weights(x, self.action_unet) for x in (net_input, emb, cond)))
         return self.action_preconditioning.denoised(output, noisy_action, sigma)
 
     def _require_fit(self) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from networks.component_config import describe
 from networks.errors import NetworkError
 
-Denoise = Callable[[tuple[Tensor, ...], Tensor], tuple[Tensor, ...]]
-"""(noisy tensors (B, ...), sigma (B,)) -> clean tensors of the same shapes."""
+Denoise = Callable[..., tuple[Tensor, ...]]
+"""(noisy tensors (B, ...), sigma (B,)) -> clean tensors of the same shapes; with `embed` also the level's row (E,)."""
 
 SCHEDULERS = (  # those that take our noise levels and clean predictions, checked in tests/networks/test_sampling.py
     "EulerDiscreteScheduler",
@@ -98,6 +98,7 @@ class Sampler:
         start: tuple[Tensor, ...],
         generator: torch.Generator | list[torch.Generator] | None = None,
         on_step: Callable[[int, tuple[Tensor, ...]], None] | None = None,
+        embed: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
         """Denoise from `sigma_max` to 0, all tensors at the same levels.
 
@@ -106,6 +107,8 @@ class Sampler:
             start: Noisy tensors at `sigma_max`, each (B, ...), as `Preconditioning.pure_noise` gives them.
             generator: Source of the noise that stochastic schedulers add; a list has one a sample.
             on_step: Called after each step with its index and the tensors so far.
+            embed: Turns levels (N,) into embeddings (N, E). It is called once, with all levels, and the denoiser gets
+                the row of its level as a third argument.
         """
         schedulers = [self._new_scheduler() for _ in start]  # multistep schedulers remember what they stepped
         first = schedulers[0]
@@ -113,10 +116,12 @@ class Sampler:
         takes_generator = "generator" in inspect.signature(first.step).parameters
         options = {"generator": generator} if takes_generator else {}
         x = tuple(t / (_level(first, first.timesteps[0]) ** 2 + 1) ** 0.5 if scaled else t for t in start)
+        table = None if embed is None else _LevelTable(self.sigmas()[:-1], embed, start[0])
         for step, timestep in enumerate(first.timesteps):
             sigma = _level(first, timestep)
+            extra = () if table is None else (table.row(sigma),)
             noisy = tuple(t * (sigma**2 + 1) ** 0.5 for t in x) if scaled else x
-            clean = denoise(noisy, torch.full((len(x[0]),), sigma, device=x[0].device, dtype=x[0].dtype))
+            clean = denoise(noisy, torch.full((len(x[0]),), sigma, device=x[0].device, dtype=x[0].dtype), *extra)
             for scheduler, tensor in zip(schedulers, x, strict=True):
                 scheduler.scale_model_input(tensor, timestep)  # sets its step index; the denoiser scales by itself
             steps = zip(schedulers, clean, x, strict=True)
@@ -152,6 +157,21 @@ class Sampler:
         return scheduler
 
 
+class _LevelTable:
+    """Embeddings of all noise levels of a schedule, looked up by level."""
+
+    def __init__(self, levels: Tensor, embed: Callable[[Tensor], Tensor], like: Tensor) -> None:
+        self._levels: list[float] = levels.tolist()
+        self._rows: Tensor = embed(levels.to(like))
+
+    def row(self, sigma: float) -> Tensor:
+        """Embedding (E,) of a level of the schedule, which schedulers give with errors of rounding."""
+        index = min(range(len(self._levels)), key=lambda i: abs(self._levels[i] - sigma))
+        assert abs(self._levels[index] - sigma) <= 1e-3 * sigma, f"no level {sigma} among {self._levels}"
+        row: Tensor = self._rows[index]
+        return row
+
+
 def guided(clean: Tensor, guidance: float) -> Tensor:
     """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) on clean predictions.
 
@@ -168,7 +188,8 @@ def _step(scheduler: Any, clean: Tensor, timestep: Tensor, x: Tensor, options: d
     stepped: Tensor = scheduler.step(clean, timestep, x, **options).prev_sample
     if x.dtype == torch.float64 and isinstance(scheduler, diffusers.EulerDiscreteScheduler):
         sigma, following = scheduler.sigmas[scheduler.step_index - 1 : scheduler.step_index + 1].tolist()
-        return x + (following - sigma) * (x - clean) / sigma
+        exact: Tensor = x + (following - sigma) * (x - clean) / sigma
+        return exact
     return stepped
 
 

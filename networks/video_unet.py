@@ -1,22 +1,21 @@
 """The video network: Stable Video Diffusion's U-Net with per-frame contexts and feature taps."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import torch
-from diffusers import UNetSpatioTemporalConditionModel
-from diffusers.models.resnet import SpatioTemporalResBlock
-from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from torch import Tensor, nn
+from torch.utils._pytree import register_dataclass
 from torch.utils.checkpoint import checkpoint
 
+from networks.context_transformer import ContextTransformer, LayerConstants
 from networks.errors import NetworkError
-from networks.pretrained_unet import load_pretrained, read_config
-
-NUM_IDS = 3  # frames per second, motion bucket, noise on the conditioning frame
-NUM_GROUPS = 32  # fixed in diffusers' blocks
-RES_NORM_EPS = 1e-5  # as trained by Stability AI; diffusers has 1e-6 in some of its blocks
+from networks.pretrained_unet import read_config
+from networks.svd_unet import build_unet
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,25 @@ class TapShape:
     channels: int
     height: int
     width: int
+
+
+@dataclass(frozen=True)
+class PassConstants:
+    """What is the same in every pass over one batch of conditions, so that a replan computes it once.
+
+    Attributes:
+        ids: Embedding of the three ids (B, E).
+        layers: What each attention layer needs of the context, in the order in which they run.
+        emb: Embedding of the noise level (B, E); None computes it in the pass.
+    """
+
+    ids: Tensor
+    layers: tuple[LayerConstants, ...]
+    emb: Tensor | None = None
+
+    def at(self, emb: Tensor) -> PassConstants:
+        """For a pass at the noise level of this embedding (E,) or (B, E)."""
+        return replace(self, emb=emb.expand(len(self.ids), -1))
 
 
 @dataclass
@@ -41,6 +59,9 @@ class VideoUNetOutput:
     sample: Tensor
     taps: dict[int, Tensor]
     emb: Tensor
+
+
+register_dataclass(VideoUNetOutput)  # so that what compiles the network sees the tensors inside
 
 
 class VideoUNet(nn.Module):
@@ -65,6 +86,8 @@ class VideoUNet(nn.Module):
         gradient_checkpointing: Recompute each layer in the backward pass to save memory.
         zero_init: Start every residual branch and the output at zero, as latent diffusion does; pretrained weights
             replace it.
+        always_attends: Run cross-attention also where the context is one token, as published; equal within rounding,
+            and slower (`networks/context_transformer.py`).
 
     Attributes:
         config: The constructor's arguments that shape the network.
@@ -88,6 +111,7 @@ class VideoUNet(nn.Module):
         pretrained: str | None = None,
         gradient_checkpointing: bool = False,
         zero_init: bool = True,
+        always_attends: bool = False,
     ) -> None:
         super().__init__()
         num_levels = len(block_out_channels)
@@ -105,23 +129,12 @@ class VideoUNet(nn.Module):
             "up_block_types": list(up),
             "transformer_layers_per_block": transformer_layers_per_block,
         }
-        _check_widths(self.config)
         self.gradient_checkpointing = gradient_checkpointing
-        if pretrained is None:
-            self.unet = UNetSpatioTemporalConditionModel(
-                **self.config, projection_class_embeddings_input_dim=NUM_IDS * addition_time_embed_dim
-            )
-            if zero_init:
-                _zero_residual_branches(self.unet)
-        else:
-            self.unet = load_pretrained(pretrained, self.config)
-        for module in self.unet.modules():
-            if isinstance(module, SpatioTemporalResBlock):
-                for norm in (m for m in module.modules() if isinstance(m, nn.GroupNorm)):
-                    norm.eps = RES_NORM_EPS
+        self.unet = build_unet(self.config, pretrained, zero_init)
+        self.attend_always(always_attends)
 
     @classmethod
-    def from_pretrained(cls, source: str, gradient_checkpointing: bool = False) -> "VideoUNet":
+    def from_pretrained(cls, source: str, gradient_checkpointing: bool = False) -> VideoUNet:
         """Build the network that a hub id or folder describes, with its weights.
 
         Args:
@@ -136,7 +149,13 @@ class VideoUNet(nn.Module):
         return int(4 * self.config["block_out_channels"][0])
 
     def forward(
-        self, x: Tensor, timestep: Tensor, context: Tensor, time_ids: Tensor, taps: Sequence[int] = ()
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        time_ids: Tensor | None,
+        taps: Sequence[int] = (),
+        constants: PassConstants | None = None,
     ) -> VideoUNetOutput:
         """Run the whole network.
 
@@ -145,21 +164,24 @@ class VideoUNet(nn.Module):
             timestep: c_noise of each sample (B,).
             context: Text tokens of each frame (B, F, L, D). Spatial attention reads each frame's own, temporal
                 attention those of the sample's first frame.
-            time_ids: The three ids (B, 3).
+            time_ids: The three ids (B, 3); not looked at where there are constants.
             taps: Positions whose feature maps are wanted.
+            constants: From `constants` of the same context and ids; None computes them on the way.
         """
         self._require_taps(taps)
-        emb = self.time_embedding(timestep)
-        found: dict[int, Tensor] = {}
-        hidden = x
-        for position, hidden in self._blocks(x, emb, context, time_ids):
-            if position in taps:
-                found[position] = hidden.unflatten(0, x.shape[:2])
+        emb = self._level(timestep, constants)
+        hidden, found = self._run(x, emb, context, time_ids, constants, taps, None)
         sample = self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(hidden)))
         return VideoUNetOutput(sample.unflatten(0, x.shape[:2]), found, emb)
 
     def features(
-        self, x: Tensor, timestep: Tensor, context: Tensor, time_ids: Tensor, taps: Sequence[int]
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        time_ids: Tensor | None,
+        taps: Sequence[int],
+        constants: PassConstants | None = None,
     ) -> tuple[dict[int, Tensor], Tensor]:
         """Run only as far as the last wanted tap; arguments as in `forward`.
 
@@ -167,19 +189,36 @@ class VideoUNet(nn.Module):
             Feature map (B, F, C, h, w) by tap position, and the noise-level embedding (B, E).
         """
         self._require_taps(taps)
-        emb = self.time_embedding(timestep)
-        found: dict[int, Tensor] = {}
-        for position, hidden in self._blocks(x, emb, context, time_ids):
-            if position in taps:
-                found[position] = hidden.unflatten(0, x.shape[:2])
-            if len(found) == len(set(taps)):
-                break
-        return found, emb
+        emb = self._level(timestep, constants)
+        return self._run(x, emb, context, time_ids, constants, taps, max(taps))[1], emb
+
+    def constants(self, context: Tensor, time_ids: Tensor) -> PassConstants:
+        """Compute once what every pass with this context and these ids would compute again.
+
+        Args:
+            context: Text tokens of each frame (B, F, L, D).
+            time_ids: The three ids (B, 3).
+        """
+        tokens = context.flatten(0, 1).to(self.dtype)
+        layers = tuple(layer.constants(tokens, context.shape[1]) for layer in self._attention_layers())
+        return PassConstants(self._id_embedding(time_ids), layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        dtype: torch.dtype = self.unet.conv_in.weight.dtype
+        return dtype
+
+    def attend_always(self, always: bool) -> None:
+        """Run cross-attention also where the context is one token (the constructor's `always_attends`), or do not."""
+        for layer in self._attention_layers():
+            for block in (*layer.transformer_blocks, *layer.temporal_transformer_blocks):
+                block.always_attends = always
 
     def time_embedding(self, c_noise: Tensor) -> Tensor:
         """Embed noise levels (B,) as (B, E), without the ids; adapter and action network share it."""
         sinusoids = self.unet.time_proj(c_noise)
-        embedded: Tensor = self.unet.time_embedding(sinusoids.to(self.unet.conv_in.weight.dtype))
+        embedded: Tensor = self.unet.time_embedding(sinusoids.to(self.dtype))
         return embedded
 
     @property
@@ -210,32 +249,69 @@ class VideoUNet(nn.Module):
             shapes += [TapShape(widths[level], *sizes[level])] * (layers + 1)
         return dict(enumerate(shapes))
 
-    def _blocks(self, x: Tensor, emb: Tensor, context: Tensor, time_ids: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Run block after block; yield each position with its output (B*F, C, h, w)."""
-        unet, (b, f) = self.unet, x.shape[:2]
-        ids = unet.add_time_proj(time_ids.flatten()).reshape(b, -1).to(emb.dtype)
-        emb = (emb + unet.add_embedding(ids)).repeat_interleave(f, dim=0, output_size=b * f)
+    def _run(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        context: Tensor,
+        time_ids: Tensor | None,
+        constants: PassConstants | None,
+        taps: Sequence[int],
+        last: int | None,
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Run block after block, until position `last` if there is one; the last output (B*F, C, h, w) and the taps."""
+        b, f = x.shape[:2]
+        if constants is None:
+            assert time_ids is not None, "either ids or constants"
+            emb = emb + self._id_embedding(time_ids)
+        else:
+            emb = emb + constants.ids
+        emb = emb.repeat_interleave(f, dim=0, output_size=b * f)
         context = context.flatten(0, 1).to(emb.dtype)
-        video = torch.zeros(b, f, dtype=x.dtype, device=x.device)  # diffusers' flag: 0 is a video, 1 a lone image
-        hidden = unet.conv_in(x.flatten(0, 1))
+        layers = repeat(None) if constants is None else iter(constants.layers)
+        found: dict[int, Tensor] = {}
+        rows = x.flatten(0, 1).to(self.dtype)
+        for position, hidden in self._blocks(rows, emb, context, (b, f), layers):
+            if position in taps:
+                found[position] = hidden.unflatten(0, (b, f))
+            if position == last:
+                break
+        return hidden, found
+
+    def _blocks(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        context: Tensor,
+        shape: tuple[int, int],
+        layers: Iterator[LayerConstants | None],
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield each position with its output (B*F, C, h, w)."""
+        unet = self.unet
+        video = torch.zeros(shape, dtype=x.dtype, device=x.device)  # diffusers' flag: 0 is a video, 1 a lone image
+
+        def run(resnet: nn.Module, attention: nn.Module | None, x: Tensor) -> Tensor:
+            constants = None if attention is None else next(layers)
+            return self._layer(resnet, attention, x, emb, context, video, constants)
+
+        hidden = unet.conv_in(x)
         position = 0
         yield position, hidden
         skips = [hidden]
         for block in unet.down_blocks:
             for resnet, attention in _layers(block):
-                hidden = self._layer(resnet, attention, hidden, emb, context, video)
+                hidden = run(resnet, attention, hidden)
                 skips.append(hidden)
                 yield (position := position + 1), hidden
             for downsampler in block.downsamplers or ():
                 hidden = downsampler(hidden)
                 skips.append(hidden)
                 yield (position := position + 1), hidden
-        hidden = self._layer(unet.mid_block.resnets[0], unet.mid_block.attentions[0], hidden, emb, context, video)
-        hidden = self._layer(unet.mid_block.resnets[1], None, hidden, emb, context, video)
+        hidden = run(unet.mid_block.resnets[0], unet.mid_block.attentions[0], hidden)
+        hidden = run(unet.mid_block.resnets[1], None, hidden)
         for block in unet.up_blocks:
             for resnet, attention in _layers(block):
-                hidden = torch.cat([hidden, skips.pop()], dim=1)
-                hidden = self._layer(resnet, attention, hidden, emb, context, video)
+                hidden = run(resnet, attention, torch.cat([hidden, skips.pop()], dim=1))
                 yield (position := position + 1), hidden
             for upsampler in block.upsamplers or ():
                 size = skips[-1].shape[-2:]
@@ -243,13 +319,36 @@ class VideoUNet(nn.Module):
                 hidden = upsampler(hidden, None if exact else size)  # an odd size was halved upwards
 
     def _layer(
-        self, resnet: nn.Module, attention: nn.Module | None, x: Tensor, emb: Tensor, context: Tensor, video: Tensor
+        self,
+        resnet: nn.Module,
+        attention: nn.Module | None,
+        x: Tensor,
+        emb: Tensor,
+        context: Tensor,
+        video: Tensor,
+        constants: LayerConstants | None,
     ) -> Tensor:
+        args = (resnet, attention, x, emb, context, video, constants)
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            args = (resnet, attention, x, emb, context, video)
             checkpointed: Tensor = checkpoint(_run_layer, *args, use_reentrant=False)
             return checkpointed
-        return _run_layer(resnet, attention, x, emb, context, video)
+        return _run_layer(*args)
+
+    def _level(self, timestep: Tensor, constants: PassConstants | None) -> Tensor:
+        if constants is not None and constants.emb is not None:
+            return constants.emb
+        return self.time_embedding(timestep)
+
+    def _id_embedding(self, time_ids: Tensor) -> Tensor:
+        sinusoids = self.unet.add_time_proj(time_ids.flatten()).reshape(len(time_ids), -1)
+        embedded: Tensor = self.unet.add_embedding(sinusoids.to(self.dtype))
+        return embedded
+
+    def _attention_layers(self) -> list[ContextTransformer]:
+        """In the order in which they run."""
+        unet = self.unet
+        blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+        return [layer for block in blocks for layer in getattr(block, "attentions", None) or ()]
 
     def _require_taps(self, taps: Sequence[int]) -> None:
         if missing := sorted(set(taps) - set(range(self.num_taps))):
@@ -260,43 +359,19 @@ class VideoUNet(nn.Module):
 
 
 def _run_layer(
-    resnet: nn.Module, attention: nn.Module | None, x: Tensor, emb: Tensor, context: Tensor, video: Tensor
+    resnet: nn.Module,
+    attention: nn.Module | None,
+    x: Tensor,
+    emb: Tensor,
+    context: Tensor,
+    video: Tensor,
+    constants: LayerConstants | None,
 ) -> Tensor:
     x = resnet(x, emb, image_only_indicator=video)
-    if attention is not None:
-        x = attention(x, encoder_hidden_states=context, image_only_indicator=video, return_dict=False)[0]
-    return x
+    return x if attention is None else attention(x, context, video, constants)
 
 
 def _layers(block: Any) -> list[tuple[nn.Module, nn.Module | None]]:  # noqa: ANN401 - diffusers is untyped
     """Pair a block's res blocks with their attention, None at a level without."""
     attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
     return list(zip(block.resnets, attentions, strict=True))
-
-
-def _zero_residual_branches(unet: Any) -> None:  # noqa: ANN401 - diffusers is untyped
-    last = [unet.conv_out]
-    for module in unet.modules():
-        if isinstance(module, SpatioTemporalResBlock):
-            last += [module.spatial_res_block.conv2, module.temporal_res_block.conv2]
-        elif isinstance(module, TransformerSpatioTemporalModel):
-            last.append(module.proj_out)
-    for layer in last:
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
-
-
-def _check_widths(config: dict[str, Any]) -> None:
-    widths, heads = config["block_out_channels"], config["num_attention_heads"]
-    for name in ("num_attention_heads", "down_block_types", "up_block_types"):
-        if len(config[name]) != len(widths):
-            raise NetworkError(
-                f"video U-Net: {name} has {len(config[name])} entries but block_out_channels has {len(widths)}; "
-                "give one a level."
-            )
-    for width, num_heads in zip(widths, heads, strict=True):
-        if width % NUM_GROUPS or width % num_heads:
-            raise NetworkError(
-                f"video U-Net: block_out_channels has {width} with {num_heads} heads; "
-                f"a width must be a multiple of {NUM_GROUPS} and of its number of heads."
-            )
