@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from datamodules.latent_cache import Latents
+
 
 @dataclass
 class Window:
@@ -20,6 +22,7 @@ class Window:
         frame_is_pad: (T,) bool, True past the end of the demo (the last frame is held).
         instruction: What the robot was told to do.
         index: Position of this window in its dataset.
+        latents: From a latent cache, in place of the frames.
     """
 
     frames: Tensor
@@ -28,6 +31,7 @@ class Window:
     frame_is_pad: Tensor
     instruction: str
     index: int
+    latents: Latents | None = None
 
 
 @dataclass
@@ -42,6 +46,7 @@ class Batch:
         frame_is_pad: (B, T) bool.
         instructions: B sentences.
         windows: (B,) int64, position of each window in its dataset; the key of feature caches.
+        latents: From a latent cache; frames are then read only where pictures are looked at.
     """
 
     frames: Tensor
@@ -50,13 +55,14 @@ class Batch:
     frame_is_pad: Tensor
     instructions: list[str]
     windows: Tensor
+    latents: Latents | None = None
 
     def __len__(self) -> int:
         return self.actions.shape[0]
 
     @property
     def has_frames(self) -> bool:
-        """Whether frames were read (they are not when training from a feature cache)."""
+        """Whether frames were read (they are not when training from a cache)."""
         return self.frames.numel() > 0
 
     def pin_memory(self) -> Batch:
@@ -68,11 +74,13 @@ class Batch:
             self.frame_is_pad.pin_memory(),
             self.instructions,
             self.windows.pin_memory(),
+            None if self.latents is None else self.latents.pin_memory(),
         )
 
     @staticmethod
     def collate(windows: Sequence[Window]) -> Batch:
         """Stack windows along a new first axis."""
+        latents = [w.latents for w in windows if w.latents is not None]
         return Batch(
             frames=torch.stack([w.frames for w in windows]),
             actions=torch.stack([w.actions for w in windows]),
@@ -80,4 +88,5 @@ class Batch:
             frame_is_pad=torch.stack([w.frame_is_pad for w in windows]),
             instructions=[w.instruction for w in windows],
             windows=torch.tensor([w.index for w in windows], dtype=torch.int64),
+            latents=Latents.stack(latents) if latents else None,
         )

@@ -6,8 +6,9 @@ import copy
 import os
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from lightning import LightningDataModule
@@ -17,6 +18,7 @@ from datamodules.augmentation import PAPER_JITTER, ColourJitter
 from datamodules.batch import Batch, Window
 from datamodules.demos import DemoEntry, find_files, list_demos, read_actions
 from datamodules.errors import DatasetError
+from datamodules.latent_cache import LatentCache
 from datamodules.preprocessing import Preprocessing
 from datamodules.readers import READERS, DemoReader, LayoutName, Orientation
 from datamodules.sampling import ResumableLoader, WindowSampler
@@ -55,10 +57,12 @@ class DemoDataModule(LightningDataModule):
         video_only_tasks: Tasks that only the video stage learns from (the paper's generalisation study): their actions
             are neither trained on nor measured, and their demos are left out of a stage that learns actions.
         evaluation_only_tasks: Tasks that no stage learns from; demos of them, where there are any, are left out.
+        latent_cache: Folder that `videopolicy cache` filled: latents are read in place of frames.
 
     Attributes:
         train_set: Windows for training, after ``setup``.
         val_set: Windows for validation, after ``setup``; may be empty.
+        latents: The latent cache, after ``setup``, if one is used.
     """
 
     layout: ClassVar[LayoutName]
@@ -67,6 +71,7 @@ class DemoDataModule(LightningDataModule):
 
     train_set: WindowDataset
     val_set: WindowDataset
+    latents: LatentCache | None
 
     def __init__(
         self,
@@ -93,6 +98,7 @@ class DemoDataModule(LightningDataModule):
         filter_key: str | None = None,
         video_only_tasks: list[str] | None = None,
         evaluation_only_tasks: list[str] | None = None,
+        latent_cache: str | None = None,
     ) -> None:
         super().__init__()
         self.reader = self._make_reader()
@@ -117,6 +123,7 @@ class DemoDataModule(LightningDataModule):
         self.filter_key = filter_key
         self.video_only_tasks = list(video_only_tasks or ())
         self.evaluation_only_tasks = list(evaluation_only_tasks or ())
+        self.latent_cache, self.latents = latent_cache, None
         self._tasks: set[str] = set()
         self._read_frames = True
         self._preprocessing: Preprocessing | None = None
@@ -148,8 +155,12 @@ class DemoDataModule(LightningDataModule):
             action_dims=dims,
             statistics=self._load_statistics(demos, dims),
         )
-        self.train_set = self._windows(train, preprocessing)
-        self.val_set = self._windows(val, preprocessing)
+        if self.latent_cache is not None:
+            self.latents = LatentCache(self.latent_cache, self.latent_source(demos), [*train, *val])
+        self.train_set = self._windows(train, preprocessing, training=True)
+        self.val_set = self._windows(val, preprocessing, training=False)
+        # pictures are looked at in the first validation batch of every rank; ranks take turns
+        self.val_set.num_pictured = self.val_batch_size * (1 if self.trainer is None else self.trainer.world_size)
         self._preprocessing = preprocessing
 
     @property
@@ -158,6 +169,19 @@ class DemoDataModule(LightningDataModule):
         self.setup()
         assert self._preprocessing is not None
         return self._preprocessing
+
+    def demos(self) -> list[DemoEntry]:
+        """Every demo that some stage learns from."""
+        return self._list_demos(find_files(self.paths))
+
+    def latent_source(self, demos: Sequence[DemoEntry]) -> dict[str, Any]:
+        """What the latents of these demos depend on besides their files and the networks."""
+        return {
+            "cameras": list(self.cameras),
+            "image_size": self._common_size(demos),
+            "orientation": self.orientation,
+            "colour_jitter": None if self.colour_jitter is None else asdict(self.colour_jitter),
+        }
 
     @property
     def num_train_windows(self) -> int:
@@ -213,7 +237,7 @@ class DemoDataModule(LightningDataModule):
         """Every window of a split once, in order, with frames, whatever ``read_frames`` says; for feature caches."""
         self.setup()
         windows = copy.copy(self.train_set if split == "train" else self.val_set)
-        windows.read_frames = True
+        windows.read_frames, windows.latents = True, None
         return self._loader(windows, batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -352,9 +376,12 @@ class DemoDataModule(LightningDataModule):
             files, dims, method, constant, lambda: compute_statistics(read_actions(files, dims), method, constant)
         )
 
-    def _windows(self, demos: Sequence[DemoEntry], preprocessing: Preprocessing) -> WindowDataset:
+    def _windows(self, demos: Sequence[DemoEntry], preprocessing: Preprocessing, training: bool) -> WindowDataset:
         return WindowDataset(
-            demos, preprocessing, self.reader, self.orientation, self.action_padding, read_frames=self._read_frames
+            demos,
+            preprocessing,
+            *(self.reader, self.orientation, self.action_padding, self._read_frames, self.latents),
+            training=training,
         )
 
     def _loader(self, windows: WindowDataset, batch_size: int) -> DataLoader[Window]:

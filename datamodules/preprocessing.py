@@ -65,7 +65,7 @@ class Preprocessing:
                 f"no image of camera {missing}; there are images of {sorted(images)}. "
                 f"Render the cameras {list(self.cameras)} that the policy was trained with."
             )
-        return torch.stack([self._resized(name, images[name]) for name in self.cameras])
+        return torch.stack([self.resized(name, images[name]) for name in self.cameras])
 
     def to_float(self, frames: Tensor) -> Tensor:
         """Bytes 0..255 to float32 in [-1, 1]; the only place that sets the range."""
@@ -103,7 +103,12 @@ class Preprocessing:
             }
         )
 
-    def _resized(self, camera: str, images: npt.NDArray[np.uint8]) -> Tensor:
+    def resized(self, camera: str, images: npt.NDArray[np.uint8]) -> Tensor:
+        """One camera's upright images (..., H, W, 3) as (..., 3, S, S).
+
+        Raises:
+            DatasetError: They are not square uint8 RGB.
+        """
         height, width, channels = images.shape[-3:]
         if images.dtype != np.uint8 or channels != 3 or height != width:
             raise DatasetError(

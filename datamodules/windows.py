@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from datamodules.batch import Window
 from datamodules.demos import DemoEntry
 from datamodules.errors import DatasetError
+from datamodules.latent_cache import LatentCache, Latents
 from datamodules.preprocessing import Preprocessing
 from datamodules.readers import DemoReader, Orientation, open_demo_file, turn_upright
 
@@ -58,6 +59,11 @@ class WindowDataset(Dataset[Window]):
         orientation: How images are stored; they leave upright.
         action_padding: What stands past the end of a demo.
         read_frames: False leaves the frames empty, for training from a feature cache.
+        latents: Read latents in place of frames.
+        training: Whether these windows are trained on: the latents are then of randomly drawn variants.
+
+    Attributes:
+        num_pictured: So many first windows have their frames read besides their latents.
     """
 
     def __init__(
@@ -68,6 +74,8 @@ class WindowDataset(Dataset[Window]):
         orientation: Orientation = "upright",
         action_padding: ActionPadding = "zero",
         read_frames: bool = True,
+        latents: LatentCache | None = None,
+        training: bool = False,
     ) -> None:
         self.demos = list(demos)
         self.preprocessing = preprocessing
@@ -75,6 +83,9 @@ class WindowDataset(Dataset[Window]):
         self.orientation = orientation
         self.action_padding = action_padding
         self.read_frames = read_frames
+        self.latents = latents
+        self.training = training
+        self.num_pictured = 0
         self._files = DemoFiles()
         self._ends = np.cumsum([demo.length for demo in self.demos], dtype=np.int64)
 
@@ -99,9 +110,11 @@ class WindowDataset(Dataset[Window]):
         group = self._files.demo(entry)
         action_steps = start + np.arange(pre.action_horizon)
         frame_steps = start + np.arange(pre.num_frames) * pre.frame_stride
+        use_latents = self.read_frames and self.latents is not None
+        use_frames = self.read_frames and (not use_latents or index < self.num_pictured)
         try:
             actions = self._actions(group, start, entry.length)
-            frames = self._frames(group, frame_steps, entry.length) if self.read_frames else torch.empty(0)
+            frames = self._frames(group, frame_steps, entry.length) if use_frames else torch.empty(0)
         except (OSError, KeyError) as error:
             what = " ".join(str(error).split())
             raise DatasetError(f"{entry}: step {start} cannot be read ({what}); the file is damaged.") from error
@@ -112,7 +125,13 @@ class WindowDataset(Dataset[Window]):
             frame_is_pad=torch.from_numpy(frame_steps >= entry.length),
             instruction=entry.instruction,
             index=index,
+            latents=self._latents(entry, frame_steps) if use_latents else None,
         )
+
+    def _latents(self, entry: DemoEntry, steps: npt.NDArray[np.int64]) -> Latents:
+        assert self.latents is not None
+        last = steps[steps < entry.length][-1]  # held, as the frames are
+        return self.latents.window(entry, np.minimum(steps, last), self.training)
 
     def _actions(self, group: h5py.Group, start: int, length: int) -> Tensor:
         pre = self.preprocessing

@@ -233,7 +233,7 @@ class ActionStage(PolicyStage):
     def true_video_features(self, batch: Batch, sigma: Tensor) -> tuple[Features, Tensor]:
         """Features of the true video noised to the action's level (shared levels)."""
         conditioning = self.conditioning(batch)
-        latents = self.video.encode(batch.frames)
+        latents = self.true_latents(batch)
         if self.training:
             conditioning = self.drop(conditioning)
             noise = torch.randn_like(latents)

@@ -182,4 +182,5 @@ def first(batch: Batch, count: int) -> Batch:
     tensors = {
         name: getattr(batch, name)[:count] for name in ("frames", "actions", "action_is_pad", "frame_is_pad", "windows")
     }
-    return Batch(**tensors, instructions=batch.instructions[:count])
+    latents = None if batch.latents is None else batch.latents[:count]
+    return Batch(**tensors, instructions=batch.instructions[:count], latents=latents)

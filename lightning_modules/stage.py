@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from datamodules import Batch, DatasetError, Preprocessing
 from lightning_modules.differences import differing_keys
+from lightning_modules.latent_key import latent_key
 from networks import Conditioning, LogNormalNoise, ResidualPreconditioning, Sampler, VideoModel
 from networks.conditioning import DropoutScope
 
@@ -74,6 +75,10 @@ class Stage(LightningModule):
                     "(RobosuiteDataModule, RoboCasaDataModule, LiberoDataModule) to fit, validate or test."
                 )
             self.attach(datamodule.preprocessing)
+        latents = getattr(getattr(self.trainer, "datamodule", None), "latents", None)
+        if latents is not None:
+            video = self.video
+            latents.require(latent_key(video.autoencoder, video.text_encoder, video.condition_noise))
 
     def attach(self, preprocessing: Preprocessing) -> None:
         """Check that the video model films what the data shows, and remember the data's preprocessing.
@@ -123,6 +128,8 @@ class Stage(LightningModule):
     @torch.no_grad()
     def conditioning(self, batch: Batch) -> Conditioning:
         """Condition latents and text tokens of a batch, from each camera's current frame and the instruction."""
+        if batch.latents is not None:
+            return self.video.condition_from_latents(batch.latents.condition.float(), batch.latents.text)
         result: Conditioning = self.video.condition(batch.frames[:, :, 0], batch.instructions)
         return result
 
@@ -131,9 +138,16 @@ class Stage(LightningModule):
         return conditioning.dropout(self.condition_dropout, scope=self.dropout_scope)
 
     @torch.no_grad()
+    def true_latents(self, batch: Batch) -> Tensor:
+        """Latents (B, F, c, h, w) of the true frames, drawn anew from their posteriors where these are cached."""
+        if batch.latents is not None:
+            return self.video.latents_from_moments(batch.latents.moments.float())
+        return self.video.encode(batch.frames)
+
+    @torch.no_grad()
     def encode(self, batch: Batch) -> tuple[Tensor, Conditioning]:
         """Latents (B, F, c, h, w) of the true frames, and what they are conditioned on."""
-        return self.video.encode(batch.frames), self.conditioning(batch)
+        return self.true_latents(batch), self.conditioning(batch)
 
     @torch.no_grad()
     def fit_preconditioning(self, num_windows: int) -> None:
@@ -149,9 +163,11 @@ class Stage(LightningModule):
         every = max(1, len(windows) // num_windows)
         subset = Subset(windows, range(0, len(windows), every))
         for batch in DataLoader(subset, batch_size=32, collate_fn=Batch.collate):
-            frames = self.data.to_float(batch.frames.to(self.device))
-            anchor = self.video.condition(frames[:, :, 0], batch.instructions).anchor
-            preconditioning.update(self.video.encode(frames), anchor)
+            batch = self.transfer_batch_to_device(batch, self.device, 0)
+            if batch.has_frames:
+                batch.frames = self.data.to_float(batch.frames)
+            latents, conditioning = self.encode(batch)
+            preconditioning.update(latents, conditioning.anchor)
         preconditioning.finish()
 
     # --- optimizers ---------------------------------------------------------------------------------------------

@@ -222,7 +222,7 @@ class SVDAutoencoder(Autoencoder):
         """Draw (or take the mode) and scale."""
         posterior = DiagonalGaussianDistribution(moments)
         latents: Tensor = posterior.sample() if sample else posterior.mode()
-        return latents * self.scaling_factor
+        return (latents * self.scaling_factor).contiguous()  # randn_like draws in memory order
 
     @torch.no_grad()
     def encode_condition(self, images: Tensor) -> Tensor:

@@ -12,7 +12,19 @@ from typing import Any
 from videopolicy.experiment import nearest
 from videopolicy.lightning_cli import is_users_mistake
 
-VERBS = ("demo", "collect", "inspect", "convert", "evaluate", "compare", "variation", "report", "simulators", "profile")
+VERBS = (
+    "demo",
+    "collect",
+    "inspect",
+    "convert",
+    "evaluate",
+    "compare",
+    "variation",
+    "report",
+    "simulators",
+    "profile",
+    "cache",
+)
 
 
 class OneSentenceParser(argparse.ArgumentParser):

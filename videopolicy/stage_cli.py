@@ -120,11 +120,18 @@ class StageCLI(LightningCLI):
 
     def parts(self) -> tuple[Any, Any]:
         """Model and datamodule alone, built anew; neither trainer nor callbacks."""
+        built = self._built("model", "data")
+        return built.model, built.data
+
+    def data_alone(self) -> Any:  # noqa: ANN401 - whatever datamodule the config names
+        """The datamodule alone, built anew."""
+        return self._built("data").data
+
+    def _built(self, *names: str) -> Any:  # noqa: ANN401 - jsonargparse's namespace of built objects
         config = self.config[str(self.config["subcommand"])]
         parser = self._subcommand_parsers[str(self.config["subcommand"])]
         with own_reasons():
-            built = parser.instantiate_classes(Namespace(model=config.model, data=config.data))  # type: ignore[no-untyped-call]
-        return built.model, built.data
+            return parser.instantiate_classes(Namespace(**{name: config[name] for name in names}))  # type: ignore[no-untyped-call]
 
     def _set_seed(self) -> None:
         if self._instantiate:

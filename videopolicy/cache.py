@@ -1,0 +1,90 @@
+"""`videopolicy cache`: every distinct frame and instruction of an experiment encoded once, for training to read."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from videopolicy.command_line import CommandLine, parse
+from videopolicy.errors import CommandError
+from videopolicy.experiment import STAGES
+
+HELP = "encode every frame and instruction of an experiment once; training then reads latents"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "-c", "--config", action="append", required=True, metavar="FILE", help="an experiment; several are merged"
+    )
+    parser.add_argument(
+        "--stage", help=f"take data and networks of this stage: {', '.join(STAGES)} (default: the first)"
+    )
+    parser.add_argument(
+        "--variants", type=int, default=4, help="draws of colour jitter and noise besides the plain one (default 4)"
+    )
+    parser.add_argument("--output", metavar="DIR", help="the cache (default: latents/<name of the experiment file>)")
+    parser.add_argument("--device", help="where to encode, for instance cuda (default: a GPU if there is one)")
+    parser.add_argument("--rebuild", action="store_true", help="replace what was made with other settings or files")
+    parser.add_argument("overrides", nargs="*", help="after --: keys of the experiment, as in -- --data.image_size 128")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encode what is not there yet."""
+    if args.variants < 0:
+        raise CommandError(f"--variants {args.variants}: must be 0 or more.")
+    line = parse(["fit", *(word for path in args.config for word in ("-c", path)), *args.overrides])
+    line.stage = args.stage
+    stage = line.stages(line.experiment())[0]
+    from rich.console import Console  # heavy imports come once the arguments are known to be good
+
+    from datamodules.latent_writer import LatentCacheWriter
+    from videopolicy.latent_encoding import FrameEncoder
+    from videopolicy.profile import chosen_device
+
+    device = chosen_device(args.device)
+    console = Console(highlight=False, soft_wrap=True)
+    data, autoencoder, text_encoder, condition_noise = parts(line, stage)
+    demos = data.demos()
+    encoder = FrameEncoder(data, autoencoder.to(device), text_encoder.to(device), condition_noise, args.variants)
+    folder = Path(args.output or Path("latents") / Path(args.config[0]).stem)
+    size = require_room(folder, encoder.num_bytes(sum(demo.length for demo in demos)))
+    console.print(f"{folder}: {len(demos)} demos, {size / 1e9:.3g} GB when complete", markup=False)
+    encoder.fill(LatentCacheWriter(folder, encoder.key(demos), args.rebuild), demos, console)
+    console.print(f"complete: set data.init_args.latent_cache to {folder}", markup=False)
+    return 0
+
+
+def parts(line: CommandLine, stage: str) -> tuple[Any, Any, Any, float]:
+    """Data module, autoencoder, text encoder and condition noise of a stage; its U-Net is not built.
+
+    Raises:
+        CommandError: The experiment names no autoencoder or text encoder.
+    """
+    from networks.component_config import build
+    from videopolicy.stage_cli import StageCLI
+
+    cli = StageCLI("fit", line.stage_config(line.experiment(), stage), instantiate=False)
+    data = cli.data_alone()
+    video = cli.config_document["model"]["init_args"]["video"]["init_args"]
+    data.latent_cache = None  # it is what is being made
+    return data, build(video["autoencoder"]), build(video["text_encoder"]), float(video["condition_noise"])
+
+
+def require_room(folder: Path, num_bytes: int) -> int:
+    """Fail before hours of encoding, not after; returns the number of bytes.
+
+    Raises:
+        CommandError: The disk is too full.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    used = sum(path.stat().st_blocks * 512 for path in folder.rglob("*.npy")) if folder.exists() else 0
+    free = shutil.disk_usage(there).free + used
+    if free < num_bytes:
+        raise CommandError(
+            f"--output {folder}: {num_bytes / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are free; choose another "
+            "disk, or fewer --variants."
+        )
+    return num_bytes
