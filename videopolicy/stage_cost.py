@@ -92,6 +92,7 @@ def on_shapes(stage: Stage) -> Iterator[None]:
     with without_data(stage):
         stage._device = torch.device("cpu")  # Lightning follows `to` only, which shapes cannot go through
         make_computable(stage)
+        stage.video.text_encoder([INSTRUCTION])  # remembered from here on, as in a run
         stage.train()
         yield
 
