@@ -15,6 +15,7 @@ from datamodules import Preprocessing
 from lightning_modules.action_stage import ActionStage
 from lightning_modules.policy_stage import PolicyStage
 from networks import Conditioning, NetworkError, build, read_checkpoint
+from networks.inference import CompileMode, Precision, prepare_for_inference
 from simulators import PolicyReply, PolicyRequest
 
 _PARTS = ("video", "adapter", "action_unet", "sampler", "video_sampler")
@@ -84,7 +85,12 @@ class VideoPolicy:
 
 
 def load_policy(
-    checkpoint: str | Path, device: str | torch.device = "cpu", document: dict[str, Any] | None = None
+    checkpoint: str | Path,
+    device: str | torch.device = "cpu",
+    document: dict[str, Any] | None = None,
+    precision: Precision = "float32",
+    compile_mode: CompileMode | None = None,
+    channels_last: bool = False,
 ) -> VideoPolicy:
     """Build a policy from an action-stage checkpoint alone; no experiment file or handoff is needed.
 
@@ -92,6 +98,9 @@ def load_policy(
         checkpoint: A ``.ckpt`` written by an action stage.
         device: Where the policy runs.
         document: The file's content, if `read_checkpoint` has read it already.
+        precision: Type of the weights of video U-Net, adapter and action U-Net.
+        compile_mode: Compile these three with `torch.compile`; ``reduce-overhead`` replays CUDA graphs on a GPU.
+        channels_last: Keep their feature maps with the channels innermost.
 
     Raises:
         NetworkError: The file is missing, is no action-stage checkpoint, holds code instead of plain data, or its
@@ -112,7 +121,9 @@ def load_policy(
     missing, unexpected = stage.load_state_dict(document["state_dict"], strict=False)
     if missing or unexpected:
         raise NetworkError(f"{checkpoint}: weights do not fit: missing {missing[:5]}, unexpected {unexpected[:5]}.")
-    return VideoPolicy(stage.to(device).eval())
+    policy = VideoPolicy(stage.to(device).eval())
+    prepare_for_inference(stage.network, precision, channels_last, compile_mode)
+    return policy
 
 
 def build_stage(config: dict[str, Any], preprocessing: Preprocessing) -> ActionStage:

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
 
 from lightning_modules import VideoPolicy, load_policy
 from networks import read_checkpoint
+from networks.inference import CompileMode, Precision
 from simulators import (
     Policy,
     RandomPolicy,
@@ -78,6 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_sampling_arguments(parser)
     parser.add_argument(
+        "--precision", choices=get_args(Precision), default="float32", help="type of the networks' weights"
+    )
+    parser.add_argument(
+        "--compile", choices=get_args(CompileMode), help="torch.compile's mode; reduce-overhead is CUDA graphs on a GPU"
+    )
+    parser.add_argument(
         "--output", type=Path, metavar="DIR", help="results; episodes that are already there are not run again"
     )
 
@@ -121,7 +128,9 @@ def prepare(args: argparse.Namespace) -> tuple[Policy, dict[str, Any], Protocol]
         options = ", ".join(f"--{name.replace('_', '-')}" for name in sampling.given())
         raise CommandError(f"{options}: --policy {args.policy} samples nothing; leave them out.")
     document = {} if args.checkpoint is None else read_checkpoint(args.checkpoint)
-    network = load_policy(args.checkpoint, args.device, document) if args.policy == "checkpoint" else None
+    network = None
+    if args.policy == "checkpoint":
+        network = load_policy(args.checkpoint, args.device, document, args.precision, args.compile)
     protocol = choose_protocol(args, file, document.get("rollout"), network)
     protocol = overridden(protocol, args)
     if network is not None:
@@ -129,7 +138,10 @@ def prepare(args: argparse.Namespace) -> tuple[Policy, dict[str, Any], Protocol]
     protocol = protocol.with_tasks(args.tasks)
     if network is not None:
         sampling.apply(network)
-        return network, checkpoint_identity(args.checkpoint) | {"sampling": sampling.given()}, protocol
+        identity = checkpoint_identity(args.checkpoint) | {"sampling": sampling.given()}
+        if args.precision != "float32":  # rounds otherwise: its episodes do not mix with float32's
+            identity["precision"] = args.precision
+        return network, identity, protocol
     return blind_policy(args.policy, protocol.execute_steps), {"kind": args.policy}, protocol
 
 
