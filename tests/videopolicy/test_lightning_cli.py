@@ -20,6 +20,7 @@ TWO_STAGES = [path for path in EXPERIMENTS if path.stem != "robocasa_joint"]
 PUBLISHED = [path for path in EXPERIMENTS if path.stem in ("robocasa", "robocasa_joint", "libero10")]
 FITS = {  # others fit every experiment
     "independent_noise": TWO_STAGES,
+    "several_draws": TWO_STAGES,
     "without_stage1": TWO_STAGES,
     "weight_averaging": PUBLISHED,  # the others average already
     "better_choices": PUBLISHED,
