@@ -15,6 +15,7 @@ from videopolicy.stage_cost import (
     PART_ORDER,
     Replan,
     Step,
+    count_attending,
     count_replan,
     count_step,
     denoiser_calls,
@@ -177,6 +178,7 @@ class Estimate:
         otherwise: Memory with gradient checkpointing the other way round, where one does.
         states_per_weight: Numbers that the optimizer keeps for each weight.
         replan: FLOPs of one replan.
+        attending_flop: One forward of the video U-Net with attention to its one text token, as published.
     """
 
     setting: Setting
@@ -187,6 +189,7 @@ class Estimate:
     otherwise: Memory | None
     states_per_weight: float
     replan: Replan
+    attending_flop: int
 
 
 def estimate(stage: Stage, setting: Setting) -> Estimate:
@@ -210,8 +213,9 @@ def estimate(stage: Stage, setting: Setting) -> Estimate:
             stage.video.unet.gradient_checkpointing = not checkpointing
             otherwise = count_step_memory(stage, setting, parts, states)
         flop_by_name = {name: part.forward_flop for name, part in parts.items()}
-        replan = count_replan(stage, flop_by_name, calls, video_passes)
-    return Estimate(setting, parts, step, memory, checkpointing, otherwise, states, replan)
+        attending = count_attending(stage)
+        replan = count_replan(stage, flop_by_name, calls, video_passes, attending)
+    return Estimate(setting, parts, step, memory, checkpointing, otherwise, states, replan, attending)
 
 
 def count_parts(stage: Stage, trainable: set[str], forwards: Mapping[str, tuple[int, str]]) -> dict[str, Part]:

@@ -14,6 +14,7 @@ from videopolicy.estimate import Estimate, Memory
 from videopolicy.stage_timing import Measured
 
 DEVICES_GB = (24, 40, 80, 141)
+ATTENDING = "video U-Net as published, with attention to the one text token"
 MEMORY_ROWS = {
     "weights": "weights, frozen ones included",
     "gradients": "gradients",
@@ -56,6 +57,7 @@ def parts_table(counted: Estimate) -> Table:
             tflop(part.forward_flop),
             part.forward_of,
         )
+    table.add_row(ATTENDING, "", "", "", tflop(counted.attending_flop), "the same")
     parts = counted.parts.values()
     sums = (sum(part.parameters for part in parts), sum(part.trainable for part in parts))
     table.add_row("all", *(f"{value:,}" for value in sums), gb(sum(part.weight_bytes for part in parts)), "", "")
@@ -78,6 +80,7 @@ def work_table(counted: Estimate) -> Table:
     for name, count in replan.by_part.items():
         table.add_row(f"{what}: {name}", tflop(count))
     table.add_row(f"{what} ({replan.steps} steps{halves})", tflop(sum(replan.by_part.values())))
+    table.add_row("the same by the published procedure", tflop(replan.published))
     table.add_row("its video as pictures, where wanted", tflop(replan.video))
     return table
 
@@ -137,10 +140,12 @@ def stage_document(counted: Estimate, measured: Mapping[str, Measured]) -> dict[
         "replan": {
             "flop_by_part": replan.by_part,
             "flop": sum(replan.by_part.values()),
+            "published_flop": replan.published,
             "video_flop": replan.video,
             "denoiser_calls": replan.steps,
             "guidance": replan.guidance,
         },
+        "published_unet_forward_flop": counted.attending_flop,
         "optimizer_states_per_weight": counted.states_per_weight,
         "gradient_checkpointing": counted.checkpointing,
         "memory": {name: _memory_document(memory, size) for name, memory in _memories(counted).items()},

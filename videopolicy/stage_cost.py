@@ -56,12 +56,15 @@ class Replan:
         video: What it adds when the predicted video is wanted as pictures.
         steps: Calls of the denoiser.
         guidance: Whether each of them computes the unconditional half too.
+        published: The same by the published procedure: film and actions denoised together, with attention to the one
+            text token in every pass.
     """
 
     by_part: dict[str, int]
     video: int
     steps: int
     guidance: bool
+    published: int
 
 
 def random_batch(data: Preprocessing, size: int, device: torch.device | str = "cpu") -> Batch:
@@ -155,8 +158,8 @@ class _TrainingStep(nn.Module):
 
 
 def count_step(stage: Stage, batch_size: int, caches_features: bool) -> Step:
-    """FLOPs of one training step, by running it on the shapes of one window."""
-    batch, step = random_batch(stage.data, 1), _TrainingStep(stage)
+    """FLOPs of one training step, by running it on shapes."""
+    batch, step = random_batch(stage.data, batch_size), _TrainingStep(stage)
     prefixes = {
         ENCODE: ["stage.video.autoencoder"],
         U_NET: ["stage.video.unet"],
@@ -168,8 +171,7 @@ def count_step(stage: Stage, batch_size: int, caches_features: bool) -> Step:
         forward, by_part = flop_by_part(lambda: losses.append(step(batch)), prefixes)
         backward = flop(losses[0].backward)
     stage.zero_grad(set_to_none=True)
-    used = {name: count * batch_size for name, count in by_part.items() if count}
-    return Step(used, forward * batch_size, backward * batch_size, cached * batch_size)
+    return Step({name: count for name, count in by_part.items() if count}, forward, backward, cached)
 
 
 def step_memory(
@@ -203,7 +205,7 @@ def step_memory(
 
 @contextmanager
 def features_in_memory(stage: Any, batch: Batch, wanted: bool) -> Iterator[int]:  # noqa: ANN401 - an action stage's
-    """Let an action stage find its features as FeatureCache would give them; yields what one window of them cost."""
+    """Let an action stage find its features as FeatureCache would give them; yields what they cost."""
     if not wanted:
         yield 0
         return
@@ -213,8 +215,7 @@ def features_in_memory(stage: Any, batch: Batch, wanted: bool) -> Iterator[int]:
     def compute() -> None:
         kept.append(stage.imagine(stage.conditioning(batch))[0])
 
-    compute()  # the instruction is known from here on
-    cost = flop(compute) if len(batch) == 1 else 0
+    cost = flop(compute)
     stage.cached_features = lambda windows, training: kept[0]
     try:
         yield cost
@@ -257,6 +258,7 @@ def count_replan(
     forward: Mapping[str, int],
     calls: int,
     video_passes: int,
+    attending: int,
 ) -> Replan:
     """FLOPs of one replan.
 
@@ -265,10 +267,12 @@ def count_replan(
         forward: FLOPs of one forward by part.
         calls: `denoiser_calls` of the stage's sampler.
         video_passes: `passes` of what samples its videos, which `independent` levels do not get on the way.
+        attending: `count_attending` of the stage.
     """
     guidance = stage.sampler.guidance != 1.0
     both = calls * (1 + guidance)
     used = {CONDITION: forward[CONDITION], U_NET: both * forward[U_NET]}
+    published = forward[CONDITION] + both * (attending + forward.get(ADAPTER, 0) + forward.get(ACTION, 0))
     video = forward[DECODE]
     if acts(stage):
         shared = stage.noise_levels == "shared"
@@ -276,7 +280,20 @@ def count_replan(
         if not shared:
             used |= {U_NET: (1 + guidance) * count_look(stage), ADAPTER: (1 + guidance) * forward[ADAPTER]}
             video += video_passes * forward[U_NET]
-    return Replan({name: count for name, count in used.items() if count}, video, calls, guidance)
+    return Replan({name: count for name, count in used.items() if count}, video, calls, guidance, published)
+
+
+@torch.no_grad()
+def count_attending(stage: Stage) -> int:
+    """FLOPs of one forward of the video U-Net with attention to its one text token, as published."""
+    video, batch = stage.video, random_batch(stage.data, 1)
+    latents, conditioning = video.encode(batch.frames), video.condition(batch.frames[:, :, 0], batch.instructions)
+    always = any(getattr(module, "always_attends", False) for module in video.unet.modules())
+    video.unet.attend_always(True)
+    try:
+        return flop(lambda: video.denoise(latents, torch.ones(1), conditioning))
+    finally:
+        video.unet.attend_always(always)
 
 
 @torch.no_grad()

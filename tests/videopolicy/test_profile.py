@@ -23,6 +23,7 @@ from videopolicy.stage_cost import (
     ENCODE,
     TEXT,
     U_NET,
+    count_attending,
     count_replan,
     count_step,
     denoiser_calls,
@@ -65,6 +66,8 @@ def test_robocasas_parts_cost_what_the_published_networks_do(parity_dir: Path) -
     stage = skeleton([ROBOCASA], "action")
     with on_shapes(stage):
         counted = {name: count for name, (count, _) in forward_by_part(stage).items()}
+        assert 0.94 * published["video_unet_25x32x32_b1"] < counted[U_NET] < published["video_unet_25x32x32_b1"]
+        counted[U_NET] = count_attending(stage)
         counted[ADAPTER] += rows_the_published_adapter_embeds_in_vain(stage)
     wanted = {
         U_NET: published["video_unet_25x32x32_b1"],
@@ -99,7 +102,8 @@ def test_robocasas_report_has_the_published_cost_of_a_replan(tmp_path: Path) -> 
     replan = json.loads(path.read_text())["stages"]["action"]["replan"]
     assert replan["denoiser_calls"] == 30
     assert replan["guidance"]
-    assert replan["flop"] == pytest.approx(446e12, rel=0.01)
+    assert replan["published_flop"] == pytest.approx(446e12, rel=0.01)
+    assert replan["flop"] < replan["published_flop"]
     assert replan["video_flop"] == pytest.approx(18.9e12, rel=0.01)
 
 
@@ -129,16 +133,16 @@ def test_a_replan_is_counted_as_it_runs(levels: str, guidance: float, tiny: list
     calls = denoiser_calls(shapes.sampler)
     with on_shapes(shapes):
         forward = {name: count for name, (count, _) in forward_by_part(shapes).items()}
-        counted = count_replan(shapes, forward, calls, video_passes=1)
+        counted = count_replan(shapes, forward, calls, video_passes=1, attending=0)
     stage = real_stage(tiny, "action", **overrides)
     sample = stage.sample_jointly if levels == "shared" else stage.sample_independently
     batch = random_batch(stage.data, 1)
     conditioning = stage.conditioning(batch)
-    embedding = flop(lambda: stage.video.level_embedding(torch.ones(1)))  # left out: a few thousandths
     ran = flop(lambda: sample(conditioning, [0]))
     assert counted.steps == 3
     assert counted.guidance == (guidance != 1.0)
-    assert ran - 2 * 4 * embedding <= sum(counted.by_part.values()) <= ran
+    # counted apart: embeddings of noise levels, and what is computed once a replan rather than once a pass
+    assert sum(counted.by_part.values()) == pytest.approx(ran, rel=0.02)
 
 
 def real_stage(tiny: list[str], name: str, **overrides: Any) -> Any:  # noqa: ANN401 - a stage of either kind
