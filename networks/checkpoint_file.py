@@ -113,7 +113,12 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str
     Raises:
         CheckpointError: The disk is full or the folder not writable; the file that was there is untouched.
     """
-    _in_one_step(Path(path), lambda temporary: save_file(dict(tensors), temporary))
+
+    def write(temporary: Path) -> None:
+        save_file(dict(tensors), temporary)
+        temporary.chmod(0o644)  # it makes the file private
+
+    _in_one_step(Path(path), write)
 
 
 class _Counted:
