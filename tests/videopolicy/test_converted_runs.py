@@ -189,7 +189,7 @@ def test_a_converted_stage_1_file_goes_through_the_handoff(
 def test_our_own_stage_1_checkpoint_serves_as_a_handoff_and_is_published(
     tmp_path: Path, experiment: list[str], run: Callable[..., str]
 ) -> None:
-    done = run("fit", *experiment, "--stage", "video", "--run_dir", "run", "--trainer.callbacks", "[]")
+    run("fit", *experiment, "--stage", "video", "--run_dir", "run", "--trainer.callbacks", "[]")
     last = tmp_path / "run" / "video" / "checkpoints" / "last.ckpt"
     files = ["--input", str(last), "--output", str(tmp_path / "published.safetensors")]
     assert main(["convert", "--from", "native", "--to", "reference", *files]) == 0
