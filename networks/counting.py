@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 COUNTED = (
     "Matrix products, convolutions and attention are counted, a multiply and an add as two; normalisation, activations "
-    "and other elementwise work are not (about 1 % of these networks)."
+    "and other elementwise work are not."
 )
 
 
