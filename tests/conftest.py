@@ -2,12 +2,19 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+
+from simulators.errors import SimulatorError
+from simulators.rendering import choose_gl
+
+with suppress(SimulatorError):  # no OpenGL: the tests that draw say so
+    choose_gl(None)  # mujoco asks once, when the first test module imports it, and later tests draw
 
 pytest_plugins = ("tests.stage_parts", "tests.reference_parts")
 
