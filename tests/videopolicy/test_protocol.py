@@ -138,7 +138,7 @@ def test_tasks_are_chosen_by_name_and_by_index_in_the_protocol() -> None:
 
 def test_the_simulator_names_the_tasks_and_groups_must_be_among_them(counting: Callable[..., SimulatorConfig]) -> None:
     found = Protocol("p", "here", counting(["all"]), 2, 5, 4, groups={"easy": ["up"], "hard": ["crash"]})
-    assert found.with_tasks().simulator.tasks == ["up", "down", "crash", "hang", "raise", "mistake"]
+    assert found.with_tasks().simulator.tasks == ["up", "down", "left", "crash", "hang", "raise", "mistake"]
     two = found.with_tasks("down,0")
     assert [spec.key for spec in two.episodes()] == [
         "counting/down/seed5",
