@@ -24,6 +24,7 @@ FITS = {  # others fit every experiment
     "without_stage1": TWO_STAGES,
     "weight_averaging": PUBLISHED,  # the others average already
     "better_choices": PUBLISHED,
+    "fused_adam": PUBLISHED,  # the others have optimizers of their own
 }
 TRAINERS = sorted((ROOT / "experiments" / "trainer").glob("*.yaml"))
 
