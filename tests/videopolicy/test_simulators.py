@@ -38,7 +38,7 @@ def test_check_steps_draws_and_prints_what_a_simulator_is(
         "2 numbers",
         "40",
         "steps/s without rendering",
-        "6, this one is down",
+        "7, this one is down",
         "python 3.",
     ):
         assert line in printed
