@@ -78,10 +78,10 @@ def measure(args: argparse.Namespace, stage: str) -> int:
     """Run the steps and print the result; `OUT_OF_MEMORY` if they did not fit."""
     import torch
 
-    from videopolicy.command_line import CommandLine
-    from videopolicy.skeleton import without_weights
-    from videopolicy.stage_cli import StageCLI
-    from videopolicy.stopwatch import StepTimes
+    from videopolicy.experiment.command_line import CommandLine
+    from videopolicy.experiment.skeleton import without_weights
+    from videopolicy.experiment.stage_cli import StageCLI
+    from videopolicy.profiling.stopwatch import StepTimes
 
     with tempfile.TemporaryDirectory() as folder:
         demos = write_demos(Path(folder) / "demos" / "CloseDrawer.hdf5", windows=args.batch_size * (args.steps + 1))
@@ -167,7 +167,7 @@ def result(args: argparse.Namespace, stage: str, cli: Any, times: Any) -> dict[s
     """What was measured, for the JSON line."""
     import torch
 
-    from videopolicy.stopwatch import Timing, hardware, peak_bytes
+    from videopolicy.profiling.stopwatch import Timing, hardware, peak_bytes
     from videopolicy.versions import git_commit
 
     device = cli.trainer.strategy.root_device

@@ -63,9 +63,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def build(size: str, experiment: Path | None, overlays: list[str]) -> Any:  # noqa: ANN401 - an action stage
     """The experiment's action stage with random weights and shared noise levels."""
-    from videopolicy.command_line import CommandLine
+    from videopolicy.experiment.command_line import CommandLine
     from videopolicy.profile import with_weights
-    from videopolicy.stage_cost import make_computable
+    from videopolicy.profiling.stage_cost import make_computable
 
     file = experiment or ROOT / "experiments" / EXPERIMENTS[size]
     torch.manual_seed(0)
@@ -84,7 +84,7 @@ def build(size: str, experiment: Path | None, overlays: list[str]) -> Any:  # no
 
 def measure(stage: Any, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:  # noqa: ANN401
     """Everything that is reported."""
-    from videopolicy.stopwatch import hardware, time_runs
+    from videopolicy.profiling.stopwatch import hardware, time_runs
     from videopolicy.versions import git_commit
 
     published_actions = published(stage)
@@ -177,7 +177,7 @@ def one_pass(stage: Any) -> Tensor:  # noqa: ANN401
 
 def matmul_flop_per_s(device: torch.device, dtype: torch.dtype) -> float:
     """Speed of one large matrix product, the most that the device can be expected to reach."""
-    from videopolicy.stopwatch import time_runs
+    from videopolicy.profiling.stopwatch import time_runs
 
     side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device).to(dtype)

@@ -37,10 +37,10 @@ from networks.counting import flop
 from simulators import EpisodeSpec, Observation, PolicyRequest, summarize
 from videopolicy import evaluate as evaluate_verb
 from videopolicy.errors import CommandError
-from videopolicy.evaluation import evaluate
-from videopolicy.run_directory import write_atomically
-from videopolicy.stage_cost import random_batch
-from videopolicy.stopwatch import time_runs
+from videopolicy.evaluation.run import evaluate
+from videopolicy.experiment.run_directory import write_atomically
+from videopolicy.profiling.stage_cost import random_batch
+from videopolicy.profiling.stopwatch import time_runs
 from videopolicy.versions import git_commit
 
 FEW_STEP_SOLVER = "DPMSolverMultistepScheduler"

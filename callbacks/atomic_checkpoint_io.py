@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from networks.checkpoint_file import read_checkpoint, write_checkpoint
+from networks.checkpoints.file import read_checkpoint, write_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -3,7 +3,7 @@
 from networks.action_unet import ActionUNet
 from networks.adapter import AdapterStage, CNNAdapter
 from networks.autoencoders import Autoencoder, ConditionEncoder, PixelShuffleAutoencoder, SVDAutoencoder
-from networks.checkpoint_file import read_checkpoint
+from networks.checkpoints.file import read_checkpoint
 from networks.component_config import build, config_of, describe
 from networks.conditioning import Conditioning
 from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise, mean_over_rows

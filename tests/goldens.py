@@ -11,7 +11,7 @@ from torch import Tensor
 from networks.action_unet import ActionUNet
 from networks.adapter import CNNAdapter
 from networks.autoencoders import SVDAutoencoder
-from networks.checkpoint_keys import action_unet_key, adapter_key, unet_key
+from networks.checkpoints.keys import action_unet_key, adapter_key, unet_key
 from networks.policy_model import PolicyModel
 from networks.text import SeededTextEncoder
 from networks.video_model import VideoModel

@@ -13,8 +13,8 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from networks.adapter import PAPER_BRANCH, PAPER_MERGE
-from networks.autoencoder_keys import published_condition_encoder_weights, published_first_stage_weights
-from networks.checkpoint_keys import PREFIX_BY_PART
+from networks.checkpoints.autoencoder_keys import published_condition_encoder_weights, published_first_stage_weights
+from networks.checkpoints.keys import PREFIX_BY_PART
 from tests.networks.conftest import filled
 
 UNET = "model.diffusion_model."

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from simulators import PolicyReply, PolicyRequest, RolloutEngine, SimulatorConfig
-from videopolicy.command_line import CommandLine, parse
-from videopolicy.experiment import TWO_STAGES, load_experiment
+from videopolicy.experiment.command_line import CommandLine, parse
+from videopolicy.experiment.files import TWO_STAGES, load_experiment
 from videopolicy.main import VERBS, verb
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def parse_stages(line: CommandLine) -> None:
     """Parse the configs that a command composes, without building anything."""
-    from videopolicy.stage_cli import StageCLI
+    from videopolicy.experiment.stage_cli import StageCLI
 
     experiment = line.experiment()
     for stage in line.stages(experiment):

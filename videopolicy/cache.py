@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from videopolicy.command_line import CommandLine, parse
 from videopolicy.errors import CommandError
-from videopolicy.experiment import STAGES
+from videopolicy.experiment.command_line import CommandLine, parse
+from videopolicy.experiment.files import STAGES
 
 HELP = "encode every frame and instruction of an experiment once; training then reads latents"
 
@@ -64,7 +64,7 @@ def parts(line: CommandLine, stage: str) -> tuple[Any, Any, Any, float]:
         CommandError: The experiment names no autoencoder or text encoder.
     """
     from networks.component_config import build
-    from videopolicy.stage_cli import StageCLI
+    from videopolicy.experiment.stage_cli import StageCLI
 
     cli = StageCLI("fit", line.stage_config(line.experiment(), stage), instantiate=False)
     data = cli.data_alone()

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from simulators import Comparison, EpisodeResult, Pairs, ResultsFile, compare, wilson_interval
 from videopolicy.errors import CommandError
-from videopolicy.results_directory import differing_keys, read_protocol_document
+from videopolicy.evaluation.results_directory import differing_keys, read_protocol_document
 
 HELP = "compare two evaluations over the same episodes in pairs, with an interval and McNemar's p"
 METHOD = (

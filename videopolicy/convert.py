@@ -15,9 +15,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 from torch import Tensor
 
-from networks.checkpoint_conversion import PartSummary, Plan, cast, native_tables, plan, published_table
-from networks.checkpoint_file import write_checkpoint, write_safetensors
-from networks.checkpoint_source import REFERENCE_ONLY, Source, read_source
+from networks.checkpoints.conversion import PartSummary, Plan, cast, native_tables, plan, published_table
+from networks.checkpoints.file import write_checkpoint, write_safetensors
+from networks.checkpoints.source import REFERENCE_ONLY, Source, read_source
 from videopolicy.described_checkpoint import Description
 from videopolicy.errors import CommandError
 

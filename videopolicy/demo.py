@@ -27,9 +27,9 @@ from lightning_modules.policy import build_stage
 from networks import read_checkpoint
 from simulators import EpisodeResult, Policy, ReplayPolicy, summarize
 from videopolicy.evaluate import checkpoint_identity
-from videopolicy.evaluation import evaluate
-from videopolicy.live_table import success_table
-from videopolicy.protocol import stored_protocol
+from videopolicy.evaluation.live_table import success_table
+from videopolicy.evaluation.protocol import stored_protocol
+from videopolicy.evaluation.run import evaluate
 
 HELP = "collect Lift demos, train both stages, and compare the policy with its controls"
 EXPERIMENT = Path("experiments/lift.yaml")

@@ -13,13 +13,13 @@ from callbacks import SimulationRollout
 from datamodules import ActionStatistics, DatasetError, Preprocessing
 from datamodules.datamodule import DemoDataModule
 from lightning_modules import Stage
-from networks.checkpoint_layout import LABEL_BY_PART, NATIVE_PREFIX_BY_PART, part_of
+from networks.checkpoints.layout import LABEL_BY_PART, NATIVE_PREFIX_BY_PART, part_of
 from simulators import SimulatorConfig
-from videopolicy.command_line import CommandLine
 from videopolicy.errors import CommandError
-from videopolicy.experiment import Config, read_part, stages_of_experiment
-from videopolicy.skeleton import expected_preprocessing, without_weights
-from videopolicy.stage_cli import StageCLI
+from videopolicy.experiment.command_line import CommandLine
+from videopolicy.experiment.files import Config, read_part, stages_of_experiment
+from videopolicy.experiment.skeleton import expected_preprocessing, without_weights
+from videopolicy.experiment.stage_cli import StageCLI
 
 Shapes = Mapping[str, tuple[int, ...]]
 

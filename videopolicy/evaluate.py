@@ -25,9 +25,8 @@ from simulators import (
     summarize,
 )
 from videopolicy.errors import CommandError
-from videopolicy.evaluation import evaluate
-from videopolicy.live_table import success_table
-from videopolicy.protocol import (
+from videopolicy.evaluation.live_table import success_table
+from videopolicy.evaluation.protocol import (
     Protocol,
     find_protocol,
     protocol_names,
@@ -35,8 +34,9 @@ from videopolicy.protocol import (
     read_variation,
     stored_protocol,
 )
-from videopolicy.results_directory import fingerprint
-from videopolicy.sampling_overrides import SamplingOverrides, add_sampling_arguments
+from videopolicy.evaluation.results_directory import fingerprint
+from videopolicy.evaluation.run import evaluate
+from videopolicy.evaluation.sampling_overrides import SamplingOverrides, add_sampling_arguments
 
 HELP = "roll a policy out by a protocol and report success rates with 95 % Wilson intervals"
 POLICIES = ("checkpoint", "scripted", "random", "zero")

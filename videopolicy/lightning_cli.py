@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from videopolicy.command_line import CommandLine, merged_experiment, parse
-from videopolicy.experiment import Config
-from videopolicy.processes import run_stages, stages_of_this_command
-from videopolicy.run_directory import StageDirectory, is_rank_zero, write_atomically, write_experiment
+from videopolicy.experiment.command_line import CommandLine, merged_experiment, parse
+from videopolicy.experiment.files import Config
+from videopolicy.experiment.processes import run_stages, stages_of_this_command
+from videopolicy.experiment.run_directory import StageDirectory, is_rank_zero, write_atomically, write_experiment
 from videopolicy.versions import describe_environment
 
 if TYPE_CHECKING:
-    from videopolicy.stage_cli import StageCLI
+    from videopolicy.experiment.stage_cli import StageCLI
 
 USAGE = """usage: lightning {fit,validate,test} -c experiments/lift.yaml [options]
 
@@ -82,7 +82,7 @@ def run(arguments: list[str]) -> int:
         return 0
     line = parse(arguments)
     if line.help:
-        from videopolicy.stage_cli import HelpCLI
+        from videopolicy.experiment.stage_cli import HelpCLI
 
         HelpCLI([line.subcommand, *line.help])
     experiment = line.experiment()
@@ -99,7 +99,7 @@ def run(arguments: list[str]) -> int:
 
 def config_text(line: CommandLine, experiment: Config, stages: Sequence[str]) -> str:
     """The complete experiment, defaults included, as YAML that `-c` takes."""
-    from videopolicy.stage_cli import StageCLI
+    from videopolicy.experiment.stage_cli import StageCLI
 
     documents = {}
     for stage in stages:
@@ -115,8 +115,8 @@ def config_text(line: CommandLine, experiment: Config, stages: Sequence[str]) ->
 
 def fit(line: CommandLine, experiment: Config, stage: str) -> int:
     """Train one stage in this process, from where its folder stands."""
-    from videopolicy.stage_cli import StageCLI
-    from videopolicy.starting_weights import start_from, starting_weights
+    from videopolicy.experiment.stage_cli import StageCLI
+    from videopolicy.experiment.starting_weights import start_from, starting_weights
 
     running = stages_of_this_command() or (stage,)
     for name in experiment.get("stages") or ():  # a slip in stage 2 must not wait for the end of stage 1
@@ -153,7 +153,7 @@ def judge(line: CommandLine, experiment: Config, stage: str) -> int:
     config = line.stage_config(experiment, stage)
     directory = StageDirectory(line.run_directory(experiment), stage)
     checkpoint = None if config.get("ckpt_path") else directory.checkpoint()
-    from videopolicy.stage_cli import StageCLI
+    from videopolicy.experiment.stage_cli import StageCLI
 
     StageCLI(line.subcommand, config).execute(checkpoint)
     return 0

@@ -9,9 +9,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from videopolicy.command_line import CommandLine, parse
 from videopolicy.errors import CommandError
-from videopolicy.experiment import STAGES
+from videopolicy.experiment.command_line import CommandLine, parse
+from videopolicy.experiment.files import STAGES
 
 HELP = "tell what an experiment takes: parameters, FLOPs, memory, seconds per step and per replan"
 
@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> int:
         require_writable(Path(args.json))
     from rich.console import Console  # heavy imports come once the arguments are known to be good
 
-    from videopolicy.estimate import estimate
-    from videopolicy.profile_tables import print_stage, stage_document
-    from videopolicy.skeleton import skeleton
-    from videopolicy.stage_timing import require_memory, time_stage
+    from videopolicy.experiment.skeleton import skeleton
+    from videopolicy.profiling.estimate import estimate
+    from videopolicy.profiling.stage_timing import require_memory, time_stage
+    from videopolicy.profiling.tables import print_stage, stage_document
 
     device = None if args.meta else chosen_device(args.device)
     console = Console(highlight=False)
@@ -97,14 +97,14 @@ def chosen_device(name: str | None) -> Any:  # noqa: ANN401 - torch is not impor
 
 def setting_of(line: CommandLine, stage: str) -> Any:  # noqa: ANN401 - imported late
     """How the experiment trains a stage."""
-    from videopolicy.estimate import Setting
+    from videopolicy.profiling.estimate import Setting
 
     return Setting.of(_parsed(line, stage).config_document)
 
 
 def with_weights(line: CommandLine, stage: str) -> Any:  # noqa: ANN401 - imported late
     """The stage with random weights, told of the data's layout."""
-    from videopolicy.skeleton import expected_preprocessing
+    from videopolicy.experiment.skeleton import expected_preprocessing
 
     model, data = _parsed(line, stage).parts()
     model.attach(expected_preprocessing(data))
@@ -112,8 +112,8 @@ def with_weights(line: CommandLine, stage: str) -> Any:  # noqa: ANN401 - import
 
 
 def _parsed(line: CommandLine, stage: str) -> Any:  # noqa: ANN401 - imported late
-    from videopolicy.skeleton import without_weights
-    from videopolicy.stage_cli import StageCLI
+    from videopolicy.experiment.skeleton import without_weights
+    from videopolicy.experiment.stage_cli import StageCLI
 
     return StageCLI("fit", without_weights(line.stage_config(line.experiment(), stage)), instantiate=False)
 
@@ -121,7 +121,7 @@ def _parsed(line: CommandLine, stage: str) -> Any:  # noqa: ANN401 - imported la
 def document(line: CommandLine, stages: dict[str, Any], device: Any) -> dict[str, Any]:  # noqa: ANN401
     """The whole report as JSON holds it; a key's ending is its unit."""
     from networks.counting import COUNTED
-    from videopolicy.stopwatch import hardware
+    from videopolicy.profiling.stopwatch import hardware
     from videopolicy.versions import git_commit
 
     return {

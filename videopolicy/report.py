@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from videopolicy.errors import CommandError
+from videopolicy.experiment.run_directory import write_atomically
 from videopolicy.reports import (
     Evaluation,
     TrainingRun,
@@ -18,7 +19,6 @@ from videopolicy.reports import (
     render,
 )
 from videopolicy.reports.figures import size
-from videopolicy.run_directory import write_atomically
 
 HELP = "write one HTML page about an evaluation or a training run, failures first"
 

@@ -14,8 +14,8 @@ from simulators import SimulatorConfig
 from simulators.variations import KINDS
 from videopolicy import evaluate as evaluate_verb
 from videopolicy.errors import CommandError
-from videopolicy.evaluation import evaluate
-from videopolicy.variation_curve import Curve, Place, write_curve
+from videopolicy.evaluation.run import evaluate
+from videopolicy.evaluation.variation_curve import Curve, Place, write_curve
 
 HELP = "evaluate a policy under growing variation and draw success over it"
 STANDARD = "standard"

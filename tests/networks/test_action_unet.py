@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from networks.action_unet import ActionUNet
-from networks.checkpoint_keys import action_unet_key
+from networks.checkpoints.keys import action_unet_key
 from networks.errors import NetworkError
 from tests.goldens import DTYPES, check
 

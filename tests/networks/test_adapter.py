@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from networks.adapter import AdapterStage, CNNAdapter
-from networks.checkpoint_keys import adapter_key
+from networks.checkpoints.keys import adapter_key
 from networks.component_config import build, describe
 from networks.errors import NetworkError
 from networks.video_unet import TapShape

@@ -8,13 +8,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from networks.autoencoder_keys import (
+from networks.autoencoders import Autoencoder, ConditionEncoder, PixelShuffleAutoencoder, SVDAutoencoder
+from networks.checkpoints.autoencoder_keys import (
     condition_encoder_weights,
     first_stage_weights,
     published_condition_encoder_weights,
 )
-from networks.autoencoders import Autoencoder, ConditionEncoder, PixelShuffleAutoencoder, SVDAutoencoder
-from networks.checkpoint_keys import PREFIX_BY_PART
+from networks.checkpoints.keys import PREFIX_BY_PART
 from networks.component_config import build
 from networks.errors import NetworkError
 from networks.text import SeededTextEncoder

@@ -53,10 +53,10 @@ TEST_BY_ARRAY = {
     "dataset_small": {r"action_(min|max)|\w+_(pose|tokens|frame_mean|jpg|cond)": WINDOWS},
 }
 TEST_BY_TABLE = {
-    "full_size_keys": NETWORKS + "test_checkpoint_keys.py::test_parts_join_to_the_published_table",
+    "full_size_keys": NETWORKS + "checkpoints/test_keys.py::test_parts_join_to_the_published_table",
     "tiny_joint_keys": NETWORKS + "test_golden_joint.py::tiny",
-    "unet_to_diffusers": NETWORKS + "test_checkpoint_keys.py::test_unet_keys_are_diffusers_names",
-    "first_stage_to_diffusers": NETWORKS + "test_checkpoint_keys.py::test_first_stage_keys_are_diffusers_names",
+    "unet_to_diffusers": NETWORKS + "checkpoints/test_keys.py::test_unet_keys_are_diffusers_names",
+    "first_stage_to_diffusers": NETWORKS + "checkpoints/test_keys.py::test_first_stage_keys_are_diffusers_names",
     "parameters": NETWORKS + "test_golden_shapes.py::test_every_network_has_the_published_number_of_parameters",
     "flops": "tests/videopolicy/test_profile.py",
     "full_shapes": NETWORKS + "test_golden_shapes.py::test_every_layer_has_the_published_input_and_output",

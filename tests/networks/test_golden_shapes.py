@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from networks.action_unet import ActionUNet
 from networks.adapter import CNNAdapter
 from networks.autoencoders import SVDAutoencoder
-from networks.checkpoint_keys import action_unet_key, adapter_key
+from networks.checkpoints.keys import action_unet_key, adapter_key
 from networks.video_unet import TapShape, VideoUNet
 from tests.goldens import ACTION, ADAPTER
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks.checkpoint_keys import unet_key
+from networks.checkpoints.keys import unet_key
 from networks.errors import NetworkError
 from networks.video_unet import TapShape, VideoUNet
 from tests.goldens import ACTION, ADAPTER, DTYPES, TAPS, check

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from videopolicy.experiment import load_experiment
+from videopolicy.experiment.files import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTING = ROOT / "tests" / "simulators"

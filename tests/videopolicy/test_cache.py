@@ -15,10 +15,10 @@ from datamodules.latent_writer import LatentShard
 from lightning_modules.latent_key import latent_key
 from networks import SVDAutoencoder
 from tests.videopolicy.conftest import ROOT, tiny_overlay
-from videopolicy.command_line import CommandLine
+from videopolicy.experiment.command_line import CommandLine
+from videopolicy.experiment.stage_cli import StageCLI
 from videopolicy.latent_encoding import FrameEncoder
 from videopolicy.main import main
-from videopolicy.stage_cli import StageCLI
 
 LIFT = ROOT / "experiments" / "lift.yaml"
 SHAPE = {"block_out_channels": [32, 32, 32], "layers_per_block": 1}

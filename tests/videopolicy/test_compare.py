@@ -13,7 +13,7 @@ import pytest
 from simulators import EpisodeResult, ResultsFile
 from videopolicy import compare
 from videopolicy.errors import CommandError
-from videopolicy.results_directory import open_directory, write_protocol_document
+from videopolicy.evaluation.results_directory import open_directory, write_protocol_document
 
 
 def protocol(**changes: object) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from datamodules import ActionStatistics
-from networks.checkpoint_layout import expected_weights
+from networks.checkpoints.layout import expected_weights
 from tests.reference_parts import UNET, first_stage_only
 from tests.videopolicy.conftest import ROOT
 from tests.videopolicy.test_converted_runs import ROBOCASA, experiment, small_weights

@@ -13,18 +13,18 @@ from torch import Tensor
 
 from lightning_modules import load_policy
 from networks import Conditioning, read_checkpoint
-from networks.checkpoint_conversion import plan, published_table
-from networks.checkpoint_keys import PREFIX_BY_PART
-from networks.checkpoint_source import Source
+from networks.checkpoints.conversion import plan, published_table
+from networks.checkpoints.keys import PREFIX_BY_PART
+from networks.checkpoints.source import Source
 from simulators import SimulatorConfig
 from tests.networks.conftest import _unit as unit
 from tests.networks.conftest import parity_arrays
 from tests.reference_parts import first_stage_only, tiny_reference_networks
 from tests.simulators.conftest import counting
 from tests.videopolicy.conftest import ROOT, VIDEO, tiny_overlay
+from videopolicy.experiment.skeleton import skeleton
 from videopolicy.lightning_cli import main as lightning
 from videopolicy.main import main
-from videopolicy.skeleton import skeleton
 
 __all__ = ["counting", "parity_arrays"]  # fixtures
 

@@ -19,7 +19,7 @@ from tests.simulators.conftest import counting
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model
 from videopolicy import evaluate
 from videopolicy.errors import CommandError
-from videopolicy.sampling_overrides import SamplingOverrides
+from videopolicy.evaluation.sampling_overrides import SamplingOverrides
 
 __all__ = ["counting"]  # a fixture
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightning_modules import load_policy
-from videopolicy.experiment import load_experiment
+from videopolicy.experiment.files import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = {

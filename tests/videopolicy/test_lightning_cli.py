@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from videopolicy.experiment import load_experiment, stage_config
+from videopolicy.experiment.files import load_experiment, stage_config
+from videopolicy.experiment.stage_cli import instantiate_stage
 from videopolicy.lightning_cli import main
-from videopolicy.stage_cli import instantiate_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))

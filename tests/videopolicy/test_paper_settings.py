@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from datamodules import RoboCasaDataModule
 from lightning_modules import ActionStage, JointStage, Stage, VideoStage
 from networks import Conditioning, EDMPreconditioning
-from videopolicy.command_line import CommandLine
-from videopolicy.skeleton import skeleton
-from videopolicy.stage_cli import StageCLI
+from videopolicy.experiment.command_line import CommandLine
+from videopolicy.experiment.skeleton import skeleton
+from videopolicy.experiment.stage_cli import StageCLI
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 STAGES = [

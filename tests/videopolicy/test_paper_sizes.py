@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lightning_modules import ActionStage, JointStage, VideoStage
-from videopolicy.skeleton import skeleton
+from videopolicy.experiment.skeleton import skeleton
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 UNET = 1_524_623_082

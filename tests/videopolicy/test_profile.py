@@ -12,10 +12,10 @@ import torch
 
 from networks.adapter import Bottleneck
 from networks.counting import flop
-from videopolicy.estimate import Memory, Setting, estimate, states_per_weight
+from videopolicy.experiment.skeleton import skeleton
 from videopolicy.main import main
-from videopolicy.skeleton import skeleton
-from videopolicy.stage_cost import (
+from videopolicy.profiling.estimate import Memory, Setting, estimate, states_per_weight
+from videopolicy.profiling.stage_cost import (
     ACTION,
     ADAPTER,
     CONDITION,
@@ -33,7 +33,7 @@ from videopolicy.stage_cost import (
     random_batch,
     step_memory,
 )
-from videopolicy.stopwatch import Timing, time_runs
+from videopolicy.profiling.stopwatch import Timing, time_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 LIFT, ROBOCASA = (ROOT / "experiments" / f"{name}.yaml" for name in ("lift", "robocasa"))
@@ -43,7 +43,7 @@ PLAIN = Setting("32-true", 2, 1, "auto", ())
 @pytest.fixture(autouse=True)
 def few_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two are enough for what is tested here."""
-    monkeypatch.setattr("videopolicy.estimate.BATCH_SIZES", (1, 2))
+    monkeypatch.setattr("videopolicy.profiling.estimate.BATCH_SIZES", (1, 2))
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_replan_is_counted_as_it_runs(levels: str, guidance: float, tiny: list
 
 def real_stage(tiny: list[str], name: str, **overrides: Any) -> Any:  # noqa: ANN401 - a stage of either kind
     """As `skeleton`, with weights."""
-    from videopolicy.command_line import CommandLine
+    from videopolicy.experiment.command_line import CommandLine
     from videopolicy.profile import with_weights
 
     keys = [(key.replace("__", "."), value) for key, value in overrides.items()]
@@ -307,7 +307,7 @@ def test_a_mistake_is_one_sentence(arguments: list[str], sentence: str, capsys: 
 def test_what_will_not_fit_is_said_before_it_is_tried(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("videopolicy.stage_timing.available_bytes", lambda device: 1000)
+    monkeypatch.setattr("videopolicy.profiling.stage_timing.available_bytes", lambda device: 1000)
     monkeypatch.setattr("videopolicy.profile.with_weights", lambda *_: pytest.fail("it was built"))
     assert main(["profile", *tiny, "--stage", "video", "--device", "cpu"]) == 2
     error = capsys.readouterr().err

@@ -12,7 +12,7 @@ from typing import Any
 
 from simulators import EpisodeResult, ResultsFile, Summary, summarize
 from videopolicy.errors import CommandError
-from videopolicy.protocol import find_protocol, protocol_names, read_protocol
+from videopolicy.evaluation.protocol import find_protocol, protocol_names, read_protocol
 
 POLICIES = ("scripted", "random", "zero")  # what `evaluate --policy` makes without a checkpoint
 OUTCOMES = {False: "failure", None: "error", True: "success"}  # in the order in which a reader needs them

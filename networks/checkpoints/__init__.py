@@ -1,0 +1,1 @@
+"""Checkpoints of ours, of diffusers and of the published code: reading, renaming keys, checking shapes."""

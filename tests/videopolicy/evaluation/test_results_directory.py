@@ -1,0 +1,161 @@
+"""What may share a directory of results, who may write to it, and what a kill leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulators import EpisodeResult
+from videopolicy.errors import CommandError
+from videopolicy.evaluation.results_directory import (
+    differences,
+    fingerprint,
+    open_directory,
+    read_protocol_document,
+    write_protocol_document,
+)
+
+POLICY = {"kind": "checkpoint", "path": "runs/last.ckpt", "sha256": "ab" * 32}
+PROTOCOL: dict[str, Any] = {
+    "name": "lift",
+    "source": "here",
+    "simulator": {"name": "robosuite", "tasks": ["Lift"], "max_steps": 120, "variation": {}, "python": None},
+    "episodes_per_task": 5,
+    "first_seed": 0,
+    "execute_steps": 8,
+    "groups": {},
+}
+
+
+def document(change: Callable[[dict[str, Any]], object] = lambda d: None) -> dict[str, Any]:
+    content = copy.deepcopy({"policy": POLICY, "protocol": PROTOCOL})
+    change(content)
+    return content
+
+
+def begin(path: Path, content: dict[str, Any] | None = None) -> None:
+    """One run that only writes protocol.json."""
+    content = content or document()
+    with open_directory(path, content["policy"], content["protocol"]) as directory:
+        write_protocol_document(directory, {"python": "3"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["policy"].update(path="elsewhere/last.ckpt"),
+        lambda d: d["protocol"].update(episodes_per_task=50),
+        lambda d: d["protocol"].update(name="mine", source="there", groups={"held_out": ["Lift"]}),
+        lambda d: d["protocol"]["simulator"].update(tasks=["Stack"]),
+        lambda d: d["protocol"]["simulator"].update(python=".venvs/other/bin/python"),
+        lambda d: d["protocol"]["simulator"].update(a_setting_of_tomorrow=None),
+    ],
+)
+def test_more_episodes_other_tasks_and_another_place_are_no_difference(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    changed = document(change)
+    assert fingerprint(changed) == fingerprint(document())
+    begin(tmp_path)
+    begin(tmp_path, changed)
+    written = read_protocol_document(tmp_path)
+    assert written is not None
+    assert written["fingerprint"] == fingerprint(document())
+    assert len(written["fingerprint"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["policy"].update(sha256="cd" * 32), r"policy\.sha256: 'abab"),
+        (lambda d: d["policy"].update(kind="random"), r"policy\.kind: 'checkpoint' there, 'random' now"),
+        (lambda d: d["protocol"].update(execute_steps=4), r"protocol\.execute_steps: 8 there, 4 now"),
+        (lambda d: d["protocol"].update(first_seed=4), r"protocol\.first_seed: 0 there, 4 now"),
+        (lambda d: d["protocol"]["simulator"].update(max_steps=9), r"protocol\.simulator\.max_steps: 120 there, 9 now"),
+        (
+            lambda d: d["protocol"]["simulator"].update(variation={"position": 1.0}),
+            r"protocol\.simulator\.variation\.position: None there, 1\.0 now",
+        ),
+        (lambda d: d["protocol"]["simulator"].update(options={"a": 1}), r"simulator\.options\.a: None there, 1 now"),
+    ],
+)
+def test_another_policy_or_protocol_is_refused_and_the_keys_are_named(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    changed = document(change)
+    assert fingerprint(changed) != fingerprint(document())
+    begin(tmp_path)
+    before = (tmp_path / "protocol.json").read_bytes()
+    with pytest.raises(CommandError, match=message) as refusal:
+        begin(tmp_path, changed)
+    assert "give another --output" in str(refusal.value)
+    assert (tmp_path / "protocol.json").read_bytes() == before
+    assert len(differences(document(), changed)) == 1
+
+
+def test_tasks_and_episodes_of_several_runs_add_up(tmp_path: Path) -> None:
+    begin(tmp_path)
+    begin(tmp_path, document(lambda d: d["protocol"]["simulator"].update(tasks=["Stack"])))
+    begin(tmp_path, document(lambda d: d["protocol"].update(episodes_per_task=2)))
+    written = read_protocol_document(tmp_path)
+    assert written is not None
+    assert written["protocol"]["simulator"]["tasks"] == ["Lift", "Stack"]
+    assert written["protocol"]["episodes_per_task"] == 5
+    assert written["versions"] == {"python": "3"}
+
+
+def test_a_second_run_is_refused_with_the_firsts_process_and_may_come_later(tmp_path: Path) -> None:
+    with open_directory(tmp_path, POLICY, PROTOCOL):
+        code = (
+            "import sys\nfrom pathlib import Path\n"
+            "from videopolicy.evaluation.results_directory import open_directory\n"
+            f"with open_directory(Path({str(tmp_path)!r}), {POLICY!r}, {PROTOCOL!r}): pass"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert f"another run (process {os.getpid()}) is writing results there" in done.stderr
+    with open_directory(tmp_path, POLICY, PROTOCOL):
+        pass
+
+
+def test_a_half_written_line_is_removed_and_said(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with open_directory(tmp_path, POLICY, PROTOCOL) as directory:
+        assert not directory.repaired
+        for seed in range(2):
+            directory.append(EpisodeResult("robosuite", "Lift", seed, None, True))
+    lines = tmp_path / "results.jsonl"
+    lines.write_bytes(lines.read_bytes()[:-7])
+    with open_directory(tmp_path, POLICY, PROTOCOL) as directory:
+        assert directory.repaired
+        assert list(directory.results()) == ["robosuite/Lift/seed0"]
+    assert lines.read_bytes().endswith(b"}\n")
+
+
+def test_lines_carry_the_fingerprint(tmp_path: Path) -> None:
+    with open_directory(tmp_path, POLICY, PROTOCOL) as directory:
+        directory.append(EpisodeResult("robosuite", "Lift", 0, None, True))
+    line = json.loads((tmp_path / "results.jsonl").read_text())
+    assert line["fingerprint"] == fingerprint(document())
+
+
+def test_damage_and_what_is_no_results_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").touch()
+    with pytest.raises(CommandError, match=r"has no protocol\.json beside it"):
+        begin(tmp_path)
+    (tmp_path / "protocol.json").write_text('{"protocol": 3}')
+    with pytest.raises(CommandError, match="is damaged"):
+        begin(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(CommandError, match="is a file; results go into a directory now"):
+        begin(tmp_path / "file")
+    with pytest.raises(CommandError, match="cannot be made"):
+        begin(tmp_path / "file" / "folder")

@@ -1,0 +1,199 @@
+"""Success over variation, in three forms: curve.png to look at, curve.md for a report, curve.json for programs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from simulators import EpisodeResult, compare, summarize
+from videopolicy.experiment.run_directory import write_atomically
+
+FORMAT = 1
+NOTE = "lost, won: episodes that only the standard or only the varied one solved, by seed; p: McNemar's exact test."
+STYLES = {
+    "position": ("tab:blue", "o"),
+    "appearance": ("tab:orange", "s"),
+    "camera": ("tab:green", "^"),
+    "instruction": ("tab:purple", "D"),
+}
+"""Colour and mark of each kind: told apart without colour too."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where on the curve.
+
+    Args:
+        kind: Empty for the standard, level 0 of every kind.
+        level: 0 or more.
+        folder: Of its results, inside the sweep's.
+    """
+
+    kind: str
+    level: float
+    folder: str
+
+
+@dataclass(frozen=True)
+class Point(Place):
+    """One kind at one level, measured.
+
+    Args:
+        successes: Episodes solved.
+        episodes: Episodes with an outcome.
+        errors: Episodes without one, which count neither way.
+        low: Lower end of the success rate's 95 % Wilson interval.
+        high: Upper end.
+        lost: Episodes that the standard solved and this did not; None for the standard itself.
+        won: Episodes that this solved and the standard did not.
+        p_value: McNemar's exact test of the two.
+    """
+
+    successes: int
+    episodes: int
+    errors: int
+    low: float
+    high: float
+    lost: int | None = None
+    won: int | None = None
+    p_value: float | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """Successes per episode; None without episodes."""
+        return self.successes / self.episodes if self.episodes else None
+
+
+@dataclass
+class Curve:
+    """All points of a sweep.
+
+    Args:
+        policy: What names the policy, as in ``protocol.json``.
+        protocol: Name of the protocol.
+        episodes_per_task: Episodes of each task at each point.
+        simulator: The standard `SimulatorConfig`.
+        points: In the order they were run; the standard first.
+    """
+
+    policy: dict[str, Any]
+    protocol: str
+    episodes_per_task: int
+    simulator: dict[str, Any]
+    points: list[Point] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._standard: Sequence[EpisodeResult] = ()
+
+    def add(self, place: Place, results: Sequence[EpisodeResult]) -> None:
+        """Sum up the episodes of a place; the standard's come first."""
+        total = summarize(results).total
+        numbers = (place.kind, place.level, place.folder, total.successes, total.episodes, total.errors)
+        if place.kind:
+            pairs = compare(self._standard, results).total
+            against = (pairs.only_a, pairs.only_b, pairs.p_value)
+            self.points.append(Point(*numbers, total.low, total.high, *against))
+        else:
+            self._standard = results
+            self.points.append(Point(*numbers, total.low, total.high))
+
+    def kinds(self) -> dict[str, list[Point]]:
+        """Kind -> its points by level, the standard among them."""
+        named = dict.fromkeys(point.kind for point in self.points if point.kind)
+        return {
+            kind: sorted((point for point in self.points if point.kind in ("", kind)), key=lambda point: point.level)
+            for kind in named
+        }
+
+    def rows(self) -> list[list[str]]:
+        """Cells of a table, the head first."""
+        head = ["kind", "level", "solved", "rate", "Wilson 95 %", "lost", "won", "p", "errors"]
+        return [head, *(_cells(point) for point in self.points)]
+
+    def table(self) -> Table:
+        """For the terminal."""
+        shown = slice(None) if any(point.errors for point in self.points) else slice(-1)  # 80 columns are few
+        head, *rows = (row[shown] for row in self.rows())
+        result = Table(title=self.title())
+        for column in head:
+            result.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
+        for row in rows:
+            result.add_row(*row)
+        return result
+
+    def title(self) -> str:
+        """What was swept."""
+        name = self.policy["kind"]
+        if "path" in self.policy:
+            name = "/".join(Path(self.policy["path"]).parts[-4:])  # every run has a last.ckpt: run, stage, folder, file
+        return f"{name}, {self.protocol}: {self.episodes_per_task} episodes a task and point"
+
+
+def _cells(point: Point) -> list[str]:
+    solved = f"{point.successes}/{point.episodes}"
+    rate = "" if point.rate is None else f"{point.rate:.2f}"
+    pairs = ["", "", ""] if point.p_value is None else [str(point.lost), str(point.won), f"{point.p_value:.3g}"]
+    interval = f"{point.low:.2f} to {point.high:.2f}"
+    return [point.kind or "standard", f"{point.level:g}", solved, rate, interval, *pairs, str(point.errors)]
+
+
+def write_curve(curve: Curve, folder: Path) -> None:
+    """Write ``curve.json``, ``curve.md`` and, as soon as something was varied, ``curve.png``."""
+    content = {"format": FORMAT, **asdict(curve)}
+    for point, written in zip(curve.points, content["points"], strict=True):
+        written["rate"] = point.rate
+    write_atomically(folder / "curve.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_atomically(folder / "curve.md", to_markdown(curve))
+    if curve.kinds():
+        part = folder / "curve.png.part"
+        part.write_bytes(draw(curve))
+        os.replace(part, folder / "curve.png")
+
+
+def to_markdown(curve: Curve) -> str:
+    """The table, with what its columns mean."""
+    head, *rows = curve.rows()
+    lines = [f"# Success over variation: {curve.title()}", ""]
+    lines += ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+    lines += ["", NOTE]
+    return "\n".join(lines) + "\n"
+
+
+def draw(curve: Curve) -> bytes:
+    """The curve as a PNG: a line a kind, with 95 % Wilson intervals."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    kinds = curve.kinds()
+    widest = max(point.level for point in curve.points)
+    for index, (kind, points) in enumerate(kinds.items()):
+        measured = [point for point in points if point.rate is not None]
+        rates = [point.rate or 0.0 for point in measured]
+        aside = 0.012 * widest * (index - (len(kinds) - 1) / 2)  # bars of two kinds do not hide each other
+        bars = [
+            [rate - point.low for rate, point in zip(rates, measured, strict=True)],
+            [point.high - rate for rate, point in zip(rates, measured, strict=True)],
+        ]
+        colour, mark = STYLES[kind]
+        places = [point.level + aside for point in measured]
+        axes.errorbar(places, rates, bars, label=kind, color=colour, marker=mark, capsize=3, linewidth=1.5)
+    axes.set_xticks(sorted({point.level for point in curve.points}))
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xlabel("level of variation (0: standard)")
+    axes.set_ylabel("success rate, 95 % Wilson interval")
+    axes.set_title(curve.title(), fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

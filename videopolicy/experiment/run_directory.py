@@ -1,0 +1,193 @@
+"""The folder of one run: what was run, where each stage stands, and who is using it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from videopolicy.errors import CommandError
+from videopolicy.experiment.files import Config
+
+LIMITS = ("max_steps", "max_epochs", "max_time")  # what says when a stage is finished
+FINISHED = "finished.json"
+HANDOFF = "handoff.json"
+_locks: dict[Path, IO[str]] = {}  # kept open until the process ends, for closing the file gives the lock back
+
+
+def is_rank_zero() -> bool:
+    """Whether this process writes files, known from the launcher's environment before any Trainer exists."""
+    ranks = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file in one step, so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+class StageDirectory:
+    """One stage's part of a run directory.
+
+    Holds ``config.yaml`` (complete), ``versions.json``, ``checkpoints/last.ckpt`` and ``best.ckpt``, TensorBoard
+    events, and once the stage has reached its limit ``finished.json``.
+
+    Args:
+        root: The run directory.
+        stage: ``video``, ``action`` or ``joint``.
+    """
+
+    def __init__(self, root: Path, stage: str) -> None:
+        self.root = root
+        self.stage = stage
+        self.path = root / stage
+        self.config = self.path / "config.yaml"
+        self.versions = self.path / "versions.json"
+        self.last = self.path / "checkpoints" / "last.ckpt"
+        self.best = self.path / "checkpoints" / "best.ckpt"
+
+    # --- use ----------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make the folder and lock it until this process ends; only rank 0 does anything.
+
+        Raises:
+            CommandError: The folder cannot be written, or another process trains in it.
+        """
+        if not is_rank_zero():
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise CommandError(
+                f"{self.path}: cannot be written ({error.strerror}); give another folder with --run_dir."
+            ) from error
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            lock.close()
+            raise CommandError(
+                f"{self.path}: the run directory is in use by process {holder}; wait for it, stop it, or give another "
+                "folder with --run_dir."
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        _locks[self.path] = lock
+
+    def release(self) -> None:
+        """Give the lock back; the end of the process does it too."""
+        if (lock := _locks.pop(self.path, None)) is not None:
+            lock.close()
+
+    # --- where the stage stands -----------------------------------------------------------------------------------
+
+    def finished(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What was recorded at the end of the stage, unless the config now asks for other limits.
+
+        Args:
+            config: The stage's merged config.
+        """
+        path = self.path / FINISHED
+        if not path.is_file():
+            return None
+        record: dict[str, Any] = json.loads(path.read_text())
+        whole = self.last.is_file() or record.get("global_step") == 0  # a stage without steps saves no checkpoint
+        return record if whole and record["limits"] == limits(config) else None
+
+    def mark_finished(self, config: Mapping[str, Any], **facts: object) -> None:
+        """Record that the stage reached the limits of this config; atomic."""
+        record = {"limits": limits(config), **facts}
+        write_atomically(self.path / FINISHED, json.dumps(record, indent=2))
+
+    def checkpoint(self) -> Path:
+        """The checkpoint to judge: the best one, else the last.
+
+        Raises:
+            CommandError: The stage has none yet.
+        """
+        for path in (self.best, self.last):
+            if path.is_file():
+                return path
+        raise CommandError(
+            f"{self.last.parent}: no checkpoint of the {self.stage} stage; train it first or give one with --ckpt_path."
+        )
+
+    def handoff_manifest(self, config: Mapping[str, Any]) -> Path:
+        """Manifest of the handoff between the stages: the one the config names, or the run's own."""
+        return Path(config.get("handoff") or self.root / "handoff") / "manifest.json"
+
+    def require_same_handoff(self, manifest: Path) -> None:
+        """Refuse to go on with an action stage under which the video network was replaced.
+
+        Raises:
+            CommandError: Its checkpoint was trained on another handoff.
+        """
+        record = self.path / HANDOFF
+        if not (manifest.is_file() and record.is_file() and self.last.is_file()):
+            return  # nothing to compare; a handoff that is missing is the callback's to say
+        if json.loads(manifest.read_text())["sha256"] != json.loads(record.read_text())["sha256"]:
+            raise CommandError(
+                f"{self.last}: was trained on another video network than {manifest.parent} holds now (SHA-256 differs "
+                f"from {record}); remove {self.path} to train the action stage anew, or give another --run_dir."
+            )
+
+    def record_handoff(self, manifest: Path) -> None:
+        """Remember which video network this action stage is trained on."""
+        if manifest.is_file():
+            sha256 = json.loads(manifest.read_text())["sha256"]
+            write_atomically(self.path / HANDOFF, json.dumps({"folder": str(manifest.parent), "sha256": sha256}))
+
+    def recorded_config(self) -> Config | None:
+        """The complete config of the last start, if there was one."""
+        if not self.config.is_file():
+            return None
+        recorded: Config = yaml.safe_load(self.config.read_text())
+        return recorded
+
+
+def limits(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The trainer settings that end a stage."""
+    trainer = config.get("trainer") or {}
+    return {name: trainer[name] for name in LIMITS if trainer.get(name) is not None}
+
+
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
+    """Nested mappings as one mapping with dotted keys; ``init_args`` is left out of them."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, object] = {}
+    for key, item in value.items():
+        inner = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+        flat |= flatten(item, inner)
+    return flat
+
+
+def changed_keys(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Keys of networks and data that differ between two complete configs, each with both values."""
+    before, now = (
+        flatten({key: document[key] for key in ("model", "data") if key in document}) for document in (recorded, config)
+    )
+    keys = sorted({*before, *now})
+    absent = "(absent)"
+    return [
+        f"{key}: was {before.get(key, absent)!r}, is {now.get(key, absent)!r}"
+        for key in keys
+        if before.get(key, absent) != now.get(key, absent)
+    ]
+
+
+def write_experiment(root: Path, experiment: Mapping[str, Any]) -> None:
+    """Record the merged experiment as ``config.yaml`` at the top of the run directory."""
+    text = "# The merged experiment of this run; `lightning fit -c` takes it.\n"
+    write_atomically(root / "config.yaml", text + yaml.safe_dump(dict(experiment), sort_keys=False))

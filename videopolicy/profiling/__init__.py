@@ -1,0 +1,1 @@
+"""What a stage costs: counted on shapes, and timed on this machine."""
