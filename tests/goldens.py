@@ -1,4 +1,4 @@
-"""Comparison with the arrays of ../shared/parity ("goldens"), in float64 and in float32.
+"""Comparison with the arrays of tests/data/parity ("goldens"), in float64 and in float32.
 
 `python -m pytest -m golden -rP` prints a line for every array; docs/fidelity.md's table is made of these lines.
 """
