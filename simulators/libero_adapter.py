@@ -38,6 +38,7 @@ class LiberoSimulator(MujocoSimulator):
     """
 
     variations: ClassVar[tuple[str, ...]] = ("position", "appearance", "camera")
+    may_repeat_physics: ClassVar[bool] = True
 
     def __init__(self, config: SimulatorConfig) -> None:
         super().__init__(config)
@@ -111,7 +112,7 @@ class LiberoSimulator(MujocoSimulator):
             self.env.sim.forward()
         self.env._post_process()
         for _ in range(self.options["settling_steps"]):
-            self.env.step(SETTLING_ACTION)
+            self.advance(SETTLING_ACTION)
 
     def _reset(self) -> None:
         errors = import_simulator("robosuite.utils.errors", "robosuite")

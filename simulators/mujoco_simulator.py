@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from simulators.errors import SimulatorError
 from simulators.mujoco_types import Environment, MjData, MjModel, right_arm
 from simulators.protocol import Array, EpisodeSpec, Images, Observation, Transition
 from simulators.rendering import CameraRenderer, refresh
+from simulators.substeps import computed_once
 from simulators.variations import StandardLook, external_cameras, variation_rng, vary_appearance, vary_cameras
 
 if TYPE_CHECKING:
@@ -32,10 +34,12 @@ class MujocoSimulator(ABC):
         steps: Control steps since the episode began.
         variations: Kinds of variation that the adapter is known to do; `appearance` and `camera` need only this list,
             `position` is the business of `begin`.
+        may_repeat_physics: robosuite may be 1.4, whose repeated updates of the model are left out (`substeps.py`).
     """
 
     uses_gl = True
     variations: ClassVar[tuple[str, ...]] = ()
+    may_repeat_physics: ClassVar[bool] = False
     action_dim: int
     max_steps: int
     instruction: str
@@ -97,9 +101,14 @@ class MujocoSimulator(ABC):
 
     def step(self, action: Array) -> bool:
         """Execute one (D,) action; return whether the task is solved."""
-        self.env.step(action)
+        self.advance(action)
         self.steps += 1
         return bool(self.env._check_success())
+
+    def advance(self, action: Array) -> None:
+        """Let the physics run for one control step, which is not counted."""
+        with computed_once(self.env) if self.may_repeat_physics else nullcontext():
+            self.env.step(action)
 
     def step_chunk(self, actions: Array, render: bool, record_stride: int) -> Transition:
         """See `Simulator.step_chunk`."""

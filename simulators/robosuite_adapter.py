@@ -62,6 +62,7 @@ class RobosuiteSimulator(MujocoSimulator):
     """
 
     variations: ClassVar[tuple[str, ...]] = ("position", "appearance", "camera")
+    may_repeat_physics: ClassVar[bool] = True
 
     @classmethod
     def check(cls, config: SimulatorConfig) -> list[str]:
