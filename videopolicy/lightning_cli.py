@@ -38,14 +38,13 @@ options:
   --print_config                     print the complete config, which -c takes, and stop
 
 `lightning fit --help` lists every key; `lightning fit --data.help RobosuiteDataModule` those of a class."""
-# By name, so that nothing heavy is imported to recognise an error.
+# By name, so that nothing heavy is imported to recognise one; with its module, for torch has a CheckpointError too.
 USERS_MISTAKES = {
-    "CommandError",
-    "DatasetError",
-    "SimulatorError",
-    "NetworkError",
-    "CheckpointError",
-    "MisconfigurationException",  # Lightning's own
+    "videopolicy.errors.CommandError",
+    "datamodules.errors.DatasetError",
+    "simulators.errors.SimulatorError",
+    "networks.errors.NetworkError",
+    "lightning.fabric.utilities.exceptions.MisconfigurationException",
 }
 
 
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def is_users_mistake(error: BaseException) -> bool:
     """Whether an error's message is one sentence for the user, so that a traceback would only hide it."""
-    return any(kind.__name__ in USERS_MISTAKES for kind in type(error).__mro__)
+    return any(f"{kind.__module__}.{kind.__name__}" in USERS_MISTAKES for kind in type(error).__mro__)
 
 
 def run(arguments: list[str]) -> int:

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from datamodules.errors import DatasetError
+from networks.errors import CheckpointError
+from simulators.errors import SimulatorError
 from videopolicy.experiment.files import load_experiment, stage_config
 from videopolicy.experiment.stage_cli import instantiate_stage
-from videopolicy.lightning_cli import main
+from videopolicy.lightning_cli import is_users_mistake, main
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -186,6 +190,14 @@ def test_a_slip_is_refused_with_its_key_and_the_nearest_right_one(
 ) -> None:
     assert SLIPS[slip] in refusal(capsys, "fit", *lift_overlay, "--stage", "video", *slip.split())
     assert not Path("runs").exists()
+
+
+def test_errors_of_ours_are_for_the_user_and_those_of_torch_keep_their_traceback() -> None:
+    ours = (CheckpointError("x"), DatasetError("x"), SimulatorError("x"), MisconfigurationException("x"))
+    assert all(is_users_mistake(error) for error in ours)
+    torchs = torch.utils.checkpoint.CheckpointError("recomputed tensors differ")
+    assert not is_users_mistake(torchs)
+    assert not is_users_mistake(ValueError("x"))
 
 
 def test_missing_demos_are_one_sentence(capsys: pytest.CaptureFixture[str], lift_overlay: list[str]) -> None:
