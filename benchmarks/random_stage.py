@@ -1,0 +1,101 @@
+"""A stage of an experiment with random weights, and generated inputs for it: what the speed benchmarks run on."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from datamodules import Batch
+from datamodules.latent_cache import Latents
+from videopolicy.experiment.command_line import CommandLine
+from videopolicy.profile import with_weights
+from videopolicy.profiling.stage_cost import make_computable
+from videopolicy.profiling.stopwatch import time_runs
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = {"small": "lift.yaml", "medium": "libero_object.yaml", "full": "robocasa.yaml"}
+SHARED = {"noise_levels": "shared", "standardize_features": False}
+# Widths and layers at which encoding takes the same share of a step as at the paper's settings (7.9 of 7.4 TFLOP).
+SLIM = {"small": ([32, 32, 32, 32], 1), "medium": ([32, 64, 128, 128], 2)}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which networks, and where."""
+    parser.add_argument("--size", choices=tuple(EXPERIMENTS), default="small", help="lift, libero_object or robocasa")
+    parser.add_argument("--experiment", type=Path, help="another experiment file in place of the size's")
+    parser.add_argument("--overlay", action="append", default=[], metavar="FILE", help="laid over the experiment")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build(args: argparse.Namespace, stage: str, slim: bool = False) -> Any:  # noqa: ANN401 - a stage
+    """The experiment's stage with random weights, an action stage with shared noise levels.
+
+    Args:
+        args: From `add_arguments`.
+        stage: `video` or `action`.
+        slim: Put an autoencoder like Stable Video Diffusion's, but slim, in the place of one that costs nothing.
+    """
+    file = args.experiment or ROOT / "experiments" / EXPERIMENTS[args.size]
+    changes = [(f"model.init_args.{name}", value) for name, value in (SHARED if stage == "action" else {}).items()]
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        overlays = [write_slim(Path(folder) / "slim.yaml", args.size)] if slim and args.size in SLIM else []
+        files = [str(file), *(str(path) for path in (*overlays, *args.overlay))]
+        built = with_weights(CommandLine("fit", files, changes, stage), stage)
+    make_computable(built)
+    for module in built.modules():  # layers that start at zero would hide what is in front of them
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and not weight.any():
+            torch.nn.init.normal_(weight, std=0.02)
+    built.log_dict = lambda *_, **__: None  # there is no Trainer
+    return built
+
+
+def write_slim(path: Path, size: str) -> Path:
+    """An overlay with a slim autoencoder of 4 latent channels, and what must fit it."""
+    widths, layers = SLIM[size]
+    autoencoder = {"block_out_channels": widths, "layers_per_block": layers}
+    video = {
+        "autoencoder": {"class_path": "networks.SVDAutoencoder", "init_args": autoencoder},
+        "preconditioning": {"class_path": "networks.EDMPreconditioning"},
+        "unet": {"init_args": {"in_channels": 8, "out_channels": 4}},
+    }
+    path.write_text(yaml.safe_dump({"model": {"init_args": {"video": {"init_args": video}}}}))
+    return path
+
+
+@torch.no_grad()
+def cached(stage: Any, batch: Batch) -> Batch:  # noqa: ANN401
+    """The batch as the datamodule gives it with a latent cache: latents in float16, no frames.
+
+    Raises:
+        NetworkError: The autoencoder has nothing to cache.
+    """
+    video, frames = stage.video, batch.frames
+    moments = video.autoencoder.moments(frames.flatten(0, 2)).unflatten(0, frames.shape[:3])
+    current = torch.cat([frames[:, :1, 0], frames[:, :, 0]], dim=1)
+    condition = video.autoencoder.encode_condition(current.flatten(0, 1)).unflatten(0, current.shape[:2])
+    latents = Latents(moments.half(), condition.half(), video.text_encoder(batch.instructions))
+    tensors = {name: getattr(batch, name) for name in ("actions", "action_is_pad", "frame_is_pad", "windows")}
+    nothing = frames.new_zeros(len(batch), 0)
+    return Batch(frames=nothing, **tensors, instructions=batch.instructions, latents=latents)
+
+
+def weight_bytes(modules: Sequence[torch.nn.Module]) -> int:
+    """Size of all parameters and buffers."""
+    tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def matmul_flop_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    """Speed of one large matrix product, the most that the device can be expected to reach."""
+    side, enough_s = (8192, 2.0) if device.type == "cuda" else (2048, 0.5)
+    a = torch.randn(side, side, device=device).to(dtype)
+    return 2 * side**3 / time_runs(lambda: a @ a, device, enough_s).fastest_s
