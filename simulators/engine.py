@@ -136,15 +136,22 @@ class RolloutEngine:
 
     def _advance(self, policy: Policy) -> list[tuple[int, EpisodeResult]]:
         """One turn: start episodes, take in answers, let the policy answer; returns the episodes that ended."""
-        events: list[Event | None] = []
-        for slot, job in self.pool.assign():
-            self._episodes[slot] = _Episode(job, time.monotonic(), recording=self._new_recording(job.index))
-            events.append(self.pool.send(slot, "reset", spec=job.spec, render=self._wants_images(slot)))
+        events = self._start_episodes()
         waiting = any(episode.observation is not None for episode in self._episodes.values())
-        events += self.pool.wait(block=not waiting and not any(events))
-        ended = [self._take(event) for event in events if event is not None]
+        events += self.pool.wait(block=not waiting and not events)
+        ended = [self._take(event) for event in events]
+        # Whoever has just finished resets while the policy thinks.
+        ended += [self._take(event) for event in self._start_episodes()]
         ended += [self._take(event) for event in self._ask(policy)]
         return [item for item in ended if item is not None]
+
+    def _start_episodes(self) -> list[Event]:
+        """Give idle workers their next episodes; returns the deaths noticed while asking them to reset."""
+        deaths = []
+        for slot, job in self.pool.assign():
+            self._episodes[slot] = _Episode(job, time.monotonic(), recording=self._new_recording(job.index))
+            deaths.append(self.pool.send(slot, "reset", spec=job.spec, render=self._wants_images(slot)))
+        return [death for death in deaths if death is not None]
 
     def _take(self, event: Event) -> tuple[int, EpisodeResult] | None:
         """Take in a worker's answer or death; returns the result if that ended the episode."""

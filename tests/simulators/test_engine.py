@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -69,6 +70,23 @@ def test_waiting_observations_are_answered_in_one_batch(counting: Counting) -> N
         engine.run(policy, config.episodes(3, first_seed=3), progress=False)  # the same workers, warm now
     assert sum(policy.batches[first:]) == 3 * 4
     assert max(policy.batches) > 1
+
+
+def test_no_worker_idles_while_the_policy_thinks(counting: Counting) -> None:
+    """A worker whose episode has ended gets the next one before the policy is asked for the others."""
+    config = counting(["up", "down"], options={"goal": 5.0}, max_steps=12)
+    idle: list[int] = []
+
+    class Slow(NoisyPolicy):
+        def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+            queued = len(engine.pool._queue)
+            idle.append(min(queued, engine.pool.num_workers - len(engine._episodes)))
+            time.sleep(0.02)  # answers gather meanwhile
+            return super().act(requests)
+
+    with RolloutEngine(config, num_workers=3, execute_steps=4) as engine:
+        engine.run(Slow(), config.episodes(18), progress=False)
+    assert max(idle) == 0, f"idle workers at each call: {idle}"
 
 
 def test_the_step_limit_ends_an_episode_as_a_failure_and_only_wanted_actions_are_executed(counting: Counting) -> None:
