@@ -140,14 +140,15 @@ def count(contender: Contender, device: torch.device, there: Iterable[Tensor]) -
     tensors = list(there)
 
     def work(contender: Contender) -> None:
-        if device.type == "cpu":
-            with LiveBytes(tensors) as live:
-                run = contender.prepare()
-                run(0)
-                run(1)  # now with what the first left behind, such as an optimizer's state
-            contender.peak_bytes = live.peak + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        run = contender.prepare()
-        contender.flop = flop(lambda: run(0))
+        if device.type != "cpu":
+            run = contender.prepare()
+            contender.flop = flop(lambda: run(0))
+            return
+        with LiveBytes(tensors) as live:
+            run = contender.prepare()
+            run(0)
+            contender.flop = flop(lambda: run(1))  # now with what the first left behind, such as an optimizer's state
+        contender.peak_bytes = live.peak + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     if contender.failure is None:
         with_memory_to_spare(contender, device, work)
@@ -163,6 +164,28 @@ def ratio(base: Contender, other: Contender) -> dict[str, Any] | None:
     pairs = zip(base.seconds, other.seconds, strict=False)  # one that failed later has fewer turns
     turns = [statistics.median(a) / statistics.median(b) for a, b in pairs]
     return {"ratio": base.median_s / other.median_s, "smallest": min(turns), "largest": max(turns)}
+
+
+def ratio_in_words(found: dict[str, Any] | None) -> str:
+    """With the extremes of single turns."""
+    if found is None:
+        return "not measured"
+    return f"{found['ratio']:.2f} times ({found['smallest']:.2f} to {found['largest']:.2f})"
+
+
+def line_of(side: Contender, base: Contender) -> str:
+    """One order of work in a line."""
+    if not side.seconds:
+        return f"{side.name}: {side.failure or 'not run: time was up'}"
+    found, several = side.to_dict(), ratio(base, side)
+    text = f"{side.name:15} {found['median_s']:.3f} s ({found['fastest_s']:.3f} to {found['slowest_s']:.3f})"
+    if several is not None:
+        text += f", {ratio_in_words(several)}"
+    if side.peak_bytes is not None:
+        text += f", peak {side.peak_bytes / 1e9:.2f} GB"
+    if side.flop is not None:
+        text += f", {side.flop / 1e12:.4g} TFLOP at {found['flop_per_s'] / 1e12:.3g} TFLOP/s"
+    return text
 
 
 def operators(contender: Contender, device: torch.device, rows: int = 15) -> str:

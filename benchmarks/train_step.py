@@ -34,7 +34,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout too
 
-from benchmarks.alternation import Contender, alternate, clock_name, count, operators, ratio
+from benchmarks.alternation import (
+    Contender,
+    alternate,
+    clock_name,
+    count,
+    line_of,
+    operators,
+    ratio,
+    ratio_in_words,
+)
 from benchmarks.random_stage import add_arguments, build, matmul_flop_per_s
 from benchmarks.training_order import (
     BY_DEVICE,
@@ -118,10 +127,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         count(side, device, there)
         print(line_of(side, sides["published"]), flush=True)
     for name, pair in tried.items():
-        print(f"{name:17} " + ", ".join(f"{key} {gain}" for key, gain in gains(sides, name, pair).items()), flush=True)
-    best = sides.get("cached") or sides["exact"]
+        words = ", ".join(f"{key} {ratio_in_words(one)}" for key, one in gains(sides, pair).items())
+        print(f"{MEANING[name]}: {words}", flush=True)
     if args.profile:
-        for side in (sides["published"], best):
+        for side in (sides["published"], best_of(sides)):
             print(operators(side, device))
     return report(args, device, steps, sides, tried)
 
@@ -169,31 +178,9 @@ def best_of(sides: dict[str, Contender]) -> Contender:
     return sides.get("cached") or sides["exact"]
 
 
-def gains(sides: dict[str, Contender], name: str, pair: dict[str, Contender]) -> dict[str, str]:
-    """Times faster alone, and on top of all others."""
-    found = {
-        "alone": ratio(sides["published"], pair["alone"]),
-        "on top of the others": ratio(pair["without"], pair["with"]),
-    }
-    return {
-        key: "not measured" if one is None else f"{one['ratio']:.2f} ({one['smallest']:.2f} to {one['largest']:.2f})"
-        for key, one in found.items()
-    }
-
-
-def line_of(side: Contender, base: Contender) -> str:
-    """One order of work in a line."""
-    if not side.seconds:
-        return f"{side.name}: {side.failure or 'not run: time was up'}"
-    found, several = side.to_dict(), ratio(base, side)
-    text = f"{side.name:15} {found['median_s']:.3f} s ({found['fastest_s']:.3f} to {found['slowest_s']:.3f})"
-    if several is not None:
-        text += f", {several['ratio']:.2f} times ({several['smallest']:.2f} to {several['largest']:.2f})"
-    if side.peak_bytes is not None:
-        text += f", peak {side.peak_bytes / 1e9:.2f} GB"
-    if side.flop is not None:
-        text += f", {side.flop / 1e12:.4g} TFLOP at {found['flop_per_s'] / 1e12:.3g} TFLOP/s"
-    return text
+def gains(sides: dict[str, Contender], pair: dict[str, Contender]) -> dict[str, Any]:
+    """How many times faster alone, and on top of all others."""
+    return {"alone": ratio(sides["published"], pair["alone"]), "on_top": ratio(pair["without"], pair["with"])}
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -254,14 +241,7 @@ def report(
         "autoencoder": steps.stage.video.autoencoder.config,
         "sides": {name: side.to_dict() for name, side in sides.items()},
         "ratios": {name: ratio(sides["published"], side) for name, side in sides.items() if name != "published"},
-        "choices": {
-            name: {
-                "alone": ratio(sides["published"], pair["alone"]),
-                "on_top": ratio(pair["without"], pair["with"]),
-                "failure": pair["alone"].failure,
-            }
-            for name, pair in tried.items()
-        },
+        "choices": {name: gains(sides, pair) | {"failure": pair["alone"].failure} for name, pair in tried.items()},
         "losses": {name: side.results for name, side in sides.items()},
         "differences": {name: found for name, (found, _) in differences(sides, half).items()},
         "disagreements": wrong,
