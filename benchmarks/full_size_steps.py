@@ -5,8 +5,9 @@
 
 Builds experiments/robocasa.yaml as `lightning fit` does, with random weights in place of the downloads, and demos in
 RoboCasa's layout (three 256 px cameras, 12-dim actions) in a temporary folder. Prints seconds per step and peak memory;
-the last line is the result as JSON. `--search` doubles the batch until memory runs out, each try in a process of its
-own. Needs no network, simulator, demos or weights.
+the last line is the result as JSON. `--search` doubles the batch until memory or --minutes run out, each try in a
+process of its own; --batch-size is where it begins. A stage that does not fit does not keep the other from running.
+Needs no network, simulator, demos or weights.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ sys.path.insert(0, str(ROOT))  # runs from a bare checkout too
 NEEDED = ("torch", "torchvision", "lightning", "jsonargparse", "omegaconf", "diffusers", "transformers", "open_clip")
 NEEDED += ("safetensors", "h5py", "numpy", "tensorboard", "torchmetrics", "imageio", "PIL", "rich", "yaml")
 OUT_OF_MEMORY = 3  # exit status of a try that did not fit
+OUT_OF_MEMORY_TEXT = "out of memory"
 
 
 def main() -> int:
@@ -40,15 +42,14 @@ def main() -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         print("full_size_steps: this machine has no CUDA device; give --device cpu.")
         return 2
-    stages = [args.stage] if args.stage else ["video", "action"]
-    for stage in stages:
-        if args.search:
-            search(args, stage)
-        elif len(stages) > 1:
-            subprocess.run(command(args, stage, args.batch_size), check=True)
-        else:
-            return measure(args, stage)
-    return 0
+    if args.stage and not args.search:
+        return measure(args, args.stage)
+    ends = time.monotonic() + 60 * args.minutes
+    found = {}
+    for stage in [args.stage] if args.stage else ["video", "action"]:
+        found[stage] = search(args, stage, ends) if args.search else one_try(args, stage, args.batch_size)[1]
+    print(json.dumps({"name": "full_size_batch" if args.search else "full_size_steps", "stages": found}))
+    return int(any(one.get("failure", OUT_OF_MEMORY_TEXT) != OUT_OF_MEMORY_TEXT for one in found.values()))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -62,6 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10, help="optimisation steps; the first one warms up (default 10)")
     parser.add_argument("--search", action="store_true", help="double the batch until memory runs out")
+    parser.add_argument("--minutes", type=float, default=9.0, help="then the search begins no new try (default 9)")
     parser.add_argument(
         "--max-images", type=int, help="most images in one pass of the encoder (default: the experiment's)"
     )
@@ -194,23 +196,41 @@ def result(args: argparse.Namespace, stage: str, cli: Any, times: Any) -> dict[s
 # --- the largest batch ------------------------------------------------------------------------------------------------
 
 
-def search(args: argparse.Namespace, stage: str) -> None:
-    """Double the batch until a try runs out of memory; each has a process of its own."""
+def search(args: argparse.Namespace, stage: str, ends: float) -> dict[str, Any]:
+    """Double the batch until a try runs out of memory, or the time is up as `time.monotonic` tells it.
+
+    Returns:
+        The largest batch that fitted, the smallest that did not (None if time was up first), and the one that takes
+        least time a sample.
+    """
     tries: list[dict[str, Any]] = []
-    size = args.batch_size
-    while True:
-        done = subprocess.run(command(args, stage, size), capture_output=True, text=True)
-        print(done.stdout, end="", flush=True)
-        if done.returncode == OUT_OF_MEMORY:
+    size, too_large = args.batch_size, None
+    while too_large is None and (time.monotonic() < ends or not tries):
+        status, found = one_try(args, stage, size)
+        if status == OUT_OF_MEMORY:
+            too_large = size
             break
-        if done.returncode:
-            raise RuntimeError(f"batch {size} failed with status {done.returncode}:\n{done.stderr[-4000:]}")
-        tries.append(json.loads(done.stdout.splitlines()[-1]))
+        if status:
+            raise RuntimeError(f"{stage} stage, batch {size}: {found['failure']}; what it said stands above")
+        tries.append(found)
         size *= 2
     fitting = [one["batch_size"] for one in tries]
-    summary = {"name": "full_size_batch", "stage": stage, "largest_batch": max(fitting, default=0), "too_large": size}
     best = min(tries, key=lambda one: one["later_steps_s"]["median_s"] / one["batch_size"], default=None)
-    print(json.dumps(summary | {"fastest_per_sample": best and best["batch_size"], "precision": args.precision}))
+    summary = {"name": "full_size_batch", "stage": stage, "largest_batch": max(fitting, default=0)}
+    summary |= {"too_large": too_large, "fastest_per_sample": best and best["batch_size"], "tries": tries}
+    print(json.dumps(summary | {"precision": args.precision}))
+    return summary
+
+
+def one_try(args: argparse.Namespace, stage: str, batch_size: int) -> tuple[int, dict[str, Any]]:
+    """Steps at one batch size in a process of their own: its status, and what it measured or why it did not."""
+    done = subprocess.run(command(args, stage, batch_size), stdout=subprocess.PIPE, text=True)
+    print(done.stdout, end="", flush=True)
+    if done.returncode == 0:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return 0, found
+    reason = OUT_OF_MEMORY_TEXT if done.returncode == OUT_OF_MEMORY else f"ended with status {done.returncode}"
+    return done.returncode, {"failure": reason}
 
 
 def command(args: argparse.Namespace, stage: str, batch_size: int) -> list[str]:

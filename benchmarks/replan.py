@@ -112,23 +112,27 @@ def measure(stage: Any, args: argparse.Namespace, device: torch.device) -> dict[
     sides = {"published": replans.published(), **prepared(ours, "")}
     set_memory_apart(sides, replans.size_of(stage), replans.size_of(ours))
     alternate(list(sides.values()), device, args.turns, args.runs, deadline=deadline)
+    gains = {name: ratio(sides["published"], side) for name, side in sides.items() if name != "published"}
     there = {name: stage if name == "published" else ours for name in sides}
     for name, side in sides.items():
         count(side, device, [*there[name].parameters(), *there[name].buffers()])
         print(line_of(side, sides["published"]), flush=True)
     if args.compile != "none":
-        compiled = prepared(replans.copy(args.dtype, args.channels_last, args.compile), " compiled")
+        fast = replans.copy(args.dtype, args.channels_last, args.compile)
+        compiled = prepared(fast, " compiled")
         for name, side in compiled.items():
             side.elsewhere, side.flop = replans.size_of(stage) + replans.size_of(ours), sides[name.split()[0]].flop
-            if time.monotonic() < deadline:
-                alternate([sides["published"], side], device, args.turns, args.runs, warm_up=2, deadline=deadline)
-            print(line_of(side, sides["published"]), flush=True)
+        again = replans.published("published, beside compiled")
+        alternate([again, *compiled.values()], device, args.turns, args.runs, warm_up=2, deadline=deadline)
+        for name, side in compiled.items():
+            gains[name] = ratio(again, side)
+            print(line_of(side, again), flush=True)
         sides |= compiled
     tried = try_choices(replans, names, args, device, deadline)
     if args.profile:
         for name in ("published", "exact"):
             print(operators(sides[name], device))
-    return report(args, device, sides, tried, difference)
+    return report(args, device, sides, gains, tried, difference)
 
 
 def float32_difference(stage: Any) -> float:  # noqa: ANN401
@@ -206,13 +210,13 @@ def report(
     args: argparse.Namespace,
     device: torch.device,
     sides: dict[str, Contender],
+    gains: dict[str, dict[str, Any] | None],
     tried: dict[str, dict[str, Any]],
     difference: float,
 ) -> dict[str, Any]:
     """The JSON line."""
     base = sides["published"]
     ours = min((side for name, side in sides.items() if "exact" in name and side.seconds), key=_median, default=None)
-    gains = {name: ratio(base, side) for name, side in sides.items() if side is not base}
     gained = None if ours is None else gains[ours.name]
     once = min((side.median_s for name, side in sides.items() if "one_pass" in name and side.seconds), default=None)
     actions = {name: side.results[-1] for name, side in sides.items() if side.results}
@@ -221,11 +225,12 @@ def report(
         "ours": None if ours is None else ours.median_s,
         "baseline": base.median_s if base.seconds else None,
         "ratio": gained and gained["ratio"],
+        "peak_ratio": base.peak_bytes / ours.peak_bytes if ours and ours.peak_bytes and base.peak_bytes else None,
         "unit": "s",
         "clock": clock_name(device),
         "ours_is": ours and ours.name,
         "one_pass": once,
-        "one_pass_ratio": base.median_s / once if once and base.seconds else None,
+        "one_pass_ratio": max((g["ratio"] for name, g in gains.items() if g and "one_pass" in name), default=None),
         "float32_difference": difference,
         "difference_as_timed": largest_difference(actions),
         "sides": {name: side.to_dict() for name, side in sides.items()},

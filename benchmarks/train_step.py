@@ -104,7 +104,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"each shortcut alone: all, or some of {', '.join(MEANING)}, separated by commas",
     )
     parser.add_argument("--profile", action="store_true", help="print the operators of both by the time they take")
-    parser.add_argument("--minutes", type=float, default=4.0, help="then a stage begins no new turn (default 4)")
+    parser.add_argument("--minutes", type=float, default=3.0, help="then a stage begins no new turn (default 3)")
     args = parser.parse_args(words)
     args.precision = args.precision or ("bf16-mixed" if args.device == "cuda" else "32-true")
     args.batch_size = args.batch_size or 4

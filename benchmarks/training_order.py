@@ -94,8 +94,8 @@ class Steps:
         optimizer = stage.configure_optimizers()
         optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
         for group in optimizer.param_groups:
-            if "fused" in group:
-                group["fused"] = "fused_adam" in on
+            if "fused" in group and "fused_adam" in on:
+                group["fused"] = True  # otherwise torch chooses, on a GPU a loop over lists of tensors
         batch = self.latents if "latent_cache" in on or "feature_cache" in on else self.batch
 
         def step(number: int) -> float:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -80,10 +81,35 @@ def test_the_search_ends_at_the_first_batch_that_does_not_fit(
     arguments = argparse.Namespace(
         device="cuda", precision="bf16-mixed", batch_size=1, steps=10, max_images=None, overlay=[]
     )
-    script.search(arguments, "video")
+    script.search(arguments, "video", ends=time.monotonic() + 60)
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert tried == [1, 2, 4, 8]
     assert (summary["largest_batch"], summary["too_large"], summary["fastest_per_sample"]) == (4, 8, 2)
+
+
+def test_a_search_whose_time_is_up_says_what_it_knows(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = json.dumps({"batch_size": 1, "later_steps_s": {"median_s": 1.0}})
+    monkeypatch.setattr(script.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0, stdout=line + "\n"))
+    arguments = argparse.Namespace(
+        device="cuda", precision="bf16-mixed", batch_size=1, steps=10, max_images=None, overlay=[]
+    )
+    summary = script.search(arguments, "video", ends=0.0)
+    assert (summary["largest_batch"], summary["too_large"]) == (1, None)
+
+
+def test_a_stage_that_does_not_fit_does_not_keep_the_other_from_running(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(command: list[str], **_: Any) -> SimpleNamespace:  # noqa: ANN401 - subprocess.run's own arguments
+        fits = command[command.index("--stage") + 1] == "action"
+        line = json.dumps({"batch_size": 1}) if fits else "video stage, batch 1: out of memory"
+        return SimpleNamespace(returncode=0 if fits else script.OUT_OF_MEMORY, stdout=line + "\n")
+
+    monkeypatch.setattr(script.subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["full_size_steps.py", "--device", "cpu"])
+    assert script.main() == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["stages"]
+    assert found == {"video": {"failure": "out of memory"}, "action": {"batch_size": 1}}
 
 
 def test_a_machine_that_lacks_a_package_is_told_which(
