@@ -1,6 +1,7 @@
 """Fixtures that every test package uses."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 
 from simulators.errors import SimulatorError
 from simulators.rendering import choose_gl
+
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # before torch is imported, here and in children
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 with suppress(SimulatorError):  # no OpenGL: the tests that draw say so
     choose_gl(None)  # mujoco asks once, when the first test module imports it, and later tests draw
