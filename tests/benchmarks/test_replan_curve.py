@@ -55,7 +55,7 @@ def words(
 
 
 def run(script: ModuleType, words: dict[str, str], points: str, episodes: int) -> int:
-    rest = ["--points", points, "--episodes", str(episodes), "--workers", "1", "--seconds", "0", "--device", "cpu"]
+    rest = ["--points", points, "--episodes", str(episodes), "--workers", "1", "--turns", "2", "--device", "cpu"]
     result: int = script.main([word for pair in words.items() for word in pair] + rest)
     return result
 
@@ -72,9 +72,10 @@ def test_points_are_evaluated_costed_and_found_again(
     flop = {name: point["cost"]["flop"] for name, point in by_name.items()}
     assert flop["shared_5"] == pytest.approx(5 * flop["shared_1"], rel=0.02)  # a few parts are computed once a replan
     assert flop["one_pass_5"] < 2 * flop["shared_1"]
-    published = {point["cost"]["published_flop"] for point in by_name.values()}
-    assert len(published) == 1
-    assert published.pop() == pytest.approx(60 * flop["shared_1"], rel=0.02)
+    assert line["published"]["flop"] == pytest.approx(60 * flop["shared_1"], rel=0.02)
+    times = [point["cost"] for point in by_name.values()] + [line["published"]]
+    assert all(0 < cost["fastest_s"] <= cost["seconds"] <= cost["slowest_s"] for cost in times)
+    assert {point["holds_reference"] for point in by_name.values()} == {None}, "30 shared steps were not asked for"
     assert line["ratio"] == pytest.approx(line["baseline"] / line["ours"], abs=0.1)
     document = json.loads((tmp_path / "curve" / "shared_1" / "protocol.json").read_text())
     assert document["policy"]["sampling"] == {"video_steps": 1, "guidance": 1.0}
@@ -84,6 +85,14 @@ def test_points_are_evaluated_costed_and_found_again(
     assert "2 of 3 episodes are already in" in capsys.readouterr().out
     results = (tmp_path / "curve" / "one_pass_5" / "results.jsonl").read_text().splitlines()
     assert len(results) == 3
+
+
+def test_an_interval_is_asked_for_the_rate_of_thirty_shared_steps(script: ModuleType) -> None:
+    cost = script.Cost(1.0, 1.0, 1.0, 1)
+    reference = script.Row("shared_30", 15, 20, 0.53, 0.89, cost)
+    cheap = [script.Row("one_pass_5", 19, 20, 0.76, 0.99, cost), script.Row("one_pass_30", 14, 20, 0.48, 0.85, cost)]
+    assert [script.holds_reference(row, [reference, *cheap]) for row in [*cheap, reference]] == [False, True, None]
+    assert script.holds_reference(cheap[0], cheap) is None
 
 
 def test_a_point_without_its_checkpoint_is_refused_by_name(script: ModuleType, words: dict[str, str]) -> None:
