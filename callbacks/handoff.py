@@ -29,9 +29,10 @@ FORMAT = 1
 class CheckpointHandoff(Callback):
     """Write the trained video network when stage 1 ends; load it, freeze it and guard it in stage 2.
 
-    The folder holds ``video.safetensors`` (U-Net and preconditioning statistics, averaged weights if the run averages)
-    and ``manifest.json``: SHA-256 of the weights, network config, cameras, frame counts, action statistics. Both are
-    written to a temporary folder that is renamed in one step, so a handoff is whole or not there.
+    The folder holds ``video.safetensors`` (U-Net and preconditioning statistics, averaged weights if the run averages,
+    with the adapters of LoRA summed in) and ``manifest.json``: SHA-256 of the weights, network config, cameras, frame
+    counts, action statistics. Both are written to a temporary folder that is renamed in one step, so a handoff is
+    whole or not there.
 
     In stage 2 the manifest is compared key by key with the action stage's own network and data before any weight is
     loaded; a difference is an error that lists the keys. The loaded network gets no gradient, stays in eval mode and
@@ -161,6 +162,7 @@ class CheckpointHandoff(Callback):
         with averaging[0].averaged(stage) if averaging else nullcontext():
             state = trainer.strategy.lightning_module_state_dict()  # gathers the shards under FSDP
             if trainer.is_global_zero:
+                state = stage.plain_state(state)
                 video = {
                     name.removeprefix("video."): value for name, value in state.items() if name.startswith("video.")
                 }

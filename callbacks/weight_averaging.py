@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -48,7 +48,7 @@ class TrainableWeightAveraging(Callback):
                 "TrainableWeightAveraging stands twice in trainer.callbacks and would average its own average; the "
                 "experiment has one already, so leave the second out."
             )
-        if isinstance(trainer.strategy, FSDPStrategy):
+        if isinstance(trainer.strategy, ModelParallelStrategy):
             raise MisconfigurationException(
                 "TrainableWeightAveraging does not work under FSDP, which shards the weights: remove it from "
                 "trainer.callbacks or use trainer.strategy ddp."

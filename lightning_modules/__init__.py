@@ -6,6 +6,7 @@ from lightning_modules.joint_stage import JointStage
 from lightning_modules.policy import VideoPolicy, load_policy
 from lightning_modules.policy_stage import PolicyStage
 from lightning_modules.schedules import TrapezoidalLR
+from lightning_modules.sharding import ShardedStrategy
 from lightning_modules.stage import Stage
 from lightning_modules.video_stage import VideoStage
 
@@ -14,6 +15,7 @@ __all__ = [
     "Features",
     "JointStage",
     "PolicyStage",
+    "ShardedStrategy",
     "Stage",
     "TrapezoidalLR",
     "VideoPolicy",

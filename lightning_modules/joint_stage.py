@@ -18,6 +18,7 @@ from networks import (
     CNNAdapter,
     Conditioning,
     LogNormalNoise,
+    LoRA,
     NetworkError,
     Sampler,
     VideoModel,
@@ -57,6 +58,7 @@ class JointStage(PolicyStage):
         val_sigmas: Noise levels of the validation losses.
         num_predicted: Windows whose film and actions are sampled in a validation epoch.
         preconditioning_windows: Windows measured before training where the preconditioning has statistics to fit.
+        lora: Adapters to train in place of the video U-Net's own weights; checkpoints hold their sum.
     """
 
     noise_levels: ClassVar[Literal["shared"]] = "shared"
@@ -80,6 +82,7 @@ class JointStage(PolicyStage):
         val_sigmas: Sequence[float] = (0.1, 0.5, 2.0, 10.0, 100.0),
         num_predicted: int = 4,
         preconditioning_windows: int = 512,
+        lora: LoRA | None = None,
     ) -> None:
         super().__init__(
             video,
@@ -105,6 +108,7 @@ class JointStage(PolicyStage):
         self.num_predicted = num_predicted
         self.preconditioning_windows = preconditioning_windows
         self.scores = VideoScores()
+        self.lora = lora
 
     @property
     def predicted(self) -> tuple[Tensor, Tensor] | None:

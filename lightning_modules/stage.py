@@ -8,13 +8,22 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from datamodules import Batch, DatasetError, Preprocessing
 from lightning_modules.differences import differing_keys
 from lightning_modules.latent_key import latent_key
-from networks import Conditioning, LogNormalNoise, ResidualPreconditioning, Sampler, VideoModel
+from lightning_modules.sharding import shard
+from networks import (
+    Conditioning,
+    LogNormalNoise,
+    LoRA,
+    NetworkError,
+    ResidualPreconditioning,
+    Sampler,
+    VideoModel,
+)
 from networks.conditioning import DropoutScope
 
 
@@ -39,9 +48,11 @@ class Stage(LightningModule):
         preprocessing: Camera layout, window and action statistics; taken from the datamodule at set-up and from the
             checkpoint on load, so that a checkpoint is all that a rollout needs.
         learns_actions: Whether the demos' actions are used; the datamodule leaves ``video_only_tasks`` out if so.
+        lora: How the video U-Net is adapted; None trains its own weights.
     """
 
     learns_actions: ClassVar[bool] = True
+    lora: LoRA | None = None
 
     def __init__(
         self,
@@ -62,11 +73,16 @@ class Stage(LightningModule):
         self.dropout_scope = dropout_scope
         self.sampler = sampler or Sampler()
         self.preprocessing: Preprocessing | None = None
+        self._is_adapted = False
 
     # --- the data this stage was made for -----------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Take over the datamodule's preprocessing before a checkpoint is restored or a strategy wraps the model."""
+        """Take over the datamodule's preprocessing before a checkpoint is restored or a strategy wraps the model.
+
+        Weights that a callback loads at set-up are there by now, so here the U-Net gets its adapters, and a process
+        its shares.
+        """
         if self.preprocessing is None:
             datamodule = getattr(self.trainer, "datamodule", None)
             if datamodule is None:
@@ -79,6 +95,14 @@ class Stage(LightningModule):
         if latents is not None:
             video = self.video
             latents.require(latent_key(video.autoencoder, video.text_encoder, video.condition_noise))
+        self.adapt()
+        shard(self)
+
+    def adapt(self) -> None:
+        """Put the adapters of `lora` into the video U-Net, once."""
+        if self.lora is not None and not self._is_adapted:
+            self.lora.install(self.video.unet.unet)
+            self._is_adapted = True
 
     def attach(self, preprocessing: Preprocessing) -> None:
         """Check that the video model films what the data shows, and remember the data's preprocessing.
@@ -107,9 +131,13 @@ class Stage(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store plain, unpickled descriptions, so that the file loads with ``weights_only=True``."""
         checkpoint["preprocessing"] = self.data.to_dict()
+        if self.lora is not None:
+            state = checkpoint["state_dict"]
+            checkpoint["lora"] = {"config": self.lora.config, "weights": self.lora.apart(state)}
+            checkpoint["state_dict"] = self.lora.merged(state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on training on data that the checkpoint was not made for."""
+        """Refuse to go on training on data, or with adapters, that the checkpoint was not made for."""
         if "preprocessing" not in checkpoint:
             raise DatasetError(
                 "The checkpoint holds weights without a description of the data; convert it again with the experiment: "
@@ -122,6 +150,23 @@ class Stage(LightningModule):
                 + "; ".join(wrong)
                 + ". Use the data settings of the checkpoint or start a new run directory."
             )
+        self._restore_adapters(checkpoint)
+
+    def _restore_adapters(self, checkpoint: dict[str, Any]) -> None:
+        """Take a checkpoint's `state_dict`, which is an ordinary one, apart again."""
+        stored, own = checkpoint.get("lora"), self.lora and self.lora.config
+        if wrong := differing_keys({"lora": stored and stored["config"]}, {"lora": own}):
+            raise NetworkError(
+                f"The checkpoint was trained with other adapters than model.init_args.lora says: {'; '.join(wrong)}. "
+                "Set them as they were, or start a new run directory from the run's best.ckpt (--ckpt_path), which "
+                "begins with its weights."
+            )
+        if self.lora is not None and stored is not None:
+            checkpoint["state_dict"] = self.lora.separated(checkpoint["state_dict"], stored["weights"])
+
+    def plain_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict of this stage as that of an ordinary one, adapters summed in."""
+        return state if self.lora is None else self.lora.merged(state)
 
     # --- one batch ----------------------------------------------------------------------------------------------
 
@@ -171,6 +216,12 @@ class Stage(LightningModule):
         preconditioning.finish()
 
     # --- optimizers ---------------------------------------------------------------------------------------------
+
+    def trained_modules(self) -> list[nn.Module]:
+        """The networks that hold what `parameter_groups` names."""
+        wanted = {id(weight) for group in self.parameter_groups() for weight in group["params"]}
+        networks = [self.video.unet, getattr(self, "adapter", None), getattr(self, "action_unet", None)]
+        return [n for n in networks if n is not None and any(id(weight) in wanted for weight in n.parameters())]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups with ``params`` and ``lr_scale``, the factor on the optimizer's own learning rate."""

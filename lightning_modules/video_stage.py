@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules import Batch
 from lightning_modules.stage import Stage, adam_1e5
 from lightning_modules.video_scores import VideoScores
-from networks import Conditioning, LogNormalNoise, Sampler, VideoModel, seeded_noise
+from networks import Conditioning, LogNormalNoise, LoRA, Sampler, VideoModel, seeded_noise
 from networks.conditioning import DropoutScope
 
 
@@ -35,6 +35,7 @@ class VideoStage(Stage):
         val_sigmas: Noise levels of the validation losses.
         num_predicted: Videos to sample in a validation epoch; 0 leaves PSNR and SSIM out.
         preconditioning_windows: Windows measured before training where the preconditioning has statistics to fit.
+        lora: Adapters to train in place of the U-Net's own weights; handoff and checkpoints hold their sum.
     """
 
     learns_actions = False
@@ -51,12 +52,14 @@ class VideoStage(Stage):
         val_sigmas: Sequence[float] = (0.1, 0.5, 2.0, 10.0, 100.0),
         num_predicted: int = 4,
         preconditioning_windows: int = 512,
+        lora: LoRA | None = None,
     ) -> None:
         super().__init__(video, optimizer, lr_scheduler, noise, condition_dropout, dropout_scope, sampler)
         self.val_sigmas = tuple(val_sigmas)
         self.num_predicted = num_predicted
         self.preconditioning_windows = preconditioning_windows
         self.scores = VideoScores()
+        self.lora = lora
 
     @property
     def predicted(self) -> tuple[Tensor, Tensor] | None:

@@ -9,6 +9,7 @@ from networks.conditioning import Conditioning
 from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise, mean_over_rows
 from networks.errors import CheckpointError, NetworkError
 from networks.feature_standardizer import FeatureStandardizer
+from networks.lora import LoRA
 from networks.noise import LogNormalNoise, seeded_noise
 from networks.policy_model import PolicyModel
 from networks.sampling import SCHEDULERS, Sampler, guided
@@ -27,6 +28,7 @@ __all__ = [
     "Conditioning",
     "EDMPreconditioning",
     "FeatureStandardizer",
+    "LoRA",
     "LogNormalNoise",
     "NetworkError",
     "OpenCLIPTextEncoder",

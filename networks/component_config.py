@@ -17,7 +17,7 @@ def describe(component: object, init_args: Mapping[str, Any]) -> dict[str, Any]:
         component: The object to describe.
         init_args: Its constructor arguments: plain values, descriptions, dataclasses, and sequences of these.
     """
-    cls = type(component)
+    cls = next(c for c in type(component).__mro__ if not c.__module__.startswith("torch.distributed."))  # FSDP's own
     arguments = {name: _plain(value) for name, value in init_args.items()}
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
 

@@ -43,6 +43,11 @@ def build_unet(config: dict[str, Any], pretrained: str | None, zero_init: bool) 
     return unet
 
 
+def layers(network: nn.Module) -> list[nn.Module]:
+    """The residual blocks and attentions of a U-Net that run one after the other; none of another network."""
+    return [m for m in network.modules() if isinstance(m, (SpatioTemporalResBlock, ContextTransformer))]
+
+
 def _zero_residual_branches(unet: Any) -> None:  # noqa: ANN401 - diffusers is untyped
     last = [unet.conv_out]
     for module in unet.modules():

@@ -12,7 +12,7 @@ LAYERS = {"videopolicy": 5, "callbacks": 4, "lightning_modules": 3, "networks": 
 
 TENSORS = {"torch", "numpy"}
 THIRD_PARTY = {
-    "networks": TENSORS | {"diffusers", "open_clip", "safetensors", "transformers"},
+    "networks": TENSORS | {"diffusers", "open_clip", "peft", "safetensors", "transformers"},
     "datamodules": TENSORS | {"lightning", "h5py", "torchvision", "PIL"},
     "simulators": {"numpy"},
     "lightning_modules": TENSORS | {"lightning", "torchmetrics", "torchvision"},

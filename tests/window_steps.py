@@ -1,0 +1,79 @@
+"""Training steps whose draws belong to the windows, whichever process or micro-batch makes them."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules import Batch
+from lightning_modules import ActionStage, JointStage, Stage, VideoStage
+from networks import seeded_noise
+from tests.stage_parts import (
+    fit,
+    lift_datamodule,
+    quiet_trainer,
+    tiny_action_stage,
+    tiny_joint_stage,
+    tiny_video_model,
+    tiny_video_stage,
+)
+
+SGD = partial(torch.optim.SGD, lr=0.05)
+KINDS = ("video", "action", "joint")
+
+
+def levels(batch: Batch) -> Tensor:
+    """A noise level of each window's own."""
+    return 0.5 + 0.1 * (batch.windows % 7)
+
+
+def action_step(self: ActionStage, batch: Batch, batch_idx: int) -> Tensor:
+    noise = seeded_noise(batch.actions.shape[1:], batch.windows.tolist(), self.device)
+    return self.loss(batch, levels(batch), noise)
+
+
+def video_step(self: VideoStage, batch: Batch, batch_idx: int) -> Tensor:
+    latents, conditioning = self.encode(batch)
+    noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), self.device)
+    return self.video.loss(latents, noise, levels(batch), conditioning).mean()
+
+
+def joint_step(self: JointStage, batch: Batch, batch_idx: int) -> Tensor:
+    latents, conditioning = self.encode(batch)
+    noise = [seeded_noise(x.shape[1:], batch.windows.tolist(), self.device) for x in (latents, batch.actions)]
+    video, action = self.means(batch, latents, noise[0], noise[1], levels(batch), conditioning)
+    return self.balanced(video, action, self.video_weight)
+
+
+STEPS: dict[type[Stage], Any] = {VideoStage: video_step, ActionStage: action_step, JointStage: joint_step}
+
+
+def stage_of(kind: str, **arguments: Any) -> Stage:  # noqa: ANN401
+    """A tiny stage without any noise of its own."""
+    video = tiny_video_model(residual=False)
+    video.condition_noise = 0.0
+    make: dict[str, Callable[..., Stage]] = {
+        "video": tiny_video_stage,
+        "joint": tiny_joint_stage,
+        "action": partial(tiny_action_stage, condition_dropout=0.0),
+    }
+    return make[kind](video, **{"optimizer": SGD, "num_predicted": 0, **arguments})
+
+
+def trained(
+    stage: Stage,
+    folder: Path,
+    demos: Path,
+    batch_size: int,
+    **arguments: Any,  # noqa: ANN401
+) -> tuple[dict[str, Tensor], float]:
+    """Three steps of the trainer that is asked for; the weights and one process's validation loss."""
+    data = lift_datamodule(demos, batch_size=batch_size)
+    stage.attach(data.preprocessing)  # forked processes give weights back to a network that is there already
+    fit(quiet_trainer(folder, 3, limit_val_batches=0, **arguments), stage, data)
+    # an odd number of windows would be padded under DDP, so one process judges
+    judged = quiet_trainer(folder, 1).validate(stage, datamodule=data, verbose=False)
+    return stage.state_dict(), float(judged[0]["val/loss"])
