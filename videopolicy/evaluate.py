@@ -71,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", help="suite of tasks, for instance libero_10")
     parser.add_argument("--python", help="interpreter of the simulator's workers")
     parser.add_argument("--workers", type=int, default=2, help="simulator processes (default 2)")
+    parser.add_argument(
+        "--threads", type=int, help="torch threads of a policy on the CPU (default: what the workers leave, at least 1)"
+    )
     films = parser.add_mutually_exclusive_group()
     films.add_argument("--videos", type=int, default=2, help="film the first so many episodes (default 2)")
     films.add_argument("--record", action="store_true", help="film every episode")
@@ -96,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     output: Path = args.output or default_output(args.checkpoint, identity, protocol)
     videos = sys.maxsize if args.record else args.videos
     try:
-        results = evaluate(policy, identity, protocol, output, args.workers, videos, args.device, console)
+        results = evaluate(policy, identity, protocol, output, args.workers, videos, args.device, console, args.threads)
     except KeyboardInterrupt:
         console.print(f"stopped; the same command goes on with what is missing in {output}")
         return 130

@@ -78,6 +78,8 @@ def test_checkpoint_alone_decides_the_protocol(
     assert len(document["policy"]["sha256"]) == 64
     assert document["protocol"]["simulator"]["max_steps"] == 8
     assert document["versions"]["simulator"]["numpy"]
+    assert document["versions"]["cpu_count"] >= 1
+    assert "threads" in document["versions"]["device_name"]
 
 
 def test_single_options_override_and_are_part_of_the_fingerprint(tmp_path: Path, checkpoint: Path) -> None:

@@ -97,7 +97,7 @@ def evaluation(folder: Path, outcomes: dict[str, str], filmed: tuple[str, ...] =
         "format": 1,
         "policy": {"kind": "checkpoint", "path": "runs/my run/last.ckpt"},
         "protocol": settings,
-        "versions": {"git_commit": "abc123", "cpu_count": 2, "packages": {"torch": "2.15.0"}},
+        "versions": {"git_commit": "abc123", "cpu_count": 2, "device_name": "Xeon", "packages": {"torch": "2.15.0"}},
         "fingerprint": "0123456789abcdef",
     }
     folder.mkdir(exist_ok=True)
@@ -137,6 +137,7 @@ def report(tmp_path: Path) -> Callable[..., Page]:
 
 def test_headline_bars_and_intervals_are_those_of_the_results(tmp_path: Path, report: Callable[..., Page]) -> None:
     page = report(evaluation(tmp_path / "a", {"easy": "sssssssss" + "f", "hard": "ffffffffff"}))
+    assert "hardware Xeon" in page.text
     assert "9 of 20 episodes solved Wilson 95 % interval 0.26 to 0.66" in page.text  # by hand: Wilson of 9/20
     assert "Mean over 2 tasks: 0.45." in page.text
     bars = page.all("svg", "task")

@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from callbacks.clips import side_by_side, write_clip
 from lightning_modules import VideoPolicy
 from simulators import EpisodeResult, Policy, RolloutEngine, SimulatorConfig
-from simulators.versions import worker_versions
+from simulators.worker_process import ask_once
 from videopolicy.evaluation.live_table import LiveTable
 from videopolicy.evaluation.protocol import Protocol
 from videopolicy.evaluation.results_directory import ResultsDirectory, open_directory, write_protocol_document
 from videopolicy.evaluation.summary_files import now, write_summary
+from videopolicy.evaluation.threads import policy_threads
+from videopolicy.profiling.stopwatch import hardware
 from videopolicy.versions import describe_environment
 
 PACKAGES = ("torch", "lightning", "diffusers", "transformers", "open_clip_torch", "numpy", "videopolicy")
@@ -32,6 +35,7 @@ def evaluate(
     videos: int = 0,
     device: str = "cpu",
     console: Console | None = None,
+    threads: int | None = None,
 ) -> list[EpisodeResult]:
     """Run a protocol's episodes into a results directory, leaving out those that are there.
 
@@ -44,12 +48,13 @@ def evaluate(
         videos: Episodes to film, of the first.
         device: Where the policy runs, for the record.
         console: Where progress is shown; None shows none.
+        threads: Torch threads of the policy; None has them chosen (`policy_threads`).
 
     Returns:
         One result for each of the protocol's episodes.
     """
     episodes = protocol.episodes()
-    with open_directory(output, identity, protocol.to_dict()) as directory:
+    with policy_threads(threads, workers, device), open_directory(output, identity, protocol.to_dict()) as directory:
         say = console.print if console is not None else print
         if directory.repaired:
             say(f"{output}/results.jsonl: a kill had cut its last line; the line was removed, its episode runs again")
@@ -100,14 +105,16 @@ class _Run:
 
 
 def versions(simulator: SimulatorConfig, device: str) -> dict[str, Any]:
-    """What else a repetition needs to know: packages of both sides, commit, device."""
+    """What else a repetition needs to know: packages of both sides, commit, hardware."""
     environment = describe_environment()
     own = {name: version for name, version in environment["packages"].items() if name in PACKAGES}
     return {
         "python": environment["python"],
         "platform": environment["platform"],
         "git_commit": environment["git_commit"],
+        "cpu_count": environment["cpu_count"],
         "device": device,
+        "device_name": hardware(torch.device(device)),
         "packages": own,
-        "simulator": worker_versions(simulator),
+        "simulator": ask_once(simulator, "versions"),
     }

@@ -14,6 +14,7 @@ ENVIRONMENT = {
     "commit": "git_commit",
     "seed": "seed",
     "device": "device",
+    "hardware": "device_name",
     "devices": "num_devices",
     "processes": "world_size",
     "CPU cores": "cpu_count",
