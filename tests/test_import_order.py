@@ -20,6 +20,7 @@ THIRD_PARTY = {
     "videopolicy": TENSORS
     | {"lightning", "jsonargparse", "omegaconf", "rich", "yaml", "PIL", "imageio", "h5py"}
     | {"jinja2", "tensorboard", "imageio_ffmpeg"}  # the report: its page, what it reads, smaller videos
+    | {"bitsandbytes"}  # one of the optimizers that `profile --fits` compares, where it is installed
     | {"matplotlib"},  # the curve of `variation`
 }
 # What a worker process imports inside its functions, never at the top of a module.

@@ -6,6 +6,7 @@ import argparse
 import json
 import warnings
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--meta", action="store_true", help="compute only: no weights, no demos, no GPU, nothing run")
     parser.add_argument("--device", help="where to measure, for instance cuda (default: a GPU if there is one)")
     parser.add_argument("--seconds", type=float, default=5.0, help="timed seconds of each measurement (default 5)")
+    parser.add_argument(
+        "--fits", action="store_true", help="only: what fits, by what is trained, optimizer and devices"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
     parser.add_argument("overrides", nargs="*", help="after --: keys of the experiment, as in -- --data.batch_size 4")
 
@@ -40,16 +44,23 @@ def run(args: argparse.Namespace) -> int:
 
     from videopolicy.experiment.skeleton import skeleton
     from videopolicy.profiling.estimate import estimate
+    from videopolicy.profiling.fits import ways_to_train
     from videopolicy.profiling.stage_timing import require_memory, time_stage
-    from videopolicy.profiling.tables import print_stage, stage_document
+    from videopolicy.profiling.tables import print_stage, stage_document, ways_document, ways_table
 
-    device = None if args.meta else chosen_device(args.device)
+    device = None if args.meta or args.fits else chosen_device(args.device)
     console = Console(highlight=False)
     documents: dict[str, Any] = {}
     for stage in stages:
         setting = setting_of(line, stage)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Lightning's, on a stage without data and checkpoints
+            if args.fits:
+                ways = ways_to_train(partial(skeleton, line.configs, stage, line.overrides), setting)
+                console.rule(f"{stage} stage: {setting.precision}", align="left")
+                console.print(ways_table(ways, setting.batch_size))
+                documents[stage] = {"ways": ways_document(ways, setting.batch_size)}
+                continue
             counted = estimate(skeleton(line.configs, stage, line.overrides), setting)
             measured = {}
             if device is not None:

@@ -14,7 +14,7 @@ from networks.adapter import Bottleneck
 from networks.counting import flop
 from videopolicy.experiment.skeleton import skeleton
 from videopolicy.main import main
-from videopolicy.profiling.estimate import Memory, Setting, estimate, states_per_weight
+from videopolicy.profiling.estimate import Memory, Setting, Sizes, estimate, optimizer_bytes
 from videopolicy.profiling.stage_cost import (
     ACTION,
     ADAPTER,
@@ -179,7 +179,52 @@ def test_cached_features_leave_the_video_network_out_of_the_step(tiny: list[str]
     ],
 )
 def test_the_optimizers_states_are_counted(optimizer: Callable[..., Any], states: float) -> None:
-    assert states_per_weight(optimizer) == states
+    kept, update = optimizer_bytes(optimizer, [(64, 32), (64,), (64, 32)])
+    assert kept == states * 4 * (2 * 64 * 32 + 64)
+    assert update == (4 * (2 * 64 * 32 + 64) if states else 4 * 64 * 32)
+
+
+def test_what_adafactor_keeps_depends_on_a_weights_shape() -> None:
+    kept, update = optimizer_bytes(torch.optim.Adafactor, [(64, 32), (64,), (8, 4, 3, 3)])
+    assert kept == 4 * ((64 + 32) + 64 + 8 * 4 * (3 + 3))  # a row and a column sum of the last two axes
+    assert update == 4 * 64 * 32  # one weight after the other
+    assert optimizer_bytes(partial(torch.optim.Adam, lr=1.0, fused=True), [(64, 32)])[1] == 4 * 64 * 32
+
+
+def test_eight_bit_adam_keeps_two_bytes_a_weight() -> None:
+    lean = pytest.importorskip("bitsandbytes.optim", reason="the extra `lean` is not installed")
+    kept, _ = optimizer_bytes(partial(lean.Adam8bit, lr=1e-3), [(512, 512)])
+    assert 2 * 512**2 < kept < 2.1 * 512**2
+    assert optimizer_bytes(partial(lean.Adam8bit, lr=1e-3), [(32, 32)])[0] == 8 * 32**2  # too small to be worth it
+
+
+def test_fsdp_divides_what_is_cut_and_gathers_it_by_layers() -> None:
+    sizes = Sizes(weights=1000, cut=800, unit=50, learned=400, step_by_batch={1: 10, 4: 40})
+    one = sizes.memory(PLAIN, (80, 400))
+    assert (one.weights, one.gradients, one.optimizer, one.gathered, one.judging) == (1000, 400, 80, 0, 0)
+    assert one.total(4) == 1480 + 400
+    ddp = sizes.memory(Setting("32-true", 2, 8, "ddp", ()), (80, 400))
+    assert ddp.total(4) == one.total(4) + 400
+    many = sizes.memory(Setting("32-true", 2, 8, "ShardedStrategy", ()), (80, 400))
+    assert (many.weights, many.gradients, many.optimizer, many.update) == (200 + 100, 50, 10, 50)
+    assert many.total(4) == 360 + max(50, 700, 150 + 40)  # validation gathers all
+    keeping = sizes.memory(Setting("32-true", 2, 8, "ShardedStrategy", (), resharding=False), (80, 400))
+    assert keeping.total(4) == 360 + 750 + 40
+
+
+def test_what_fits_is_told_for_every_way_to_train(tiny: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    assert main(["profile", *tiny, "--fits", "--json", str(path)]) == 0
+    stages = json.loads(path.read_text())["stages"]
+    ways = {(w["trained"], w["optimizer"], w["devices"]): w for w in stages["video"]["ways"]}
+    own = next(optimizer for trained, optimizer, _ in ways if trained == "every weight")
+    whole, adapters = (ways[trained, own, "1"] for trained in ("every weight", "LoRA, rank 32"))
+    assert whole["gradients_bytes"] > 0
+    assert adapters["gradients_bytes"] != whole["gradients_bytes"]
+    assert ways["every weight", "Adafactor", "1"]["optimizer_bytes"] < 0.5 * whole["optimizer_bytes"]
+    assert ways["every weight", own, "8, DDP"]["buckets_bytes"] == whole["gradients_bytes"]
+    assert ways["every weight", own, "8, FSDP"]["optimizer_bytes"] == whole["optimizer_bytes"] // 8
+    assert {way["trained"] for way in stages["action"]["ways"]} == {"as configured"}
 
 
 def test_only_what_is_trained_has_gradients_and_states(tiny: list[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules import Stage
+from networks.svd_unet import layers
 from videopolicy.errors import CommandError
 from videopolicy.profiling.stage_cost import (
     PART_ORDER,
@@ -43,6 +46,7 @@ class Setting:
         num_devices: How many, as far as the config says.
         strategy: The Trainer's, without its module.
         callbacks: Class names.
+        resharding: Whether FSDP gives a layer's weights back between forward and backward pass.
     """
 
     precision: str
@@ -50,6 +54,7 @@ class Setting:
     num_devices: int
     strategy: str
     callbacks: tuple[str, ...]
+    resharding: bool = True
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Setting:
@@ -60,6 +65,7 @@ class Setting:
         """
         trainer = config["trainer"]
         devices, strategy, given = trainer["devices"], trainer["strategy"], trainer["callbacks"] or []
+        sharing = (strategy.get("init_args") or {}) if isinstance(strategy, Mapping) else {}
         entries = given if isinstance(given, list) else [given]
         precision = SHORT.get(str(trainer["precision"]), str(trainer["precision"]))
         if precision not in ("32-true", *HALF):
@@ -73,6 +79,7 @@ class Setting:
             num_devices=(devices if isinstance(devices, int) and devices > 0 else 1) * int(trainer["num_nodes"]),
             strategy=str(strategy["class_path"] if isinstance(strategy, Mapping) else strategy).rpartition(".")[2],
             callbacks=tuple(str(entry["class_path"]).rpartition(".")[2] for entry in entries),
+            resharding=bool(sharing.get("reshard_after_forward", True)),
         )
 
     @property
@@ -84,6 +91,11 @@ class Setting:
     def uses_ddp(self) -> bool:
         """Whether every device keeps a copy of everything and gradients are gathered in buckets."""
         return self.strategy.lower().startswith("ddp") or (self.strategy == "auto" and self.num_devices > 1)
+
+    @property
+    def shares(self) -> int:
+        """Devices over which what is trained is cut (FSDP); 1 where each has all of it."""
+        return self.num_devices if self.strategy == "ShardedStrategy" else 1
 
     @property
     def caches_features(self) -> bool:
@@ -115,13 +127,15 @@ class Memory:
     """Memory of one device in training, in bytes.
 
     Attributes:
-        weights: All weights, frozen ones included.
-        gradients: Of what is trained.
-        optimizer: The optimizer's state.
+        weights: All weights, frozen ones included; of the trained ones this device's share.
+        gradients: Of what is trained, this device's share.
+        optimizer: The optimizer's state, this device's share.
         average: Copy of the trained weights that TrainableWeightAveraging keeps.
         buckets: DDP's own copy of the gradients.
         update: Temporaries of the optimizer's step on a GPU, when activations are gone.
         step_by_batch: Activations and temporaries of a training step, by batch size, smallest first, two at least.
+        gathered: Under FSDP, most bytes of the other devices' weights, and gradients for them, in a training step.
+        judging: Under FSDP, the same while the model is judged, when no activations are kept.
     """
 
     weights: int
@@ -131,6 +145,8 @@ class Memory:
     buckets: int
     update: int
     step_by_batch: dict[int, int]
+    gathered: int = 0
+    judging: int = 0
 
     @property
     def kept(self) -> int:
@@ -139,7 +155,7 @@ class Memory:
 
     def total(self, batch_size: int) -> int:
         """The most at a batch size."""
-        return self.kept + max(self.update, self.step(batch_size))
+        return self.kept + max(self.update, self.judging, self.gathered + self.step(batch_size))
 
     def step(self, batch_size: int) -> int:
         """Activations and temporaries at any batch size: on the line between, or through, the two nearest known ones.
@@ -199,22 +215,25 @@ def estimate(stage: Stage, setting: Setting) -> Estimate:
         stage: On the meta device (`skeleton`); it is of no use afterwards.
         setting: How it is trained.
     """
+    stage.adapt()
+    stage.to("meta")
     trainable = trainable_names(stage)
-    states = states_per_weight(stage.optimizer)
+    kept = optimizer_bytes(stage.optimizer, trained_shapes(stage))  # before shapes stand for tensors
     calls = denoiser_calls(stage.sampler)
     video_passes = passes(getattr(stage, "video_sampler", stage.sampler))
     with on_shapes(stage):
         forwards = forward_by_part(stage)
         parts = count_parts(stage, trainable, forwards)
         step = count_step(stage, setting.batch_size, setting.caches_features)
-        memory, otherwise, checkpointing = count_step_memory(stage, setting, parts, states), None, None
+        memory, otherwise, checkpointing = count_memory(stage, setting, kept), None, None
         if not stage.video.is_frozen:
             checkpointing = stage.video.unet.gradient_checkpointing
             stage.video.unet.gradient_checkpointing = not checkpointing
-            otherwise = count_step_memory(stage, setting, parts, states)
+            otherwise = count_memory(stage, setting, kept)
         flop_by_name = {name: part.forward_flop for name, part in parts.items()}
         attending = count_attending(stage)
         replan = count_replan(stage, flop_by_name, calls, video_passes, attending)
+    states = memory.optimizer / memory.gradients
     return Estimate(setting, parts, step, memory, checkpointing, otherwise, states, replan, attending)
 
 
@@ -229,36 +248,97 @@ def count_parts(stage: Stage, trainable: set[str], forwards: Mapping[str, tuple[
     return parts
 
 
-def count_step_memory(stage: Stage, setting: Setting, parts: Mapping[str, Part], states: float) -> Memory:
-    """Memory of training as the stage stands."""
-    learned = sum(part.trainable for part in parts.values()) * FLOAT32_BYTES
-    return Memory(
-        weights=sum(part.weight_bytes for part in parts.values()),
-        gradients=learned,
-        optimizer=round(learned * states),
-        average=learned if "TrainableWeightAveraging" in setting.callbacks else 0,
-        buckets=learned if setting.uses_ddp else 0,
-        update=learned if states else 0,  # torch's multi-tensor step holds one temporary for each weight
-        step_by_batch={
-            size: step_memory(stage, size, setting.half, learned, setting.caches_features) for size in BATCH_SIZES
-        },
-    )
+def count_memory(stage: Stage, setting: Setting, kept: tuple[int, int]) -> Memory:
+    """Memory of training a stage, as it stands inside `on_shapes`; `kept` is `optimizer_bytes` of what it trains."""
+    return Sizes.of(stage, setting).memory(setting, kept)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What training a stage takes, before it is divided over devices, in bytes.
+
+    Attributes:
+        weights: All weights.
+        cut: Of them those of the networks that FSDP cuts into shares.
+        unit: Those of the largest piece that FSDP gathers at once.
+        learned: Those that are trained.
+        step_by_batch: Activations and temporaries.
+    """
+
+    weights: int
+    cut: int
+    unit: int
+    learned: int
+    step_by_batch: dict[int, int]
+
+    @classmethod
+    def of(cls, stage: Stage, setting: Setting) -> Sizes:
+        """Count a stage as it stands inside `on_shapes`."""
+        learned = sum(math.prod(shape) for shape in trained_shapes(stage)) * FLOAT32_BYTES
+        networks = stage.trained_modules()
+        return cls(
+            weights=_bytes(stage),
+            cut=sum(_bytes(network) for network in networks),
+            unit=max(_bytes(unit) for network in networks for unit in (layers(network) or [network])),
+            learned=learned,
+            step_by_batch={
+                size: step_memory(stage, size, setting.half, learned, setting.caches_features) for size in BATCH_SIZES
+            },
+        )
+
+    def memory(self, setting: Setting, kept: tuple[int, int]) -> Memory:
+        """Of one device of a setting; `kept` are the optimizer's state and the temporaries of its step."""
+        shares, (optimizer, update) = setting.shares, kept
+        away = self.cut - self.cut // shares
+        # one piece computes, the next one's weights come in, and the last one's gradients go out
+        gathered = min(3 * self.unit, 2 * away) if setting.resharding else away + self.unit
+        return Memory(
+            weights=self.weights - away,
+            gradients=self.learned // shares,
+            optimizer=optimizer // shares,
+            average=self.learned if "TrainableWeightAveraging" in setting.callbacks else 0,
+            buckets=self.learned if setting.uses_ddp else 0,
+            update=update // shares,
+            step_by_batch=self.step_by_batch,
+            gathered=gathered if shares > 1 else 0,
+            judging=away,
+        )
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters()) * FLOAT32_BYTES
 
 
 def trainable_names(stage: Stage) -> set[str]:
     """Weights that the configured optimizer gets."""
-    configured = stage.configure_optimizers()
-    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-    given = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    given = {id(weight) for group in stage.parameter_groups() for weight in group["params"]}
     return {name for name, weight in stage.named_parameters() if id(weight) in given}
 
 
-def states_per_weight(factory: Any) -> float:  # noqa: ANN401 - Lightning's OptimizerCallable
-    """Numbers that an optimizer keeps for each weight, seen after one step: 2 for Adam, 0 for plain SGD."""
-    weight = nn.Parameter(torch.ones(256, 256))
-    weight.grad = torch.ones_like(weight)
-    optimizer = factory([{"params": [weight]}])
-    optimizer.step()
-    kept = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
-    held = sum(value.numel() * value.element_size() for value in kept if value.ndim)
-    return float(held / (weight.numel() * weight.element_size()))
+def trained_shapes(stage: Stage) -> list[tuple[int, ...]]:
+    """Shapes of the weights that the optimizer gets."""
+    wanted = trainable_names(stage)
+    return [tuple(weight.shape) for name, weight in stage.named_parameters() if name in wanted]
+
+
+def optimizer_bytes(factory: Any, shapes: Iterable[tuple[int, ...]]) -> tuple[int, int]:  # noqa: ANN401 - Lightning's
+    """What an optimizer keeps for weights of these shapes, and the temporaries of its step on a GPU.
+
+    It makes a step on one weight of every shape, on the CPU. torch's optimizers step all weights at once on a GPU and
+    hold one temporary for each, unless they are fused or told not to; Adafactor and others go weight by weight.
+    """
+    kept = update = 0
+    for shape, count in Counter(shapes).items():
+        weight = nn.Parameter(torch.ones(shape))
+        weight.grad = torch.ones_like(weight)
+        optimizer = factory([{"params": [weight]}])
+        optimizer.step()
+        values = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor) and v.ndim]
+        kept += count * sum(value.numel() * value.element_size() for value in values)
+        group, size = optimizer.param_groups[0], weight.numel() * weight.element_size()
+        at_once = group.get("foreach", False) is not False and not group.get("fused") and values
+        if at_once and not isinstance(optimizer, torch.optim.Adafactor):
+            update += count * size
+        else:
+            update = max(update, size)
+    return kept, update

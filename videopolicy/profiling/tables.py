@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from networks.counting import COUNTED
 from videopolicy.profiling.estimate import Estimate, Memory
+from videopolicy.profiling.fits import Way
 from videopolicy.profiling.stage_timing import Measured
 
 DEVICES_GB = (24, 40, 80, 141)
@@ -22,6 +23,8 @@ MEMORY_ROWS = {
     "average": "average of the weights",
     "buckets": "DDP's copy of the gradients",
     "update": "temporaries of the optimizer's step",
+    "gathered": "FSDP: other devices' weights in a step",
+    "judging": "FSDP: the same in validation",
 }
 
 
@@ -106,6 +109,37 @@ def fits_table(counted: Estimate) -> Table:
         batches = [memory.largest_batch(size * 10**9) for memory in _memories(counted).values()]
         table.add_row(f"{size} GB", *(f"{batch:,}" if batch else "does not fit" for batch in batches))
     return table
+
+
+def ways_table(ways: Sequence[Way], batch_size: int) -> Table:
+    """What fits where, by what is trained and how."""
+    table = _table(
+        "What fits: the largest batch of a device, by estimate",
+        "trained",
+        "optimizer",
+        "devices",
+        "kept, GB",
+        f"most at once, batch of {batch_size}, GB",
+        *(f"{size} GB" for size in DEVICES_GB),
+    )
+    for way in ways:
+        batches = [way.memory.largest_batch(size * 10**9) for size in DEVICES_GB]
+        needed = (gb(way.memory.kept), gb(way.memory.total(batch_size)))
+        table.add_row(way.trained, way.optimizer, way.devices, *needed, *(f"{b:,}" if b else "none" for b in batches))
+    return table
+
+
+def ways_document(ways: Sequence[Way], batch_size: int) -> list[dict[str, Any]]:
+    """The same as plain values."""
+    return [
+        {
+            "trained": way.trained,
+            "optimizer": way.optimizer,
+            "devices": way.devices,
+            **_memory_document(way.memory, batch_size),
+        }
+        for way in ways
+    ]
 
 
 def measured_table(measured: Mapping[str, Measured]) -> Table:

@@ -1,0 +1,84 @@
+"""Which ways to train a stage fit on which devices: whole weights or adapters, three optimizers, one device or many."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from lightning_modules import Stage
+from networks import LoRA
+from videopolicy.profiling.estimate import Memory, Setting, Sizes, optimizer_bytes, trained_shapes
+from videopolicy.profiling.stage_cost import on_shapes
+
+ADAPTERS = LoRA(whole=("conv_in", "attn2.to_v"))  # as experiments/ablations/lora.yaml has them
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train a stage, and what it takes.
+
+    Attributes:
+        trained: What gets gradients.
+        optimizer: Its optimizer.
+        devices: Devices, and how they share.
+        memory: Of one device.
+    """
+
+    trained: str
+    optimizer: str
+    devices: str
+    memory: Memory
+
+
+def ways_to_train(make: Callable[[], Stage], setting: Setting, num_devices: int = 8) -> list[Way]:
+    """Every combination, with gradient checkpointing where the video U-Net is trained.
+
+    Args:
+        make: Makes the stage on the meta device, anew each time.
+        setting: How the experiment trains it; its precision and callbacks count.
+        num_devices: Devices of the rows with several.
+    """
+    stage = make()
+    kinds: dict[str, Stage] = {"as configured" if stage.video.is_frozen or stage.lora else "every weight": stage}
+    if not stage.video.is_frozen and stage.lora is None:
+        adapted = kinds[f"LoRA, rank {ADAPTERS.rank}"] = make()
+        adapted.lora = ADAPTERS
+    ways = []
+    for trained, kind in kinds.items():
+        kind.adapt()
+        kind.to("meta")
+        kind.video.unet.gradient_checkpointing = not kind.video.is_frozen
+        kept = {name: optimizer_bytes(factory, trained_shapes(kind)) for name, factory in optimizers(kind).items()}
+        with on_shapes(kind):
+            sizes = Sizes.of(kind, setting)
+        for where, placed in placements(setting, num_devices).items():
+            for name, state in kept.items():
+                if name != "8-bit Adam" or placed.shares == 1:  # bitsandbytes steps plain tensors only
+                    ways.append(Way(trained, name, where, sizes.memory(placed, state)))
+    return ways
+
+
+def optimizers(stage: Stage) -> dict[str, Any]:
+    """The stage's own, Adafactor, and 8-bit Adam where bitsandbytes is installed."""
+    own = getattr(stage.optimizer, "func", stage.optimizer)
+    name = {"adam_1e5": "Adam"}.get(own.__name__, own.__name__) if hasattr(own, "__name__") else "the experiment's"
+    found: dict[str, Any] = {name: stage.optimizer, "Adafactor": torch.optim.Adafactor}
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        from bitsandbytes.optim import Adam8bit
+
+        found["8-bit Adam"] = partial(Adam8bit, lr=1e-5)
+    return found
+
+
+def placements(setting: Setting, num_devices: int) -> dict[str, Setting]:
+    """One device, a copy on each of several, and shares on them."""
+    return {
+        "1": replace(setting, num_devices=1, strategy="auto"),
+        f"{num_devices}, DDP": replace(setting, num_devices=num_devices, strategy="ddp"),
+        f"{num_devices}, FSDP": replace(setting, num_devices=num_devices, strategy="ShardedStrategy"),
+    }
