@@ -42,13 +42,11 @@ def build(args: argparse.Namespace, stage: str, slim: bool = False) -> Any:  # n
         stage: `video` or `action`.
         slim: Put an autoencoder like Stable Video Diffusion's, but slim, in the place of one that costs nothing.
     """
-    file = args.experiment or ROOT / "experiments" / EXPERIMENTS[args.size]
     changes = [(f"model.init_args.{name}", value) for name, value in (SHARED if stage == "action" else {}).items()]
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         overlays = [write_slim(Path(folder) / "slim.yaml", args.size)] if slim and args.size in SLIM else []
-        files = [str(file), *(str(path) for path in (*overlays, *args.overlay))]
-        built = with_weights(CommandLine("fit", files, changes, stage), stage)
+        built = with_weights(CommandLine("fit", files_of(args, overlays), changes, stage), stage)
     make_computable(built)
     for module in built.modules():  # layers that start at zero would hide what is in front of them
         weight = getattr(module, "weight", None)
@@ -56,6 +54,12 @@ def build(args: argparse.Namespace, stage: str, slim: bool = False) -> Any:  # n
             torch.nn.init.normal_(weight, std=0.02)
     built.log_dict = lambda *_, **__: None  # there is no Trainer
     return built
+
+
+def files_of(args: argparse.Namespace, first: Sequence[Path] = ()) -> list[str]:
+    """The experiment and what is laid over it: some files first, then those that were asked for."""
+    file = args.experiment or ROOT / "experiments" / EXPERIMENTS[args.size]
+    return [str(path) for path in (file, *first, *args.overlay)]
 
 
 def write_slim(path: Path, size: str) -> Path:

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from benchmarks import replan as benchmark
+from benchmarks import replan_memory
 from benchmarks.random_stage import build
 from benchmarks.replan_order import ALL, EXACT, exact, replan
 from networks import NetworkError, Sampler
@@ -82,6 +83,13 @@ def test_one_that_runs_out_of_memory_does_not_end_the_others(
     assert result["sides"]["exact"] == {"failure": "out of memory"}
     assert result["ours"] is None
     assert result["one_pass_ratio"] > 0
+
+
+def test_ours_is_estimated_to_take_less_memory_and_most_of_it_is_weights(overlay: str) -> None:
+    found = replan_memory.measure(benchmark.parse_arguments([*WORDS, "--overlay", overlay]))
+    assert found["baseline"] > found["ours"] > found["exact"]["weights"] > 10**6
+    assert found["published"]["weights"] < 2 * found["exact"]["weights"]  # autoencoder and text tower stay in float32
+    assert found["ratio"] == found["baseline"] / found["ours"]
 
 
 def test_an_unknown_shortcut_is_refused(measured: Callable[..., dict[str, Any]]) -> None:
