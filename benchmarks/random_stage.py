@@ -12,12 +12,12 @@ import torch
 import yaml
 from torch import Tensor
 
+from benchmarks.alternation import Contender, alternate
 from datamodules import Batch
 from datamodules.latent_cache import Latents
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.profile import with_weights
 from videopolicy.profiling.stage_cost import make_computable
-from videopolicy.profiling.stopwatch import time_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = {"small": "lift.yaml", "medium": "libero_object.yaml", "full": "robocasa.yaml"}
@@ -100,6 +100,8 @@ def weight_bytes(modules: Sequence[torch.nn.Module]) -> int:
 
 def matmul_flop_per_s(device: torch.device, dtype: torch.dtype) -> float:
     """Speed of one large matrix product, the most that the device can be expected to reach."""
-    side, enough_s = (8192, 2.0) if device.type == "cuda" else (2048, 0.5)
+    side, runs = (8192, 50) if device.type == "cuda" else (2048, 5)
     a = torch.randn(side, side, device=device).to(dtype)
-    return 2 * side**3 / time_runs(lambda: a @ a, device, enough_s).fastest_s
+    product = Contender("product", lambda: lambda _: torch.mm(a, a))
+    alternate([product], device, turns=1, runs=runs, warm_up=2)
+    return 2 * side**3 / min(product.seconds[0])
