@@ -37,6 +37,41 @@ def shares(config: SimulatorConfig, spec: EpisodeSpec, execute_steps: int) -> di
     return {name: round(value, 4) for name, value in seconds.items()} | {"steps": simulator.steps}
 
 
+def gains(config: SimulatorConfig, spec: EpisodeSpec, turns: int = 3) -> dict[str, float]:
+    """Processor seconds with and without what the adapters leave out, by turns on the same episode.
+
+    Raises:
+        AssertionError: The states or the pictures differ; they have to be equal to the last bit.
+    """
+    simulator = opened(config)
+    simulator.reset(spec, render=True)
+    names = ("step_plain", "step_ours", "pictures_plain", "pictures_ours")
+    spent: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(turns):
+        ends = {}
+        for name in names[:2]:
+            simulator.reset(spec, render=False)
+            expert, advance = simulator.make_expert(spec), simulator.advance if "ours" in name else simulator.env.step
+            for _ in range(30):
+                action = np.asarray(expert.act(), dtype=np.float32)
+                began = time.process_time()
+                advance(action)
+                spent[name].append(time.process_time() - began)
+            ends[name] = simulator.state()
+        assert np.array_equal(*ends.values()), "the two ways of stepping end in different states"
+        renderer = simulator._renderer
+        assert renderer is not None, "the first reset has drawn"
+        for name in names[2:]:
+            renderer.only_visible = "ours" in name
+            began = time.process_time()
+            ends[name] = simulator.render()
+            spent[name].append(time.process_time() - began)
+        same = (np.array_equal(ends[names[2]][camera], ends[names[3]][camera]) for camera in config.cameras)
+        assert all(same), "a geom that shows was left out"
+    simulator.close()
+    return {name: round(statistics.median(values), 5) for name, values in spent.items()}
+
+
 def opened(config: SimulatorConfig) -> MujocoSimulator:
     """The adapter, in this process."""
     choose_gl(config.gl)

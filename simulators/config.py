@@ -28,7 +28,7 @@ class SimulatorConfig:
         max_steps: Step limit of an episode; the task's own if None.
         python: Interpreter of the workers; the current one if None.
         gl: OpenGL backend, set as MUJOCO_GL in the worker; if None: MUJOCO_GL, else EGL, else OSMesa.
-        shadows: Render shadows (2-3 times slower with software GL, together with the next two).
+        shadows: Render shadows (with the next two 2 to 8 times slower in software GL).
         reflections: Render reflections.
         multisampling: Samples a pixel for antialiasing; 0 turns it off.
         num_init_states: Recorded initial states a task; the simulator's own number if None.

@@ -92,6 +92,9 @@ class CameraRenderer:
         shadows: Draw shadows.
         reflections: Draw reflections.
         multisampling: Samples a pixel.
+
+    Attributes:
+        only_visible: Leave out what is outside the view.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class CameraRenderer:
         model.vis.quality.offsamples = multisampling
         if not shadows:
             model.vis.quality.shadowsize = 0  # no shadow map is allocated
-        self._only_visible = not (shadows or reflections)  # both show what is outside the view
+        self.only_visible = not (shadows or reflections)  # both show what is outside the view
         self._options = mujoco.MjvOption()
         self._options.geomgroup[HIDDEN_GROUP] = 0
         self._renderer = mujoco.Renderer(model, image_size, image_size)
@@ -126,7 +129,7 @@ class CameraRenderer:
         pictures = {}
         for camera in self.cameras:
             self._renderer.update_scene(data, camera, self._options)
-            if self._only_visible:
+            if self.only_visible:
                 self._leave_out_unseen(data, camera)
             pictures[camera] = self._renderer.render()
         return pictures

@@ -103,7 +103,7 @@ def test_both_loops_give_the_same_scripted_outcomes_and_one_json_line(tmp_path: 
 @pytest.mark.simulator
 def test_networks_of_random_weights_run_in_both_loops_and_pictures_are_compared(tmp_path: Path) -> None:
     pytest.importorskip("robosuite")
-    options = ["--protocol", "lift", "--parts", "same,one_pass,shares,drawing", "--network-episodes", "1"]
+    options = ["--protocol", "lift", "--parts", "same,one_pass,shares,gains,drawing", "--network-episodes", "1"]
     options += ["--rounds", "1", "--steps", "2", "--max-steps", "16", "--pictures", "sheet.png"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "rollout.py"), *options],
@@ -118,5 +118,6 @@ def test_networks_of_random_weights_run_in_both_loops_and_pictures_are_compared(
     assert result["policies"]["same"]["steps"] == {"ours": 16, "baseline": 16}
     assert result["policies"]["one_pass"]["policy_share"]["baseline"] > 0
     assert result["seconds_of_an_episode"]["physics"] > 0
+    assert result["processor_seconds"]["step_ours"] < result["processor_seconds"]["step_plain"]
     assert set(result["drawing"]["wall_s"]) >= {"standard", "cheap"}
     assert Image.open(tmp_path / "sheet.png").size == (3 * 2 * 64, 2 * 2 * 64)

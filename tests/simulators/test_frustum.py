@@ -41,7 +41,7 @@ def test_pictures_without_the_unseen_geoms_are_the_same_to_the_pixel(seed: int) 
     renderer = CameraRenderer(model, ["wide", "narrow"], 48)
     fewer = renderer(data)
     drawn = renderer._renderer.scene.ngeom
-    renderer._only_visible = False
+    renderer.only_visible = False
     every = renderer(data)
     renderer.close()
     for camera, picture in every.items():
