@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from networks.counting import LiveBytes, flop
 from videopolicy.profiling.stopwatch import wait_for
 
+OUT_OF_MEMORY = "out of memory"
 Run = Callable[[int], Any]  # the number of the run within its turn -> what came out of it
 
 
@@ -70,7 +72,7 @@ def alternate(
 ) -> None:
     """Give each its turns, the order reversed every other time.
 
-    One that runs out of memory is left out from then on. After the deadline nothing new begins.
+    One that fails or runs out of memory is left out from then on. After the deadline nothing new begins.
 
     Args:
         contenders: What is timed; the results are written into them.
@@ -83,19 +85,27 @@ def alternate(
     for turn in range(turns):
         for contender in contenders if turn % 2 == 0 else reversed(contenders):
             if contender.failure is None and time.monotonic() < deadline:
-                with_memory_to_spare(contender, device, lambda c: take_turn(c, device, runs, warm_up))
+                or_note_failure(contender, device, lambda c: take_turn(c, device, runs, warm_up))
 
 
-def with_memory_to_spare(contender: Contender, device: torch.device, do: Callable[[Contender], None]) -> None:
-    """Do something with a contender; if memory runs out, note that as its failure and give the memory back."""
+def or_note_failure(contender: Contender, device: torch.device, do: Callable[[Contender], None]) -> None:
+    """Do something with a contender; what goes wrong is said and noted, and keeps no other from its turn."""
     try:
         do(contender)
     except torch.OutOfMemoryError:
-        contender.failure = "out of memory"
-        print(f"{contender.name}: out of memory", flush=True)
+        contender.failure = OUT_OF_MEMORY
+        print(f"{contender.name}: {OUT_OF_MEMORY}", flush=True)
+    except Exception as error:  # a compiler's, say; `failures` tells of it and the exit status is not 0
+        contender.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        traceback.print_exc()
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def failures(contenders: Iterable[Contender]) -> dict[str, str]:
+    """What went wrong by name, running out of memory left out."""
+    return {one.name: one.failure for one in contenders if one.failure not in (None, OUT_OF_MEMORY)}
 
 
 def take_turn(contender: Contender, device: torch.device, runs: int, warm_up: int) -> None:
@@ -151,7 +161,7 @@ def count(contender: Contender, device: torch.device, there: Iterable[Tensor]) -
         contender.peak_bytes = live.peak + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     if contender.failure is None:
-        with_memory_to_spare(contender, device, work)
+        or_note_failure(contender, device, work)
 
 
 def ratio(base: Contender, other: Contender) -> dict[str, Any] | None:

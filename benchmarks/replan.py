@@ -37,10 +37,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout too
 
 from benchmarks.alternation import (
+    OUT_OF_MEMORY,
     Contender,
     alternate,
     clock_name,
     count,
+    failures,
     line_of,
     operators,
     ratio,
@@ -64,7 +66,7 @@ def main() -> int:
     stage.sampler = Sampler(args.steps, guidance=2.0)
     found = measure(stage, args, device)
     print(json.dumps(found))
-    return int(not found["float32_difference"] <= TOLERANCE)
+    return int(bool(found["failures"]) or not found["float32_difference"] <= TOLERANCE)
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -185,7 +187,7 @@ def try_choices(
         found = {"alone": ratio(group["base"], group["alone"]), "on_top": ratio(group["without"], group["with"])}
         words = ", ".join(f"{key} {ratio_in_words(one)}" for key, one in found.items())
         print(f"{MEANING[name]}: {words}", flush=True)
-        tried[name] = found | {"failure": group["alone"].failure}
+        tried[name] = found | {"failures": {key: side.failure for key, side in group.items() if side.failure}}
     return tried
 
 
@@ -236,6 +238,8 @@ def report(
         "sides": {name: side.to_dict() for name, side in sides.items()},
         "ratios": gains,
         "choices": tried,
+        "failures": failures(sides.values())
+        | {name: text for one in tried.values() for name, text in one["failures"].items() if text != OUT_OF_MEMORY},
         "matmul_flop_per_s": matmul_flop_per_s(device, getattr(torch, args.dtype)),
         "size": args.size,
         "steps": args.steps,

@@ -39,6 +39,7 @@ from benchmarks.alternation import (
     alternate,
     clock_name,
     count,
+    failures,
     line_of,
     operators,
     ratio,
@@ -68,7 +69,7 @@ def main() -> int:
     if args.stage:
         found = measure(args)
         print(json.dumps(found))
-        return int(bool(found["disagreements"]))
+        return int(bool(found["disagreements"] or found["failures"]))
     found, status = {}, 0
     for stage in ("video", "action"):
         done = subprocess.run(
@@ -196,20 +197,16 @@ def disagreements(sides: dict[str, Contender], half: bool) -> dict[str, float]:
 
 
 def differences(sides: dict[str, Contender], half: bool) -> dict[str, tuple[float, float]]:
-    """Largest relative difference of the losses, and how much it may be, by order of work."""
-    result = {}
-    for name, base in (("exact", "published"), ("walked", "published"), ("cached", "published")):
-        result[name] = (largest_difference(sides, name, base), TOLERANCE["cached" if name == "cached" else "exact"])
-    result["features cached"] = (largest_difference(sides, "features cached", "independent"), TOLERANCE["cached"])
-    there = {name: found for name, found in result.items() if name in sides and sides[name].results}
-    return {name: (found, max(allowed, TOLERANCE["half"] * half)) for name, (found, allowed) in there.items()}
-
-
-def largest_difference(sides: dict[str, Contender], name: str, base: str) -> float:
-    """Of the losses of all steps of a turn, relative."""
-    ours, theirs = (sides[side].results if side in sides else [] for side in (name, base))
-    pairs: Sequence[tuple[float, float]] = list(zip(ours, theirs, strict=False))
-    return max((abs(a - b) / abs(b) for a, b in pairs), default=float("nan"))
+    """Largest relative difference of the losses, and how much it may be, of the orders of work that ran."""
+    results = {name: side.results for name, side in sides.items() if side.results}
+    found = {}
+    for name in ("exact", "walked", "cached", "features cached"):
+        base = "independent" if name == "features cached" else "published"
+        if name in results and base in results:
+            pairs = zip(results[name], results[base], strict=True)
+            allowed = max(TOLERANCE["cached" if "cached" in name else "exact"], TOLERANCE["half"] * half)
+            found[name] = (max(abs(a - b) / abs(b) for a, b in pairs), allowed)
+    return found
 
 
 def report(
@@ -245,6 +242,7 @@ def report(
         "losses": {name: side.results for name, side in sides.items()},
         "differences": {name: found for name, (found, _) in differences(sides, half).items()},
         "disagreements": wrong,
+        "failures": failures([*sides.values(), *(one for pair in tried.values() for one in pair.values())]),
         "matmul_flop_per_s": matmul_flop_per_s(device, torch.bfloat16 if half else torch.float32),
         "threads": torch.get_num_threads(),
         "hardware": hardware(device),

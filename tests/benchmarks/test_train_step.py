@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from benchmarks import train_step
-from benchmarks.alternation import Contender, alternate, ratio
+from benchmarks.alternation import OUT_OF_MEMORY, Contender, alternate, failures, ratio
 from benchmarks.train_step import differences, disagreements, measure, parse_arguments
 from tests.videopolicy.conftest import tiny_overlay
 
@@ -133,6 +133,19 @@ def test_turns_alternate_and_what_runs_out_of_memory_is_left_out() -> None:
     assert contenders[1].to_dict() == {"failure": "out of memory"}
     assert [len(turn) for turn in contenders[0].seconds] == [2, 2]
     assert ratio(contenders[0], contenders[1]) is None
+
+
+def test_what_fails_is_told_from_what_runs_out_of_memory() -> None:
+    def broken() -> Callable[[int], int]:
+        raise ValueError("no such kernel")
+
+    contenders = [
+        Contender("broken", broken),
+        finished("fine", [1.0]),
+        Contender("large", broken, failure=OUT_OF_MEMORY),
+    ]
+    alternate(contenders, torch.device("cpu"), turns=2, runs=1)
+    assert failures(contenders) == {"broken": "ValueError: no such kernel"}
 
 
 def test_after_the_deadline_nothing_begins() -> None:
