@@ -3,6 +3,7 @@
 from lightning_modules.action_stage import ActionStage, Features
 from lightning_modules.differences import differing_keys
 from lightning_modules.joint_stage import JointStage
+from lightning_modules.lean_adam import adam_8bit
 from lightning_modules.policy import VideoPolicy, load_policy
 from lightning_modules.policy_stage import PolicyStage
 from lightning_modules.schedules import TrapezoidalLR
@@ -20,6 +21,7 @@ __all__ = [
     "TrapezoidalLR",
     "VideoPolicy",
     "VideoStage",
+    "adam_8bit",
     "differing_keys",
     "load_policy",
 ]

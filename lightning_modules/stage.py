@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins import HalfPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
@@ -30,6 +32,19 @@ from networks.conditioning import DropoutScope
 def adam_1e5(params: Any) -> torch.optim.Optimizer:  # noqa: ANN401 - an optimizer's params are an iterable of many kinds
     """Adam with the paper's constant learning rate."""
     return torch.optim.Adam(params, lr=1e-5)
+
+
+def require_whole_weights(precision: object) -> None:
+    """Refuse to train weights of half precision.
+
+    Raises:
+        MisconfigurationException: The Trainer's precision is ``bf16-true`` or ``16-true``.
+    """
+    if isinstance(precision, HalfPrecision):
+        raise MisconfigurationException(
+            f"trainer.precision is {precision.precision}: weights of eleven or fewer bits would lose steps of 1e-5 to "
+            "rounding, and the denoiser's scalings are float32; use bf16-mixed, 16-mixed or 32-true."
+        )
 
 
 class Stage(LightningModule):
@@ -95,6 +110,7 @@ class Stage(LightningModule):
         if latents is not None:
             video = self.video
             latents.require(latent_key(video.autoencoder, video.text_encoder, video.condition_noise))
+        require_whole_weights(self.trainer.precision_plugin)
         self.adapt()
         shard(self)
 

@@ -15,12 +15,11 @@ THIRD_PARTY = {
     "networks": TENSORS | {"diffusers", "open_clip", "peft", "safetensors", "transformers"},
     "datamodules": TENSORS | {"lightning", "h5py", "torchvision", "PIL"},
     "simulators": {"numpy"},
-    "lightning_modules": TENSORS | {"lightning", "torchmetrics", "torchvision"},
+    "lightning_modules": TENSORS | {"lightning", "torchmetrics", "torchvision", "bitsandbytes"},
     "callbacks": TENSORS | {"lightning", "torchvision", "PIL", "imageio", "rich", "safetensors", "tensorboard"},
     "videopolicy": TENSORS
     | {"lightning", "jsonargparse", "omegaconf", "rich", "yaml", "PIL", "imageio", "h5py"}
     | {"jinja2", "tensorboard", "imageio_ffmpeg"}  # the report: its page, what it reads, smaller videos
-    | {"bitsandbytes"}  # one of the optimizers that `profile --fits` compares, where it is installed
     | {"matplotlib"},  # the curve of `variation`
 }
 # What a worker process imports inside its functions, never at the top of a module.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from datamodules import Batch
@@ -77,3 +78,17 @@ def trained(
     # an odd number of windows would be padded under DDP, so one process judges
     judged = quiet_trainer(folder, 1).validate(stage, datamodule=data, verbose=False)
     return stage.state_dict(), float(judged[0]["val/loss"])
+
+
+class Seeded(VideoStage):
+    """Draws in step n what it draws in step n of any run."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:  # noqa: ANN401 - Lightning's signature
+        torch.manual_seed(self.global_step)
+        return super().training_step(batch, batch_idx)
+
+
+class SaveAtStepTwo(Callback):
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "2.ckpt", weights_only=False)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file
 
 from callbacks import CheckpointHandoff, TrainableWeightAveraging
@@ -24,6 +23,7 @@ from tests.stage_parts import (
     tiny_video_model,
     tiny_video_stage,
 )
+from tests.window_steps import SaveAtStepTwo, Seeded
 
 LORA = LoRA(rank=2, alpha=4.0, whole=("conv_in",))
 
@@ -68,20 +68,6 @@ def test_stage_2_gets_an_ordinary_network_that_computes_the_same(
         conditioning = stage.video.condition(torch.rand(1, 2, 3, 16, 16), ["lift"], seeds=[0])
         films = [m.denoise(latents, torch.ones(1), conditioning) for m in (stage.eval().video, action.video)]
     assert torch.allclose(*films, rtol=1e-5, atol=1e-5)
-
-
-class Seeded(VideoStage):
-    """Draws in step n what it draws in step n of any run."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:  # noqa: ANN401 - Lightning's signature
-        torch.manual_seed(self.global_step)
-        return super().training_step(batch, batch_idx)
-
-
-class SaveAtStepTwo(Callback):
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        if trainer.global_step == 2:
-            trainer.save_checkpoint(Path(trainer.default_root_dir) / "2.ckpt", weights_only=False)
 
 
 @pytest.mark.parametrize("averaging", [False, True], ids=["raw", "averaged"])

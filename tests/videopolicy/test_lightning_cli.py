@@ -24,6 +24,7 @@ TWO_STAGES = [path for path in EXPERIMENTS if path.stem != "robocasa_joint"]
 PUBLISHED = [path for path in EXPERIMENTS if path.stem in ("robocasa", "robocasa_joint", "libero10")]
 FITS = {  # others fit every experiment
     "independent_noise": TWO_STAGES,
+    "lora": TWO_STAGES,
     "several_draws": TWO_STAGES,
     "shared_levels": [path for path in EXPERIMENTS if path.stem == "lift"],
     "without_stage1": TWO_STAGES,

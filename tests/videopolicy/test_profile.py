@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_modules import adam_8bit
 from networks.adapter import Bottleneck
 from networks.counting import flop
 from videopolicy.experiment.skeleton import skeleton
@@ -192,10 +193,10 @@ def test_what_adafactor_keeps_depends_on_a_weights_shape() -> None:
 
 
 def test_eight_bit_adam_keeps_two_bytes_a_weight() -> None:
-    lean = pytest.importorskip("bitsandbytes.optim", reason="the extra `lean` is not installed")
-    kept, _ = optimizer_bytes(partial(lean.Adam8bit, lr=1e-3), [(512, 512)])
+    pytest.importorskip("bitsandbytes", reason="the extra `lean` is not installed")
+    kept, _ = optimizer_bytes(adam_8bit, [(512, 512)])
     assert 2 * 512**2 < kept < 2.1 * 512**2
-    assert optimizer_bytes(partial(lean.Adam8bit, lr=1e-3), [(32, 32)])[0] == 8 * 32**2  # too small to be worth it
+    assert optimizer_bytes(adam_8bit, [(32, 32)])[0] == 8 * 32**2  # too small to be worth it
 
 
 def test_fsdp_divides_what_is_cut_and_gathers_it_by_layers() -> None:

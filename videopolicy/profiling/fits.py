@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 
-from lightning_modules import Stage
+from lightning_modules import Stage, adam_8bit
 from networks import LoRA
 from videopolicy.profiling.estimate import Memory, Setting, Sizes, optimizer_bytes, trained_shapes
 from videopolicy.profiling.stage_cost import on_shapes
 
+LEAN = ("Adafactor", "8-bit Adam")
 ADAPTERS = LoRA(whole=("conv_in", "attn2.to_v"))  # as experiments/ablations/lora.yaml has them
 
 
@@ -58,7 +58,7 @@ def ways_to_train(make: Callable[[], Stage], setting: Setting, num_devices: int 
             sizes = Sizes.of(kind, setting)
         for where, placed in placements(setting, num_devices).items():
             for name, state in kept.items():
-                if name != "8-bit Adam" or placed.shares == 1:  # bitsandbytes steps plain tensors only
+                if name not in LEAN or placed.shares == 1:  # on shares these were not tried
                     ways.append(Way(trained, name, where, sizes.memory(placed, state)))
     return ways
 
@@ -69,9 +69,7 @@ def optimizers(stage: Stage) -> dict[str, Any]:
     name = {"adam_1e5": "Adam"}.get(own.__name__, own.__name__) if hasattr(own, "__name__") else "the experiment's"
     found: dict[str, Any] = {name: stage.optimizer, "Adafactor": torch.optim.Adafactor}
     if importlib.util.find_spec("bitsandbytes") is not None:
-        from bitsandbytes.optim import Adam8bit
-
-        found["8-bit Adam"] = partial(Adam8bit, lr=1e-5)
+        found["8-bit Adam"] = adam_8bit
     return found
 
 
