@@ -157,7 +157,7 @@ def test_other_ways_to_share_weights_are_refused(
     stage = stage_of("video")
     stage.attach(lift_data.preprocessing)
     made = FSDPStrategy() if strategy == "fsdp" else strategy
-    monkeypatch.setattr(stage, "_trainer", SimpleNamespace(strategy=made, datamodule=None))
+    monkeypatch.setattr(stage, "_trainer", SimpleNamespace(strategy=made, datamodule=None, precision_plugin=None))
     with pytest.raises(MisconfigurationException, match=r"never made to work; use lightning_modules.ShardedStrategy"):
         stage.configure_model()
 
