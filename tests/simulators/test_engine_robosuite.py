@@ -13,7 +13,9 @@ pytest.importorskip("robosuite")
 
 
 @pytest.mark.simulator
-@pytest.mark.parametrize(("policy", "solved"), [(ScriptedPolicy(), True), (RandomPolicy(8), False)], ids=str)
+@pytest.mark.parametrize(
+    ("policy", "solved"), [(ScriptedPolicy(), True), (RandomPolicy(8), False)], ids=["scripted", "random"]
+)
 def test_lift_gives_the_same_results_for_one_and_two_workers(policy: Policy, solved: bool) -> None:
     config = SimulatorConfig("robosuite", ["Lift"], ["no such camera"], image_size=16, max_steps=60)  # never drawn
     runs = []
