@@ -163,6 +163,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the points that there are checkpoints for."""
     args = parse_arguments(words)
     console = Console()
+    if not console.is_terminal:
+        console.width = 110  # a file has room for the whole table
     names = chosen_points(args)
     replans: dict[str, Replan] = {}
     outcomes = {}
@@ -265,6 +267,8 @@ def replan_costs(replans: dict[str, Replan], args: argparse.Namespace) -> dict[s
     alternate(contenders, torch.device(args.device), args.turns, runs=1, warm_up=0)
     costs = {}
     for contender in contenders:
+        if contender.failure:
+            raise CommandError(f"a replan of {contender.name}: {contender.failure}; leave the point out with --points.")
         seconds = [second for turn in contender.seconds for second in turn]
         costs[contender.name] = Cost(contender.median_s, min(seconds), max(seconds), counted[contender.name])
     return costs
@@ -278,7 +282,7 @@ def table(rows: Sequence[Row], published: Cost) -> Table:
     shown = Table(title="Success against the cost of a replan")
     columns = ("point", "solved", "Wilson 95 %", "s per replan", "GFLOP", "published / this", f"holds {REFERENCE}")
     for column in columns:
-        shown.add_column(column, justify="left" if column == "point" else "right")
+        shown.add_column(column, justify="left" if column == "point" else "right", no_wrap=True)
     for row in rows:
         interval, ratio = f"{row.low:.2f} to {row.high:.2f}", published.flop / row.cost.flop
         numbers = (f"{row.cost.seconds:.3f}", f"{row.cost.flop / 1e9:.3f}", f"{ratio:.1f}")
@@ -322,8 +326,8 @@ def draw(rows: Sequence[Row], published: Cost, protocol: str) -> bytes:
     figure = Figure(figsize=(10.0, 4.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
-    draw_panel(left, rows, {row.name: row.cost.seconds for row in rows}, published.seconds)
-    draw_panel(right, rows, {row.name: row.cost.flop / 1e9 for row in rows}, published.flop / 1e9)
+    draw_panel(left, rows, {row.name: row.cost.seconds for row in rows}, published.seconds, ("one_pass", "shared"))
+    draw_panel(right, rows, {row.name: row.cost.flop / 1e9 for row in rows}, published.flop / 1e9, ("shared",))
     left.set_xlabel("seconds per replan, alone (labels: steps)")
     right.set_xlabel("GFLOP per replan (labels: steps)")
     left.set_ylabel("success rate, 95 % Wilson interval")
@@ -334,8 +338,14 @@ def draw(rows: Sequence[Row], published: Cost, protocol: str) -> bytes:
     return buffer.getvalue()
 
 
-def draw_panel(axes: Any, rows: Sequence[Row], places: dict[str, float], published: float) -> None:  # noqa: ANN401
-    """Points of both kinds, and where the published procedure stands."""
+def draw_panel(
+    axes: Any,  # noqa: ANN401 - matplotlib's
+    rows: Sequence[Row],
+    places: dict[str, float],
+    published: float,
+    labelled: Sequence[str],
+) -> None:
+    """Points of both kinds, labels at those of some, and where the published procedure stands."""
     for kind, colour, mark in (("one_pass", "tab:blue", "o"), ("shared", "tab:orange", "s")):
         points = sorted((row for row in rows if row.kind == kind and row.episodes), key=lambda row: places[row.name])
         if not points:
@@ -343,10 +353,14 @@ def draw_panel(axes: Any, rows: Sequence[Row], places: dict[str, float], publish
         x, rates = [places[row.name] for row in points], [row.rate for row in points]
         bars = [[row.rate - row.low for row in points], [row.high - row.rate for row in points]]
         axes.errorbar(x, rates, bars, label=kind.replace("_", " "), color=colour, marker=mark, capsize=3)
-        for number, row in enumerate(points):
+        for number, row in enumerate(points if kind in labelled else ()):
             label = row.name.removeprefix(f"{kind}_").replace("_", " ")
-            offset = (4, 6 if number % 2 == 0 else -12)  # neighbours cost nearly the same
-            axes.annotate(label, (places[row.name], row.rate), xytext=offset, textcoords="offset points", fontsize=8)
+            crowded = kind == "one_pass"  # these cost nearly the same: a ladder of labels below their intervals
+            offset, height = ((9, -10 - 11 * number), row.low) if crowded else ((5, 6), row.rate)
+            line = {"arrowstyle": "-", "linewidth": 0.5} if crowded else None
+            axes.annotate(
+                label, (places[row.name], height), offset, textcoords="offset points", fontsize=8, arrowprops=line
+            )
     axes.axvline(published, color="tab:gray", linestyle="--", label="cost of the published procedure")
     axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.08)

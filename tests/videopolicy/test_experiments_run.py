@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = {
     "lift": ("robomimic_file", {}),
     "libero_object": ("robomimic_file", {"name": "libero_object.hdf5"}),
+    "libero_object_small": ("robomimic_file", {"name": "libero_object_small.hdf5"}),
     "libero10": ("libero_file", {}),
     "robocasa": ("robocasa_file", {}),
     "robocasa_joint": ("robocasa_file", {}),
