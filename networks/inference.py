@@ -54,7 +54,9 @@ def prepare_for_inference(
         network.action_unet.forward = compiled(network.action_unet.forward, compile_mode, backend)  # type: ignore[method-assign]
 
 
-def compiled(function: Callable[..., Any], mode: CompileMode, backend: str = "inductor") -> Callable[..., Any]:
+def compiled(
+    function: Callable[..., Any], mode: CompileMode, backend: str | Callable[..., Any] = "inductor"
+) -> Callable[..., Any]:
     """A compiled function whose results outlive the next call.
 
     CUDA graphs write each call's results to the same memory, so they are copied out.

@@ -1,0 +1,61 @@
+"""Networks compiled for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+
+from lightning_modules import Stage
+from networks.inference import compiled, to_channels_last
+
+
+class CompiledNetworks(Callback):
+    """Compile a stage's networks while it trains (`torch.compile`): same numbers within rounding, fewer kernels.
+
+    The first step compiles, which takes minutes at full size; a batch of another size compiles anew, so keep
+    ``drop_last`` as it is. Weights, their names, checkpoints and the handoff stay what they are. Autoencoder and text
+    tower are not compiled: with a latent cache they do not run.
+
+    Args:
+        channels_last: Lay the weights of convolutions out with the channels innermost, as tensor cores want them.
+        backend: A backend of `torch.compile`, by name.
+
+    Raises:
+        MisconfigurationException: At set-up under FSDP, whose shares were never tried with a compiler.
+    """
+
+    def __init__(self, channels_last: bool = False, backend: str | Callable[..., Any] = "inductor") -> None:
+        self.channels_last = channels_last
+        self.backend = backend
+        self._hidden: list[tuple[nn.Module, str]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what was never tried."""
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            raise MisconfigurationException(
+                "CompiledNetworks was never made to work under FSDP: remove it from trainer.callbacks or use "
+                "trainer.strategy ddp."
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hide the networks' methods behind compiled ones; a stage's adapter and action network are there or not."""
+        assert isinstance(pl_module, Stage)
+        unet = pl_module.video.unet
+        others = [getattr(pl_module, name, None) for name in ("adapter", "action_unet")]
+        for network in (unet, *(other for other in others if other is not None)):
+            if self.channels_last:
+                to_channels_last(network)
+            for name in ("forward", "features") if network is unet else ("forward",):
+                setattr(network, name, compiled(getattr(network, name), "default", self.backend))
+                self._hidden.append((network, name))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show them again."""
+        for network, name in self._hidden:
+            delattr(network, name)
+        self._hidden.clear()
