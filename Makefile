@@ -47,7 +47,7 @@ $(VENV)/.installed-robosuite: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-all: pyproject.toml constraints.txt | $(BIN)/python
 	@.ci/system-packages build
-	$(PIP_INSTALL) -e '.[libero,lean,dev]'
+	$(PIP_INSTALL) -e '.[libero,dev]'
 	@touch $@ $(VENV)/.installed-robosuite
 
 .PHONY: setup

@@ -101,10 +101,10 @@ def tiny_callbacks(callbacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def tiny_overlay(experiment: Path, demos: Path, steps: int) -> dict[str, Any]:
-    """What to lay over an experiment so that its stages run in seconds."""
+    """What to lay over an experiment so that its stages run in seconds; the caller's own, to change."""
     stages = load_experiment([experiment])["stages"]
     common = {"max_steps": steps, "val_check_interval": steps}
-    return {
+    overlay = {
         "data": {"init_args": {**DATA, "paths": str(demos)}},
         "model": {"init_args": {"video": VIDEO, "sampler": SAMPLER}},
         "trainer": TRAINER,
@@ -117,6 +117,7 @@ def tiny_overlay(experiment: Path, demos: Path, steps: int) -> dict[str, Any]:
             for name, stage in stages.items()
         },
     }
+    return copy.deepcopy(overlay)
 
 
 @pytest.fixture

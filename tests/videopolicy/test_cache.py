@@ -1,6 +1,5 @@
 """`videopolicy cache` on a small experiment: filled, gone on with, refused."""
 
-import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def overlay(tmp_path: Path, robomimic_file: Callable[..., Path]) -> Path:
     """Tiny parts with an autoencoder that has a posterior, its weights in a folder."""
     torch.manual_seed(0)
     SVDAutoencoder(**SHAPE).vae.save_pretrained(tmp_path / "vae")  # type: ignore[arg-type]
-    content = copy.deepcopy(tiny_overlay(LIFT, robomimic_file(), 1))
+    content = tiny_overlay(LIFT, robomimic_file(), 1)
     video = content["model"]["init_args"]["video"]["init_args"]
     arguments = {**SHAPE, "pretrained": str(tmp_path / "vae")}
     video["autoencoder"] = {"class_path": "networks.SVDAutoencoder", "init_args": arguments}
