@@ -132,14 +132,17 @@ sim-robocasa: .venvs/robocasa/.with-assets ## make .venvs/robocasa: RoboCasa v0.
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 TEST_WORKERS ?= 2
+QUICK := not slow and not full and not gpu
+# Tests that fork cannot do so beside a test process's own threads. pytest's status 5 is that ARGS left no test.
 
 .PHONY: test
 test: $(VENV)/.installed-all ## the tests that take seconds each (under 20 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not slow and not full and not gpu" -n $(TEST_WORKERS) --dist worksteal --color=no $(ARGS)
+	@$(BIN)/python -m pytest -m "not forks and $(QUICK)" -n $(TEST_WORKERS) --dist worksteal --color=no $(ARGS) || test $$? = 5
+	@$(BIN)/python -m pytest -m "forks and $(QUICK)" --color=no $(ARGS) || test $$? = 5
 
 .PHONY: test-slow
 test-slow: $(VENV)/.installed-all ## the tests that take minutes each
-	@$(BIN)/python -m pytest -m "slow and not full and not gpu" -n $(TEST_WORKERS) --dist worksteal --color=no $(ARGS)
+	@$(BIN)/python -m pytest -m "slow and not full and not gpu" --color=no $(ARGS)
 
 .PHONY: test-full
 test-full: $(VENV)/.installed-all ## the networks at their real size against the published ones: 10 GiB, 2 to 5 minutes on 2 cores

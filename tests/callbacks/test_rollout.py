@@ -91,6 +91,7 @@ def test_best_checkpoint_holds_what_was_judged_and_names_its_protocol(
     assert "optimizer_states" not in document
 
 
+@pytest.mark.forks
 def test_two_ranks_share_the_episodes(tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig) -> None:
     config = counting(["up", "down"], cameras=CAMERAS, image_size=16, max_steps=8, options={"goal": -1e9})
     rollout = SimulationRollout(config, num_episodes=5, execute_steps=2, record_episodes=1)

@@ -99,6 +99,7 @@ def test_a_checkpoint_of_two_ranks_resumes_on_one(windows: WindowDataset) -> Non
     assert next(iter(one)).windows.tolist() == WindowSampler(windows, 0).order(0)[8:10].tolist()
 
 
+@pytest.mark.forks
 def test_two_ddp_processes_see_every_window_once_between_them(
     robomimic_file: FileFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from tests.window_steps import KINDS, stage_of, trained
 pytestmark = pytest.mark.usefixtures("window_steps")
 
 
-@pytest.mark.parametrize("way", ["ddp", "accumulation"])
+@pytest.mark.parametrize("way", [pytest.param("ddp", marks=pytest.mark.forks), "accumulation"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_halves_of_a_batch_give_the_loss_and_weights_of_the_whole(
     tmp_path: Path, lift_data: RobosuiteDataModule, kind: str, way: str

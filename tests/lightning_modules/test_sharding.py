@@ -25,7 +25,7 @@ from networks import LoRA
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer
 from tests.window_steps import stage_of
 
-pytestmark = pytest.mark.usefixtures("window_steps")
+pytestmark = [pytest.mark.usefixtures("window_steps"), pytest.mark.forks]
 MOMENTUM = {"optimizer": partial(torch.optim.SGD, lr=0.02, momentum=0.9)}  # Adam would blow rounding up to whole steps
 
 
