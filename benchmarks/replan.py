@@ -36,7 +36,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout too
 
-from benchmarks.alternation import (
+from benchmarks.parts.alternation import (
     OUT_OF_MEMORY,
     Contender,
     alternate,
@@ -48,8 +48,8 @@ from benchmarks.alternation import (
     ratio,
     ratio_in_words,
 )
-from benchmarks.random_stage import add_arguments, build, matmul_flop_per_s
-from benchmarks.replan_order import ALL, BY_DEVICE, MEANING, Replans, exact, one_pass, replan
+from benchmarks.parts.random_stage import add_arguments, build, matmul_flop_per_s
+from benchmarks.parts.replan_order import ALL, BY_DEVICE, MEANING, Replans, exact, one_pass, replan
 from networks import NetworkError, Sampler
 from videopolicy.profiling.stopwatch import hardware
 from videopolicy.versions import git_commit

@@ -31,7 +31,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.alternation import Contender, Run, alternate
+from benchmarks.parts.alternation import Contender, Run, alternate
 from lightning_modules import ActionStage, VideoPolicy
 from networks import Sampler
 from networks.counting import flop

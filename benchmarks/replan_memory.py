@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout too
 
-from benchmarks.random_stage import add_arguments, files_of, weight_bytes
+from benchmarks.parts.random_stage import add_arguments, files_of, weight_bytes
 from networks.counting import LiveBytes, gpu_norms
 from networks.inference import prepare_for_inference
 from videopolicy.experiment.skeleton import skeleton

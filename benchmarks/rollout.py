@@ -4,7 +4,7 @@
     python benchmarks/rollout.py --protocol libero_object --tasks 0,4 --image-size 128 --episodes 4
     python benchmarks/rollout.py --protocol lift --checkpoint runs/lift/action/checkpoints/last.ckpt
 
-The baseline is `plain_rollout.py`. Both run the same episodes by turns, in one run, with
+The baseline is `parts/plain_rollout.py`. Both run the same episodes by turns, in one run, with
 
 - scripted: the expert on both sides, which costs nothing: the engine alone. Ours draws the pictures that a policy would
   look at, those of every replan. Outcomes and steps have to agree.
@@ -40,8 +40,8 @@ import torch  # noqa: E402 - after the path
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from benchmarks.drawing import compare_drawing, gains, shares, side_by_side  # noqa: E402
-from benchmarks.plain_rollout import SerialLoop  # noqa: E402
+from benchmarks.parts.drawing import compare_drawing, gains, shares, side_by_side  # noqa: E402
+from benchmarks.parts.plain_rollout import SerialLoop  # noqa: E402
 from lightning_modules import VideoPolicy, load_policy  # noqa: E402
 from networks import Sampler  # noqa: E402
 from simulators import EpisodeResult, EpisodeSpec, Policy, RolloutEngine, ScriptedPolicy  # noqa: E402

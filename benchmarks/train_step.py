@@ -34,7 +34,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout too
 
-from benchmarks.alternation import (
+from benchmarks.parts.alternation import (
     Contender,
     alternate,
     clock_name,
@@ -45,8 +45,8 @@ from benchmarks.alternation import (
     ratio,
     ratio_in_words,
 )
-from benchmarks.random_stage import add_arguments, build, matmul_flop_per_s
-from benchmarks.training_order import (
+from benchmarks.parts.random_stage import add_arguments, build, matmul_flop_per_s
+from benchmarks.parts.training_order import (
     BY_DEVICE,
     FEATURES,
     INDEPENDENT,

@@ -11,8 +11,8 @@ import yaml
 
 from benchmarks import replan as benchmark
 from benchmarks import replan_memory
-from benchmarks.random_stage import build
-from benchmarks.replan_order import ALL, EXACT, exact, replan
+from benchmarks.parts.random_stage import build
+from benchmarks.parts.replan_order import ALL, EXACT, exact, replan
 from networks import NetworkError, Sampler
 from tests.videopolicy.conftest import tiny_overlay
 

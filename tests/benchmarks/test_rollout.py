@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.drawing import cross, difference, opened, side_by_side
-from benchmarks.plain_rollout import SerialLoop
+from benchmarks.parts.drawing import cross, difference, opened, side_by_side
+from benchmarks.parts.plain_rollout import SerialLoop
 from benchmarks.rollout import Contest
 from simulators import EpisodeResult, EpisodeSpec, Observation, SimulatorConfig
 from tests.videopolicy.conftest import environment

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from benchmarks import train_step
-from benchmarks.alternation import OUT_OF_MEMORY, Contender, alternate, failures, ratio
+from benchmarks.parts.alternation import OUT_OF_MEMORY, Contender, alternate, failures, ratio
 from benchmarks.train_step import differences, disagreements, measure, parse_arguments
 from tests.videopolicy.conftest import tiny_overlay
 

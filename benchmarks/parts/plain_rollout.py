@@ -1,4 +1,4 @@
-"""The baseline of `rollout.py`: a serial loop as published evaluation code has it, with every effect drawn.
+"""The baseline of `../rollout.py`: a serial loop as published evaluation code has it, with every effect drawn.
 
 One process, one environment, a batch of one. The simulator is built as its own examples build it: pictures of every
 camera are among its observations, so it draws them at every control step, settling steps of LIBERO included, with

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.alternation import Contender, Run
-from benchmarks.random_stage import cached
+from benchmarks.parts.alternation import Contender, Run
+from benchmarks.parts.random_stage import cached
 from datamodules import Batch
 from networks import VideoModel
 from networks.inference import compiled, to_channels_last

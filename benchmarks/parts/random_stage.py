@@ -12,14 +12,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from benchmarks.alternation import Contender, alternate
+from benchmarks.parts.alternation import Contender, alternate
 from datamodules import Batch
 from datamodules.latent_cache import Latents
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.profile import with_weights
 from videopolicy.profiling.stage_cost import make_computable
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = {"small": "lift.yaml", "medium": "libero_object.yaml", "full": "robocasa.yaml"}
 SHARED = {"noise_levels": "shared", "standardize_features": False}
 # Widths and layers at which encoding takes the same share of a step as at the paper's settings (7.9 of 7.4 TFLOP).

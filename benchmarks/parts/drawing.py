@@ -1,4 +1,4 @@
-"""For `rollout.py`: where the time of an episode goes, and what standard and cheap drawing cost and show."""
+"""For `../rollout.py`: where the time of an episode goes, and what standard and cheap drawing cost and show."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.alternation import Contender, Run
-from benchmarks.random_stage import weight_bytes
+from benchmarks.parts.alternation import Contender, Run
+from benchmarks.parts.random_stage import weight_bytes
 from networks import Conditioning, Sampler, seeded_noise
 from networks.inference import prepare_for_inference
 from networks.sampling import guided
