@@ -17,8 +17,7 @@ from networks.inference import compiled, to_channels_last
 class CompiledNetworks(Callback):
     """Compile a stage's networks while it trains (`torch.compile`): same numbers within rounding, fewer kernels.
 
-    The first step compiles, which takes minutes at full size; a batch of another size compiles anew, so keep
-    ``drop_last`` as it is. Weights, their names, checkpoints and the handoff stay what they are. Autoencoder and text
+    The first step compiles, and a batch of another size compiles anew. Weights, their names, checkpoints and the handoff stay what they are. Autoencoder and text
     tower are not compiled: with a latent cache they do not run.
 
     Args:
