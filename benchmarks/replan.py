@@ -27,7 +27,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare
 from benchmarks.parts.alternation import (
     OUT_OF_MEMORY,
     Contender,
+    add_turn_arguments,
     alternate,
+    circumstances,
     clock_name,
     count,
     failures,
@@ -51,8 +52,6 @@ from benchmarks.parts.alternation import (
 from benchmarks.parts.random_stage import add_arguments, build, matmul_flop_per_s
 from benchmarks.parts.replan_order import ALL, BY_DEVICE, MEANING, Replans, exact, one_pass, replan
 from networks import NetworkError, Sampler
-from videopolicy.profiling.stopwatch import hardware
-from videopolicy.versions import git_commit
 
 CHECKED_STEPS = 3  # of the float32 comparison
 TOLERANCE = 1e-3  # from sigma 700 on, relative to the largest action
@@ -80,17 +79,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--slim", action="store_true", help="a slim SVD-like autoencoder instead of a free one")
     parser.add_argument("--steps", type=int, default=30, help="denoising steps (default 30)")
-    parser.add_argument("--turns", type=int, default=3, help="how often each order of work gets its turn (default 3)")
     parser.add_argument("--runs", type=int, default=1, help="timed replans of a turn, after one to warm up (default 1)")
-    parser.add_argument(
-        "--choices",
-        nargs="?",
-        const="all",
-        metavar="NAMES",
-        help=f"each shortcut alone: all, or some of {', '.join(MEANING)}, separated by commas",
-    )
-    parser.add_argument("--profile", action="store_true", help="print the operators of both by the time they take")
-    parser.add_argument("--minutes", type=float, default=8.0, help="then no new turn begins (default 8)")
+    add_turn_arguments(parser, MEANING, minutes=8.0)
     args = parser.parse_args(words)
     on_gpu = args.device.startswith("cuda")
     args.dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
@@ -246,11 +236,7 @@ def report(
         "dtype": args.dtype,
         "compile": args.compile,
         "channels_last": args.channels_last,
-        "threads": torch.get_num_threads(),
-        "hardware": hardware(device),
-        "torch": torch.__version__,
-        "commit": git_commit(),
-        "date": date.today().isoformat(),
+        **circumstances(device),
     }
 
 

@@ -42,13 +42,11 @@ from rich.table import Table  # noqa: E402
 
 from benchmarks.parts.drawing import compare_drawing, gains, shares, side_by_side  # noqa: E402
 from benchmarks.parts.plain_rollout import SerialLoop  # noqa: E402
+from benchmarks.parts.random_stage import untrained  # noqa: E402
 from lightning_modules import VideoPolicy, load_policy  # noqa: E402
 from networks import Sampler  # noqa: E402
 from simulators import EpisodeResult, EpisodeSpec, Policy, RolloutEngine, ScriptedPolicy  # noqa: E402
 from videopolicy.evaluation.protocol import Protocol, find_protocol, read_protocol  # noqa: E402
-from videopolicy.experiment.command_line import CommandLine  # noqa: E402
-from videopolicy.profile import with_weights  # noqa: E402
-from videopolicy.profiling.stage_cost import make_computable  # noqa: E402
 from videopolicy.versions import git_commit  # noqa: E402
 
 EXPERIMENTS = {"robosuite": "lift.yaml", "libero": "libero_object.yaml"}
@@ -240,11 +238,8 @@ def the_policy(part: str, side: str, args: argparse.Namespace) -> Policy:
 def random_policy(args: argparse.Namespace) -> VideoPolicy:
     """The experiment's policy before any training, with one pass of the video network a replan."""
     name = read_protocol(find_protocol(args.protocol)).simulator.name
-    torch.manual_seed(0)
-    changes = [("model.init_args.standardize_features", False), ("model.init_args.noise_levels", "independent")]
     files = [str(ROOT / "experiments" / EXPERIMENTS[name]), *args.overlay]
-    stage = with_weights(CommandLine("fit", files, changes, "action"), "action")
-    make_computable(stage)
+    stage = untrained(files, "action", {"standardize_features": False, "noise_levels": "independent"})
     return VideoPolicy(stage.eval())
 
 

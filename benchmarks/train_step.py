@@ -26,7 +26,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare
 
 from benchmarks.parts.alternation import (
     Contender,
+    add_turn_arguments,
     alternate,
+    circumstances,
     clock_name,
     count,
     failures,
@@ -56,8 +57,6 @@ from benchmarks.parts.training_order import (
 )
 from networks import NetworkError
 from videopolicy.profiling.stage_cost import acts, random_batch
-from videopolicy.profiling.stopwatch import hardware
-from videopolicy.versions import git_commit
 
 # Largest relative difference of a step's loss. Half precision rounds to 4e-3; a cache keeps latents in float16.
 TOLERANCE = {"exact": 1e-4, "cached": 1e-2, "half": 5e-2}
@@ -90,22 +89,13 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_arguments(parser)
-    parser.add_argument("--stage", choices=("video", "action"), help="default: both, one after the other")
+    parser.add_argument("--stage", choices=("video", "action"), help="default: both, each with its own --minutes")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), help="default: bf16-mixed on a GPU")
     parser.add_argument("--batch-size", type=int, help="default: 4, the paper's on each of 8 GPUs")
-    parser.add_argument("--turns", type=int, default=3, help="how often each order of work gets its turn (default 3)")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a turn, after one to warm up (default 3)")
     parser.add_argument("--no-slim", action="store_true", help="keep the autoencoder of a small experiment")
     parser.add_argument("--no-cache", action="store_true", help="leave out what a cache serves")
-    parser.add_argument(
-        "--choices",
-        nargs="?",
-        const="all",
-        metavar="NAMES",
-        help=f"each shortcut alone: all, or some of {', '.join(MEANING)}, separated by commas",
-    )
-    parser.add_argument("--profile", action="store_true", help="print the operators of both by the time they take")
-    parser.add_argument("--minutes", type=float, default=3.0, help="then a stage begins no new turn (default 3)")
+    add_turn_arguments(parser, MEANING, minutes=3.0)
     args = parser.parse_args(words)
     args.precision = args.precision or ("bf16-mixed" if args.device == "cuda" else "32-true")
     args.batch_size = args.batch_size or 4
@@ -244,11 +234,7 @@ def report(
         "disagreements": wrong,
         "failures": failures([*sides.values(), *(one for pair in tried.values() for one in pair.values())]),
         "matmul_flop_per_s": matmul_flop_per_s(device, torch.bfloat16 if half else torch.float32),
-        "threads": torch.get_num_threads(),
-        "hardware": hardware(device),
-        "torch": torch.__version__,
-        "commit": git_commit(),
-        "date": date.today().isoformat(),
+        **circumstances(device),
     }
 
 

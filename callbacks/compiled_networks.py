@@ -11,14 +11,14 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
 from lightning_modules import Stage
-from networks.inference import compiled, to_channels_last
+from networks.inference import compile_networks, to_channels_last
 
 
 class CompiledNetworks(Callback):
     """Compile a stage's networks while it trains (`torch.compile`): same numbers within rounding, fewer kernels.
 
-    The first step compiles, and a batch of another size compiles anew. Weights, their names, checkpoints and the handoff stay what they are. Autoencoder and text
-    tower are not compiled: with a latent cache they do not run.
+    The first step compiles, and a batch of another size compiles anew. Weights, their names, checkpoints and the
+    handoff stay what they are. Autoencoder and text tower are not compiled: with a latent cache they do not run.
 
     Args:
         channels_last: Lay the weights of convolutions out with the channels innermost, as tensor cores want them.
@@ -44,14 +44,11 @@ class CompiledNetworks(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hide the networks' methods behind compiled ones; a stage's adapter and action network are there or not."""
         assert isinstance(pl_module, Stage)
-        unet = pl_module.video.unet
-        others = [getattr(pl_module, name, None) for name in ("adapter", "action_unet")]
-        for network in (unet, *(other for other in others if other is not None)):
-            if self.channels_last:
-                to_channels_last(network)
-            for name in ("forward", "features") if network is unet else ("forward",):
-                setattr(network, name, compiled(getattr(network, name), "default", self.backend))
-                self._hidden.append((network, name))
+        parts = (pl_module.video.unet, getattr(pl_module, "adapter", None), getattr(pl_module, "action_unet", None))
+        networks = [part for part in parts if part is not None]
+        for network in networks if self.channels_last else ():
+            to_channels_last(network)
+        self._hidden = compile_networks(networks, "default", self.backend)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show them again."""

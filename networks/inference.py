@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -42,16 +42,28 @@ def prepare_for_inference(
     for name, value, allowed in (("precision", precision, Precision), ("compile", compile_mode, CompileMode)):
         if value is not None and value not in get_args(allowed):
             raise NetworkError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}.")
-    unet = network.video.unet
-    for module in (unet, network.adapter, network.action_unet):
+    modules = (network.video.unet, network.adapter, network.action_unet)
+    for module in modules:
         module.to(getattr(torch, precision))
         if channels_last:
             to_channels_last(module)
     if compile_mode is not None:
-        # the two ways into the U-Net; a method of the instance hides the class's
-        for module, method in ((unet, "forward"), (unet, "features"), (network.adapter, "forward")):
-            setattr(module, method, compiled(getattr(module, method), compile_mode, backend))
-        network.action_unet.forward = compiled(network.action_unet.forward, compile_mode, backend)  # type: ignore[method-assign]
+        compile_networks(modules, compile_mode, backend)
+
+
+def compile_networks(
+    networks: Iterable[nn.Module], mode: CompileMode, backend: str | Callable[..., Any] = "inductor"
+) -> list[tuple[nn.Module, str]]:
+    """Hide every way into the networks behind a compiled one, in place; weights and their names stay.
+
+    Returns:
+        What was hidden, as network and method: ``delattr`` shows it again, for a method of the instance hides the
+        class's.
+    """
+    hidden = [(network, name) for network in networks for name in ("forward", "features") if hasattr(network, name)]
+    for network, name in hidden:
+        setattr(network, name, compiled(getattr(network, name), mode, backend))
+    return hidden
 
 
 def compiled(

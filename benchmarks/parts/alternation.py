@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from networks.counting import LiveBytes, flop
-from videopolicy.profiling.stopwatch import wait_for
+from videopolicy.profiling.stopwatch import hardware, wait_for
+from videopolicy.versions import git_commit
 
 OUT_OF_MEMORY = "out of memory"
 Run = Callable[[int], Any]  # the number of the run within its turn -> what came out of it
+
+
+def add_turn_arguments(parser: argparse.ArgumentParser, shortcuts: Iterable[str], minutes: float) -> None:
+    """What is timed, and for how long.
+
+    Args:
+        parser: Gets the options.
+        shortcuts: Names that `--choices` takes.
+        minutes: Default of `--minutes`.
+    """
+    parser.add_argument("--turns", type=int, default=3, help="how often each order of work gets its turn (default 3)")
+    parser.add_argument(
+        "--choices",
+        nargs="?",
+        const="all",
+        metavar="NAMES",
+        help=f"each shortcut alone: all, or some of {', '.join(shortcuts)}, separated by commas",
+    )
+    parser.add_argument("--profile", action="store_true", help="print the operators of both by the time they take")
+    parser.add_argument("--minutes", type=float, default=minutes, help=f"then no new turn begins (default {minutes:g})")
+
+
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """Where, with what and when something was timed: the end of a JSON line."""
+    return {
+        "threads": torch.get_num_threads(),
+        "hardware": hardware(device),
+        "torch": torch.__version__,
+        "commit": git_commit(),
+        "date": date.today().isoformat(),
+    }
 
 
 @dataclass

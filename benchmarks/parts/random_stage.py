@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +42,29 @@ def build(args: argparse.Namespace, stage: str, slim: bool = False) -> Any:  # n
         stage: `video` or `action`.
         slim: Put an autoencoder like Stable Video Diffusion's, but slim, in the place of one that costs nothing.
     """
-    changes = [(f"model.init_args.{name}", value) for name, value in (SHARED if stage == "action" else {}).items()]
-    torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         overlays = [write_slim(Path(folder) / "slim.yaml", args.size)] if slim and args.size in SLIM else []
-        built = with_weights(CommandLine("fit", files_of(args, overlays), changes, stage), stage)
-    make_computable(built)
+        built = untrained(files_of(args, overlays), stage, SHARED if stage == "action" else {})
     for module in built.modules():  # layers that start at zero would hide what is in front of them
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and not weight.any():
             torch.nn.init.normal_(weight, std=0.02)
     built.log_dict = lambda *_, **__: None  # there is no Trainer
+    return built
+
+
+def untrained(files: Sequence[str], stage: str, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a stage
+    """A stage before any training, which can be computed without data.
+
+    Args:
+        files: The experiment and what is laid over it.
+        stage: `video` or `action`.
+        arguments: Of the stage, in place of the experiment's.
+    """
+    torch.manual_seed(0)
+    changes = [(f"model.init_args.{name}", value) for name, value in arguments.items()]
+    built = with_weights(CommandLine("fit", list(files), changes, stage), stage)
+    make_computable(built)
     return built
 
 
