@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,26 @@ CLOSE_ENOUGH = 0.03
 """A descent that ends farther than this from the grasp is tried again."""
 SLIPPED = 0.06
 """An item that has moved this far inside the closed gripper is lost."""
+MISS = (0.03, 0.06)
+"""Horizontal distances in metres at which a missed grasp closes."""
+MISS_HEIGHT = (0.01, 0.07)
+"""Heights over the right grasp at which a missed one closes: most do not touch the item, some knock it over."""
+MISS_STEPS = 40
+"""Most steps to each of the two points on the way to a missed grasp."""
+CLOSING_STEPS = (4, 13)
+"""Fewest and one more than most steps for which a missed grasp closes where it is."""
+RISING_STEPS = 8
+"""A missed grasp rises for fewer steps than this."""
+MISS = (0.03, 0.06)
+"""Horizontal distances in metres at which a missed grasp closes."""
+MISS_HEIGHT = (0.01, 0.07)
+"""Heights over the right grasp at which a missed one closes: most do not touch the item, some knock it over."""
+MISS_STEPS = 40
+"""Most steps to each of the two points on the way to a missed grasp."""
+CLOSING_STEPS = (4, 13)
+"""Fewest and one more than most steps for which a missed grasp closes where it is."""
+RISING_STEPS = 8
+"""A missed grasp rises for fewer steps than this."""
 TURN_GAIN = 1.0
 """Action units a radian; a full unit is half a radian, so half of the error goes in a step, as in translation."""
 
@@ -111,9 +131,28 @@ class LiberoObjectExpert(Expert):
         """The action (7,) towards the current leg's target, after moving on to the next leg if this one is over."""
         self._advance()
         self.steps += 1
-        action = move_towards(self._target(), self.gripper_position(), LEGS[self.leg].gripper)
+        return self._towards(self._target(), LEGS[self.leg].gripper)
+
+    def _towards(self, target: Array, gripper: float) -> Array:
+        """An action (7,) that moves the grip point to `target` and turns the gripper as it was at the start."""
+        action = move_towards(target, self.gripper_position(), gripper)
         action[3:6] = np.clip(TURN_GAIN * turn(self.gripper_rotation(), self.rotation), -1.0, 1.0)
         return action
+
+    def mistake(self, rng: np.random.Generator) -> Iterator[Array]:
+        """Miss the item: close the fingers beside or over it, and rise a little, empty."""
+        angle = rng.uniform(0.0, 2 * np.pi)
+        beside = rng.uniform(*MISS) * np.array([np.cos(angle), np.sin(angle), 0.0])
+        miss = self._grasp() + beside + height(rng.uniform(*MISS_HEIGHT))
+        for target in (miss + height(HOVER), miss):  # from above, clear of the neighbours
+            for _ in range(MISS_STEPS):
+                if np.linalg.norm(target - self.gripper_position()) < LEGS["descend"].tolerance:
+                    break
+                yield self._towards(target, gripper=-1.0)
+        for _ in range(rng.integers(*CLOSING_STEPS)):
+            yield self._towards(self.gripper_position(), gripper=1.0)
+        for _ in range(rng.integers(RISING_STEPS)):
+            yield self._towards(self.gripper_position() + height(HOVER), gripper=1.0)
 
     @property
     def noisy(self) -> bool:

@@ -167,3 +167,12 @@ class TestEpisodes:
         attrs = simulator.demo_attrs()
         assert json.loads(attrs["problem_info"])["language_instruction"] == simulator.instruction
         assert json.loads(attrs["env_args"])["env_kwargs"]["bddl_file_name"] == f"libero_object/{SOUP}.bddl"
+
+    def test_the_expert_mends_a_missed_grasp(self, simulator: LiberoSimulator) -> None:
+        simulator.reset(spec(0), render=False)
+        expert = simulator.make_expert(spec(0))
+        for action in expert.mistake(np.random.default_rng(0)):
+            assert not simulator.step(action)
+        assert action[6] == 1.0  # the fingers are closed, and the soup is not between them
+        assert expert.act()[6] == -1.0
+        assert any(simulator.step(expert.act()) for _ in range(200))

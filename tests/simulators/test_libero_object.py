@@ -76,6 +76,22 @@ def test_a_slipped_item_is_picked_up_again() -> None:
     assert scene.legs.count("grasp") == 2 * 12
 
 
+def test_a_missed_grasp_ends_with_closed_fingers_beside_the_item_and_is_mended() -> None:
+    for seed in range(20):
+        scene = ToyScene()
+        for action in scene.expert.mistake(np.random.default_rng(seed)):
+            scene.gripper += STEP * action[:3]
+        assert action[6] == 1.0
+        missed_by = scene.gripper - scene.item - scene.offset
+        assert 0.02 < np.linalg.norm(missed_by[:2]) < 0.07
+        assert -0.01 < missed_by[2] < 0.5
+        assert not scene.held
+        assert scene.expert.act()[6] == -1.0
+        while not scene.solved():
+            scene.step()
+            assert len(scene.legs) < 120
+
+
 def test_noise_ends_when_the_fingers_close() -> None:
     scene = ToyScene()
     while not scene.solved():
