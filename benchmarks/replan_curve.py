@@ -1,6 +1,7 @@
 """Success against the cost of a replan: shared noise levels at several video steps, one pass at several action steps.
 
     python benchmarks/replan_curve.py --one-pass ONE.ckpt --shared SHARED.ckpt --protocol lift --episodes 20
+    python benchmarks/replan_curve.py --one-pass ONE.ckpt --partial PARTIAL.ckpt --protocol lift --episodes 20
     python benchmarks/replan_curve.py --one-pass ONE.ckpt --protocol libero_object --tasks 0,1 --output runs/curve
 
 Each point is a results directory of `videopolicy evaluate`, on the same seeds, so the same command goes on where it was
@@ -50,11 +51,14 @@ POINTS: dict[str, list[str]] = {  # name -> options of `videopolicy evaluate`
     "one_pass_5": ["--action-steps", "5", "--guidance", "1"],
     "one_pass_5_dpm": ["--action-steps", "5", "--guidance", "1", "--action-scheduler", FEW_STEP_SOLVER],
     "one_pass_3_dpm": ["--action-steps", "3", "--guidance", "1", "--action-scheduler", FEW_STEP_SOLVER],
+    "partial_10": ["--action-steps", "10", "--guidance", "1"],
+    "partial_5": ["--action-steps", "5", "--guidance", "1"],
     "shared_30": ["--video-steps", "30"],
     "shared_10": ["--video-steps", "10"],
     "shared_5": ["--video-steps", "5"],
     "shared_1": ["--video-steps", "1"],
 }
+KINDS = {"one_pass": "tab:blue", "partial": "tab:green", "shared": "tab:orange"}  # beginnings of names, and colours
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class Row:
 
     @property
     def kind(self) -> str:
-        """`one_pass` or `shared`."""
+        """Of `KINDS`."""
         return kind_of(self.name)
 
     @property
@@ -155,8 +159,15 @@ class Row:
 
 
 def kind_of(name: str) -> str:
-    """`one_pass` or `shared`, by a point's name."""
-    return "shared" if name.startswith("shared") else "one_pass"
+    """Of `KINDS`, by a point's name."""
+    return next(kind for kind in KINDS if name.startswith(kind))
+
+
+def kind_of_stage(stage: ActionStage) -> str:
+    """Of `KINDS`, by how the stage was trained."""
+    if stage.noise_levels == "shared":
+        return "shared"
+    return "partial" if stage.video_steps else "one_pass"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -184,6 +195,7 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--one-pass", type=Path, metavar="CKPT", help="trained with noise_levels: independent")
+    parser.add_argument("--partial", type=Path, metavar="CKPT", help="the same, with video_steps before the pass")
     parser.add_argument("--shared", type=Path, metavar="CKPT", help="trained with noise_levels: shared")
     parser.add_argument("--points", help=f"comma separated, of {', '.join(POINTS)} (default: all)")
     parser.add_argument("--shared-guidance", type=float, default=1.0, help="guidance of the shared points (default 1)")
@@ -207,15 +219,20 @@ def chosen_points(args: argparse.Namespace) -> list[str]:
     Raises:
         CommandError: A name is unknown, or its checkpoint is not given.
     """
-    have = {"one_pass": args.one_pass is not None, "shared": args.shared is not None}
-    possible = [name for name in POINTS if have[kind_of(name)]]
+    possible = [name for name in POINTS if checkpoint_of(args, name) is not None]
     asked = possible if args.points is None else args.points.split(",")
     if not asked or (wrong := [name for name in asked if name not in possible]):
         raise CommandError(
             f"--points {args.points}: {wrong if asked else 'none'} cannot be run; with the checkpoints given there are "
-            f"{possible}. Give --one-pass and --shared for the others."
+            f"{possible}. Give --one-pass, --partial and --shared for the others."
         )
     return asked
+
+
+def checkpoint_of(args: argparse.Namespace, name: str) -> Path | None:
+    """What was given for points of this kind."""
+    given: Path | None = getattr(args, kind_of(name))
+    return given
 
 
 def measure(
@@ -235,9 +252,12 @@ def measure(
     kind = kind_of(name)
     policy, identity, protocol = evaluate_verb.prepare(evaluate_arguments(args, name))
     assert isinstance(policy, VideoPolicy), "a checkpoint was given"
-    if policy.stage.policy_config()["noise_levels"] != {"shared": "shared", "one_pass": "independent"}[kind]:
-        checkpoint = args.shared if kind == "shared" else args.one_pass
-        raise CommandError(f"{checkpoint}: was trained with other noise levels than point {name} needs; swap the two.")
+    assert isinstance(policy.stage, ActionStage), "load_policy builds action stages"
+    if (found_kind := kind_of_stage(policy.stage)) != kind:
+        option = found_kind.replace("_", "-")
+        raise CommandError(
+            f"{checkpoint_of(args, name)}: was trained for other points than {name}; give it as --{option}."
+        )
     console.rule(name)
     results = evaluate(policy, identity, protocol, args.output / name, args.workers, args.videos, args.device, console)
     total = summarize(results).total
@@ -250,7 +270,7 @@ def evaluate_arguments(args: argparse.Namespace, name: str) -> argparse.Namespac
     """The point as a command line of `videopolicy evaluate`."""
     shared = kind_of(name) == "shared"
     episodes = args.shared_episodes or args.episodes if shared else args.episodes
-    words = ["--checkpoint", str(args.shared if shared else args.one_pass), "--protocol", args.protocol]
+    words = ["--checkpoint", str(checkpoint_of(args, name)), "--protocol", args.protocol]
     words += ["--episodes", str(episodes), "--device", args.device, *POINTS[name]]
     words += ["--guidance", str(args.shared_guidance)] if shared else []
     words += [] if args.tasks is None else ["--tasks", args.tasks]
@@ -293,7 +313,7 @@ def table(rows: Sequence[Row], published: Cost) -> Table:
 
 
 def holds_reference(row: Row, rows: Sequence[Row]) -> bool | None:
-    """Whether a one-pass point's interval contains the rate of the 30-step point; None without both."""
+    """Whether another point's interval contains the rate of the 30-step point; None without both."""
     reference = next((other for other in rows if other.name == REFERENCE and other.episodes), None)
     if reference is None or row.kind == "shared" or not row.episodes:
         return None
@@ -302,7 +322,7 @@ def holds_reference(row: Row, rows: Sequence[Row]) -> bool | None:
 
 def summary(args: argparse.Namespace, rows: Sequence[Row], published: Cost) -> dict[str, Any]:
     """The JSON line: the one-pass point with the fewest FLOPs among those that solve most, against the published."""
-    best = min(rows, key=lambda row: (row.kind == "shared", -row.rate, row.cost.flop))
+    best = min(rows, key=lambda row: (row.kind != "one_pass", -row.rate, row.cost.flop))
     return {
         "name": f"replan_curve {args.protocol}: {best.name}",
         "ours": best.cost.flop / 1e12,
@@ -326,8 +346,9 @@ def draw(rows: Sequence[Row], published: Cost, protocol: str) -> bytes:
     figure = Figure(figsize=(10.0, 4.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
-    draw_panel(left, rows, {row.name: row.cost.seconds for row in rows}, published.seconds, ("one_pass", "shared"))
-    draw_panel(right, rows, {row.name: row.cost.flop / 1e9 for row in rows}, published.flop / 1e9, ("shared",))
+    draw_panel(left, rows, {row.name: row.cost.seconds for row in rows}, published.seconds, tuple(KINDS))
+    others = ("partial", "shared")
+    draw_panel(right, rows, {row.name: row.cost.flop / 1e9 for row in rows}, published.flop / 1e9, others)
     left.set_xlabel("seconds per replan, alone (labels: steps)")
     right.set_xlabel("GFLOP per replan (labels: steps)")
     left.set_ylabel("success rate, 95 % Wilson interval")
@@ -345,8 +366,8 @@ def draw_panel(
     published: float,
     labelled: Sequence[str],
 ) -> None:
-    """Points of both kinds, labels at those of some, and where the published procedure stands."""
-    for kind, colour, mark in (("one_pass", "tab:blue", "o"), ("shared", "tab:orange", "s")):
+    """Points of every kind, labels at those of some, and where the published procedure stands."""
+    for (kind, colour), mark in zip(KINDS.items(), "o^s", strict=True):
         points = sorted((row for row in rows if row.kind == kind and row.episodes), key=lambda row: places[row.name])
         if not points:
             continue

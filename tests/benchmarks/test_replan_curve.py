@@ -39,14 +39,18 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def words(
     tmp_path: Path, robomimic_file: Callable[..., Path], counting: Callable[..., SimulatorConfig]
 ) -> dict[str, str]:
-    """Both checkpoints and a protocol that every episode solves, as options."""
+    """A checkpoint of every kind and a protocol that every episode solves, as options."""
     found, demos = {}, robomimic_file(action_dim=2)
-    for levels in ("independent", "shared"):
+    for kind, settings in {
+        "one-pass": {"noise_levels": "independent"},
+        "partial": {"noise_levels": "independent", "video_steps": 2},
+        "shared": {"noise_levels": "shared"},
+    }.items():
         trainer = quiet_trainer(tmp_path, 1)
-        stage = tiny_action_stage(tiny_video_model(residual=False), noise_levels=levels)
+        stage = tiny_action_stage(tiny_video_model(residual=False), **settings)
         fit(trainer, stage, lift_datamodule(demos))
-        trainer.save_checkpoint(tmp_path / f"{levels}.ckpt")
-        found["--shared" if levels == "shared" else "--one-pass"] = str(tmp_path / f"{levels}.ckpt")
+        trainer.save_checkpoint(tmp_path / f"{kind}.ckpt")
+        found[f"--{kind}"] = str(tmp_path / f"{kind}.ckpt")
     config = counting(["up"], cameras=CAMERAS, image_size=16, max_steps=8, options={"goal": -1e9}).to_dict()
     kept = ("name", "suite", "tasks", "cameras", "image_size", "max_steps", "options")
     content = {"source": "here", "simulator": {name: config[name] for name in kept}, "execute_steps": 2}
@@ -63,15 +67,17 @@ def run(script: ModuleType, words: dict[str, str], points: str, episodes: int) -
 def test_points_are_evaluated_costed_and_found_again(
     tmp_path: Path, script: ModuleType, words: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    points = "one_pass_5,shared_5,shared_1"
+    points = "one_pass_5,partial_5,shared_5,shared_1"
     assert run(script, words, points, 2) == 0
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     by_name = {point["name"]: point for point in line["points"]}
     assert list(by_name) == points.split(",")
-    assert [(point["successes"], point["episodes"]) for point in by_name.values()] == [(2, 2)] * 3
+    assert [(point["successes"], point["episodes"]) for point in by_name.values()] == [(2, 2)] * 4
     flop = {name: point["cost"]["flop"] for name, point in by_name.items()}
     assert flop["shared_5"] == pytest.approx(5 * flop["shared_1"], rel=0.02)  # a few parts are computed once a replan
     assert flop["one_pass_5"] < 2 * flop["shared_1"]
+    passes = flop["partial_5"] / flop["one_pass_5"]  # three of the video network, two of them beyond the last tap
+    assert 2.5 < passes < 3.1
     assert line["published"]["flop"] == pytest.approx(60 * flop["shared_1"], rel=0.02)
     times = [point["cost"] for point in by_name.values()] + [line["published"]]
     assert all(0 < cost["fastest_s"] <= cost["seconds"] <= cost["slowest_s"] for cost in times)
@@ -100,5 +106,8 @@ def test_a_point_without_its_checkpoint_is_refused_by_name(script: ModuleType, w
     with pytest.raises(CommandError, match=r"\['shared_5'\] cannot be run"):
         run(script, alone, "one_pass_5,shared_5", 1)
     swapped = words | {"--one-pass": words["--shared"]}
-    with pytest.raises(CommandError, match="trained with other noise levels than point one_pass_5"):
+    with pytest.raises(CommandError, match="trained for other points than one_pass_5; give it as --shared"):
         run(script, swapped, "one_pass_5", 1)
+    swapped = words | {"--partial": words["--one-pass"]}
+    with pytest.raises(CommandError, match="give it as --one-pass"):
+        run(script, swapped, "partial_5", 1)
