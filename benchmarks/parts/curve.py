@@ -1,0 +1,130 @@
+"""For `../replan_curve.py`: its points as a table and as a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+REFERENCE = "shared_30"  # the point whose success a cheaper one should reach
+KINDS = {"one_pass": "tab:blue", "partial": "tab:green", "shared": "tab:orange"}  # beginnings of names, and colours
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a single replan takes, asked for alone.
+
+    Args:
+        seconds: Median on this machine.
+        fastest_s: Shortest.
+        slowest_s: Longest.
+        flop: Matrix products, convolutions and attention, once the instruction is known.
+    """
+
+    seconds: float
+    fastest_s: float
+    slowest_s: float
+    flop: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point, measured."""
+
+    name: str
+    successes: int
+    episodes: int
+    low: float
+    high: float
+    cost: Cost
+
+    @property
+    def kind(self) -> str:
+        """Of `KINDS`."""
+        return kind_of(self.name)
+
+    @property
+    def rate(self) -> float:
+        """Share of the episodes that were solved."""
+        return self.successes / max(self.episodes, 1)
+
+
+def kind_of(name: str) -> str:
+    """Of `KINDS`, by a point's name."""
+    return next(kind for kind in KINDS if name.startswith(kind))
+
+
+def table(rows: Sequence[Row], published: Cost) -> Table:
+    """One line a point."""
+    shown = Table(title="Success against the cost of a replan")
+    columns = ("point", "solved", "Wilson 95 %", "s per replan", "GFLOP", "published / this", f"holds {REFERENCE}")
+    for column in columns:
+        shown.add_column(column, justify="left" if column == "point" else "right", no_wrap=True)
+    for row in rows:
+        interval, ratio = f"{row.low:.2f} to {row.high:.2f}", published.flop / row.cost.flop
+        numbers = (f"{row.cost.seconds:.3f}", f"{row.cost.flop / 1e9:.3f}", f"{ratio:.1f}")
+        held = {True: "yes", False: "no", None: ""}[holds_reference(row, rows)]
+        shown.add_row(row.name, f"{row.successes}/{row.episodes}", interval, *numbers, held)
+    shown.add_row("published", "", "", f"{published.seconds:.3f}", f"{published.flop / 1e9:.3f}", "1", "")
+    return shown
+
+
+def holds_reference(row: Row, rows: Sequence[Row]) -> bool | None:
+    """Whether another point's interval contains the rate of the 30-step point; None without both."""
+    reference = next((other for other in rows if other.name == REFERENCE and other.episodes), None)
+    if reference is None or row.kind == "shared" or not row.episodes:
+        return None
+    return row.low <= reference.rate <= row.high
+
+
+def draw(rows: Sequence[Row], published: Cost, protocol: str) -> bytes:
+    """Success with its interval over seconds and over FLOPs per replan, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.0, 4.2), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    draw_panel(left, rows, {row.name: row.cost.seconds for row in rows}, published.seconds, tuple(KINDS))
+    others = ("partial", "shared")
+    draw_panel(right, rows, {row.name: row.cost.flop / 1e9 for row in rows}, published.flop / 1e9, others)
+    left.set_xlabel("seconds per replan, alone (labels: steps)")
+    right.set_xlabel("GFLOP per replan (labels: steps)")
+    left.set_ylabel("success rate, 95 % Wilson interval")
+    figure.suptitle(f"{protocol}: success against the cost of a replan", fontsize=10)
+    right.legend(loc="lower right", fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def draw_panel(
+    axes: Any,  # noqa: ANN401 - matplotlib's
+    rows: Sequence[Row],
+    places: dict[str, float],
+    published: float,
+    labelled: Sequence[str],
+) -> None:
+    """Points of every kind, labels at those of some, and where the published procedure stands."""
+    for (kind, colour), mark in zip(KINDS.items(), "o^s", strict=True):
+        points = sorted((row for row in rows if row.kind == kind and row.episodes), key=lambda row: places[row.name])
+        if not points:
+            continue
+        x, rates = [places[row.name] for row in points], [row.rate for row in points]
+        bars = [[row.rate - row.low for row in points], [row.high - row.rate for row in points]]
+        axes.errorbar(x, rates, bars, label=kind.replace("_", " "), color=colour, marker=mark, capsize=3)
+        for number, row in enumerate(points if kind in labelled else ()):
+            label = row.name.removeprefix(f"{kind}_").replace("_", " ")
+            crowded = kind == "one_pass"  # these cost nearly the same: a ladder of labels below their intervals
+            offset, height = ((9, -10 - 11 * number), row.low) if crowded else ((5, 6), row.rate)
+            line = {"arrowstyle": "-", "linewidth": 0.5} if crowded else None
+            axes.annotate(
+                label, (places[row.name], height), offset, textcoords="offset points", fontsize=8, arrowprops=line
+            )
+    axes.axvline(published, color="tab:gray", linestyle="--", label="cost of the published procedure")
+    axes.set_xscale("log")
+    axes.set_ylim(-0.03, 1.08)
+    axes.grid(alpha=0.3)
