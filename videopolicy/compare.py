@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "markdown":
         print(to_markdown(comparison, args, notes))
     else:
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else 140)  # a file has room for the tasks' names
         console.print(to_table(comparison))
         for line in (f"A: {args.a}", f"B: {args.b}", *notes, METHOD):
             console.print(line, soft_wrap=True, highlight=False)
