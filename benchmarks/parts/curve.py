@@ -95,7 +95,7 @@ def draw(rows: Sequence[Row], published: Cost, protocol: str) -> bytes:
     right.set_xlabel("GFLOP per replan (labels: steps)")
     left.set_ylabel("success rate, 95 % Wilson interval")
     figure.suptitle(f"{protocol}: success against the cost of a replan", fontsize=10)
-    right.legend(loc="lower right", fontsize=8)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -117,13 +117,13 @@ def draw_panel(
         bars = [[row.rate - row.low for row in points], [row.high - row.rate for row in points]]
         axes.errorbar(x, rates, bars, label=kind.replace("_", " "), color=colour, marker=mark, capsize=3)
         for number, row in enumerate(points if kind in labelled else ()):
-            label = row.name.removeprefix(f"{kind}_").replace("_", " ")
-            crowded = kind == "one_pass"  # these cost nearly the same: a ladder of labels below their intervals
-            offset, height = ((9, -10 - 11 * number), row.low) if crowded else ((5, 6), row.rate)
-            line = {"arrowstyle": "-", "linewidth": 0.5} if crowded else None
-            axes.annotate(
-                label, (places[row.name], height), offset, textcoords="offset points", fontsize=8, arrowprops=line
-            )
+            label, place = row.name.removeprefix(f"{kind}_").replace("_", " "), places[row.name]
+            if kind == "one_pass":  # these cost nearly the same: a ladder of labels below all of their intervals
+                rung = max(min(point.low for point in points) - 0.06 * (number + 1), 0.0)
+                line = {"arrowstyle": "-", "linewidth": 0.5}
+                axes.annotate(label, (place, row.low), (1.1 * place, rung), fontsize=8, va="center", arrowprops=line)
+            else:
+                axes.annotate(label, (place, row.rate), (5, 6), textcoords="offset points", fontsize=8)
     axes.axvline(published, color="tab:gray", linestyle="--", label="cost of the published procedure")
     axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.08)
