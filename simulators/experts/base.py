@@ -62,3 +62,9 @@ def move_towards(target: Array, position: Array, gripper: float, gain: float = 1
 def height(metres: float) -> Array:
     """An offset (3,) straight up."""
     return np.array([0.0, 0.0, metres])
+
+
+def beside(rng: np.random.Generator, distances: tuple[float, float]) -> Array:
+    """An offset (3,) to any side: its direction, then its length in metres between two distances, are drawn."""
+    angle = rng.uniform(0.0, 2 * np.pi)
+    return rng.uniform(*distances) * np.array([np.cos(angle), np.sin(angle), 0.0])

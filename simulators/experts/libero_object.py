@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulators.errors import SimulatorError
-from simulators.experts.base import Expert, height, move_towards
+from simulators.experts.base import Expert, beside, height, move_towards
 from simulators.protocol import Array
 
 Reader = Callable[[], Array]
@@ -44,16 +44,6 @@ CLOSE_ENOUGH = 0.03
 """A descent that ends farther than this from the grasp is tried again."""
 SLIPPED = 0.06
 """An item that has moved this far inside the closed gripper is lost."""
-MISS = (0.03, 0.06)
-"""Horizontal distances in metres at which a missed grasp closes."""
-MISS_HEIGHT = (0.01, 0.07)
-"""Heights over the right grasp at which a missed one closes: most do not touch the item, some knock it over."""
-MISS_STEPS = 40
-"""Most steps to each of the two points on the way to a missed grasp."""
-CLOSING_STEPS = (4, 13)
-"""Fewest and one more than most steps for which a missed grasp closes where it is."""
-RISING_STEPS = 8
-"""A missed grasp rises for fewer steps than this."""
 MISS = (0.03, 0.06)
 """Horizontal distances in metres at which a missed grasp closes."""
 MISS_HEIGHT = (0.01, 0.07)
@@ -141,9 +131,7 @@ class LiberoObjectExpert(Expert):
 
     def mistake(self, rng: np.random.Generator) -> Iterator[Array]:
         """Miss the item: close the fingers beside or over it, and rise a little, empty."""
-        angle = rng.uniform(0.0, 2 * np.pi)
-        beside = rng.uniform(*MISS) * np.array([np.cos(angle), np.sin(angle), 0.0])
-        miss = self._grasp() + beside + height(rng.uniform(*MISS_HEIGHT))
+        miss = self._grasp() + beside(rng, MISS) + height(rng.uniform(*MISS_HEIGHT))
         for target in (miss + height(HOVER), miss):  # from above, clear of the neighbours
             for _ in range(MISS_STEPS):
                 if np.linalg.norm(target - self.gripper_position()) < LEGS["descend"].tolerance:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from simulators.experts.base import Expert, height, move_towards
+from simulators.experts.base import Expert, beside, height, move_towards
 from simulators.mujoco_types import Environment, right_arm
 from simulators.protocol import Array
 
@@ -51,13 +51,12 @@ class LiftExpert(Expert):
 
     def mistake(self, rng: np.random.Generator) -> Iterator[Array]:
         """Miss the cube: close the fingers beside it and rise, empty."""
-        angle = rng.uniform(0.0, 2 * np.pi)
-        beside = rng.uniform(*MISS) * np.array([np.cos(angle), np.sin(angle), 0.0])
+        offset = beside(rng, MISS)
         for _ in range(MISS_STEPS):
             gripper, cube = self._where()
-            if np.linalg.norm(cube + beside - gripper) < ALIGNED:
+            if np.linalg.norm(cube + offset - gripper) < ALIGNED:
                 break
-            yield move_towards(cube + beside, gripper, OPEN)
+            yield move_towards(cube + offset, gripper, OPEN)
         for step in range(CLOSE_STEPS + rng.integers(CLOSE_STEPS + 1)):
             gripper, _ = self._where()
             yield move_towards(gripper + height(LIFT_HEIGHT * (step >= CLOSE_STEPS)), gripper, CLOSE)
