@@ -37,11 +37,11 @@ from torchvision.transforms import v2
 from datamodules import Batch, RoboCasaDataModule
 from datamodules.augmentation import PAPER_JITTER
 from datamodules.latent_writer import LatentCacheWriter
+from videopolicy.profiling.stopwatch import hardware
 from videopolicy.versions import git_commit
 
 CAMERAS = RoboCasaDataModule.default_cameras
 WINDOW = {"num_frames": 8, "frame_stride": 4, "action_horizon": 32}
-HARDWARE = "2 cores of an Intel Xeon (AMX, no GPU), 24 GiB"
 
 
 def write_demos(path: Path, demos: int, steps: int, size: int, compression: str | None) -> None:
@@ -187,7 +187,7 @@ def lines(name: str, rates: dict[str, list[float]]) -> Iterator[dict[str, Any]]:
             "unit": "samples/s",
             "spread": [round(min(rates[reader]), 2), round(max(rates[reader]), 2)],
             "baseline_spread": [round(min(rates["baseline"]), 2), round(max(rates["baseline"]), 2)],
-            "hardware": HARDWARE,
+            "hardware": hardware(torch.device("cpu")),
             "commit": git_commit(),
             "date": date.today().isoformat(),
         }

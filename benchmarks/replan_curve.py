@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -40,6 +38,7 @@ from videopolicy import evaluate as evaluate_verb
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.run import evaluate
 from videopolicy.profiling.stage_cost import random_batch
+from videopolicy.profiling.stopwatch import hardware
 from videopolicy.versions import git_commit
 
 FEW_STEP_SOLVER = "DPMSolverMultistepScheduler"
@@ -161,7 +160,6 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--videos", type=int, default=0, help="film the first so many episodes of a point (default 0)")
     parser.add_argument("--turns", type=int, default=5, help="timed replans a point, by turns (default 5)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--hardware", default=f"{os.cpu_count()} cores of {platform.machine()}, {platform.system()}")
     parser.add_argument("--output", type=Path, default=Path("runs/replan_curve"), metavar="DIR")
     return parser.parse_args(words)
 
@@ -256,7 +254,7 @@ def summary(args: argparse.Namespace, rows: Sequence[Row], published: Cost) -> d
         "baseline": published.flop / 1e12,
         "ratio": round(published.flop / best.cost.flop, 1),
         "unit": "TFLOP per replan",
-        "hardware": args.hardware,
+        "hardware": hardware(torch.device(args.device)),
         "commit": git_commit(),
         "date": date.today().isoformat(),
         "holds_reference": holds_reference(best, rows),

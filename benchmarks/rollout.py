@@ -47,6 +47,7 @@ from lightning_modules import VideoPolicy, load_policy  # noqa: E402
 from networks import Sampler  # noqa: E402
 from simulators import EpisodeResult, EpisodeSpec, Policy, RolloutEngine, ScriptedPolicy  # noqa: E402
 from videopolicy.evaluation.protocol import Protocol, find_protocol, read_protocol  # noqa: E402
+from videopolicy.profiling.stopwatch import hardware  # noqa: E402
 from videopolicy.versions import git_commit  # noqa: E402
 
 EXPERIMENTS = {"robosuite": "lift.yaml", "libero": "libero_object.yaml"}
@@ -147,7 +148,6 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
         "--baseline-threads", type=int, default=os.cpu_count() or 1, help="torch threads of the baseline (default: all)"
     )
     parser.add_argument("--pictures", type=Path, metavar="PNG", help="standard and cheap drawing side by side")
-    parser.add_argument("--hardware", default=f"{os.cpu_count()} cores, no GPU used")
     return parser.parse_args(words)
 
 
@@ -265,7 +265,7 @@ def summary(args: argparse.Namespace, documents: dict[str, dict[str, Any]], extr
         "name": f"rollout {args.protocol}",
         **{key: first[key] for key in ("ours", "baseline", "ratio")},
         "unit": "episodes per hour",
-        "hardware": args.hardware,
+        "hardware": hardware(torch.device("cpu")),
         "commit": git_commit(),
         "date": date.today().isoformat(),
         "workers": args.workers,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
+from simulators.registry import SIMULATORS
+
 HERE = "this Python"
 """What a table says for the interpreter that runs us."""
 TABLE_CAMERAS = ("agentview", "robot0_eye_in_hand")
@@ -51,7 +53,7 @@ class Installation:
         for python in places:
             versions = installed_packages(None if python == HERE else Path(self.environment))
             for package in self.packages:
-                if versions.get(package, "").startswith(self.release):
+                if package in versions and versions[package].startswith(self.release):
                     return python, f"{package} {versions[package]}"
         return None
 
@@ -65,7 +67,7 @@ INSTALLATIONS: dict[str, Installation] = {
         {"robosuite": 9},
         ("robosuite",),
         ("1.4",),
-        "pip install 'videopolicy[robosuite]'",
+        SIMULATORS["robosuite"].install,
         TABLE_CAMERAS,
     ),
     "robosuite15": Installation(
@@ -84,7 +86,7 @@ INSTALLATIONS: dict[str, Installation] = {
         LIBERO_SUITES,
         ("hf-libero", "libero"),
         ("",),
-        "pip install 'videopolicy[libero]', or make sim-libero for an environment of its own",
+        f"{SIMULATORS['libero'].install}, or make sim-libero for an environment of its own",
         TABLE_CAMERAS,
         ".venvs/libero",
     ),
@@ -121,10 +123,5 @@ def installed_packages(environment: Path | None) -> dict[str, str]:
     for distribution in distributions(path=path):
         name = distribution.metadata["Name"]
         if name:
-            found.setdefault(name.lower().replace("_", "-"), distribution.version)
+            found.setdefault(name.lower().replace("_", "-"), distribution.version or "")
     return found
-
-
-def with_suite(suite: str) -> Installation | None:
-    """The first installation that has a suite."""
-    return next((entry for entry in INSTALLATIONS.values() if suite in entry.suites), None)

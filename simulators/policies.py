@@ -9,6 +9,9 @@ import numpy as np
 from simulators.errors import SimulatorError
 from simulators.protocol import Array, PolicyReply, PolicyRequest, policy_seed
 
+ARM_SIZE = 7
+"""Numbers of an arm's action, its gripper's last."""
+
 
 class ScriptedPolicy:
     """The simulator's own expert, which reads the ground truth: what a protocol allows at best.
@@ -100,7 +103,16 @@ class ReplayPolicy:
         rng = np.random.default_rng(policy_seed(request.episode, replan=0))
         demo = self.demos[rng.integers(len(self.demos))]
         hold = np.zeros_like(demo[-1])
-        hold[-1] = demo[-1, -1]  # the gripper is the last dimension, and -1 or +1, in every simulator here
+        hold[_switches(demo.shape[1])] = demo[-1, _switches(demo.shape[1])]
         rows = range(request.observation.step, request.observation.step + self.chunk_steps)
         chunk: Array = np.stack([demo[row] if row < len(demo) else hold for row in rows]).astype(np.float32)
         return chunk
+
+
+def _switches(action_dim: int) -> list[int]:
+    """Numbers of an action that stay as they were while the robot stands still, where 0 would be a movement.
+
+    The gripper ends an arm's action in every simulator here; RoboCasa's whole body (12) goes on after the arm's 7 with
+    base and torso, and ends with the switch between arm and base.
+    """
+    return [-1] if action_dim <= ARM_SIZE else [ARM_SIZE - 1, -1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import selectors
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -73,7 +74,8 @@ class WorkerPool:
         self._tasks: dict[int, str] = {}  # what a slot's worker has built
         self._queue: list[Job] = []
         self._ever_answered = False
-        self._deaths_at_start = 0
+        self._started: set[int] = set()  # slots that ever had a worker
+        self._deaths_at_start: Counter[int] = Counter()  # slot -> workers lost while none has ever answered
 
     # --- the queue ---
 
@@ -126,6 +128,7 @@ class WorkerPool:
         """Send a request to the slot's worker, starting one if need be; an Event if it is dead already."""
         try:
             if slot not in self._workers:
+                self._started.add(slot)
                 self._workers[slot] = WorkerProcess(self.config)
             self._workers[slot].send(verb, **arguments)
         except WorkerDied as death:
@@ -160,12 +163,15 @@ class WorkerPool:
         return Event(slot, self._jobs[slot], reply)
 
     def _bury(self, slot: int, death: WorkerDied) -> Event:
-        """Get rid of a lost worker; give up at once if no worker has ever answered."""
+        """Get rid of a lost worker; give up if none has ever answered and every slot has lost one.
+
+        One broken interpreter loses all of them; a machine with too little memory for 32 loses some.
+        """
         job = self._jobs[slot]
         self._drop(slot)
         if not self._ever_answered:
-            self._deaths_at_start += 1
-            if self._deaths_at_start > self.max_retries:
+            self._deaths_at_start[slot] += 1
+            if sum(self._deaths_at_start.values()) > self.max_retries and self._started == set(self._deaths_at_start):
                 raise no_start(self.config, death) from death
         return Event(slot, job, death=death)
 

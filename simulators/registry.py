@@ -32,12 +32,12 @@ class SimulatorEntry:
 SIMULATORS: dict[str, SimulatorEntry] = {
     "robosuite": SimulatorEntry(
         "simulators.robosuite_adapter:RobosuiteSimulator",
-        install="pip install 'videopolicy[robosuite]'",
+        install="pip install -e '.[robosuite]' in the folder of this project",
         suite="robosuite",
     ),
     "libero": SimulatorEntry(
         "simulators.libero_adapter:LiberoSimulator",
-        install="pip install 'videopolicy[libero]'",
+        install="pip install -e '.[libero]' in the folder of this project",
         suite="libero_object",
         num_init_states=50,
     ),

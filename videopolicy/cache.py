@@ -11,8 +11,6 @@ from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine, parse
 from videopolicy.experiment.files import STAGES
 
-HELP = "encode every frame and instruction of an experiment once; training then reads latents"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""

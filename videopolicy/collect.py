@@ -25,7 +25,6 @@ from simulators import (
     wilson_interval,
 )
 
-HELP = "film demos of a task with a scripted expert"
 FILE_SUFFIXES = (".hdf5", ".h5")
 
 

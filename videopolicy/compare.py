@@ -18,7 +18,6 @@ from simulators import Comparison, EpisodeResult, Pairs, ResultsFile, compare, w
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.results_directory import differing_keys, read_protocol_document
 
-HELP = "compare two evaluations over the same episodes in pairs, with an interval and McNemar's p"
 METHOD = (
     "Difference: Newcombe's 95 % interval for paired proportions (1998, method 10); p: McNemar's exact test; "
     "rates: Wilson 95 % intervals."

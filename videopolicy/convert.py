@@ -21,7 +21,6 @@ from networks.checkpoints.source import REFERENCE_ONLY, Source, read_source
 from videopolicy.described_checkpoint import Description
 from videopolicy.errors import CommandError
 
-HELP = "turn Stable Video Diffusion or published weights into a checkpoint of ours, and back"
 DTYPES = ("float32", "float16", "bfloat16")
 
 

@@ -31,7 +31,6 @@ from videopolicy.evaluation.live_table import success_table
 from videopolicy.evaluation.protocol import stored_protocol
 from videopolicy.evaluation.run import evaluate
 
-HELP = "collect Lift demos, train both stages, and compare the policy with its controls"
 EXPERIMENT = Path("experiments/lift.yaml")
 WITHOUT_STAGE_1 = Path("experiments/ablations/without_stage1.yaml")
 NUM_DEMOS = 60

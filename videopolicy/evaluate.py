@@ -38,7 +38,6 @@ from videopolicy.evaluation.results_directory import fingerprint
 from videopolicy.evaluation.run import evaluate
 from videopolicy.evaluation.sampling_overrides import SamplingOverrides, add_sampling_arguments
 
-HELP = "roll a policy out by a protocol and report success rates with 95 % Wilson intervals"
 POLICIES = ("checkpoint", "scripted", "random", "zero")
 FIRST_SEED = 200_000  # neither demos (from 0) nor the rollouts during training (from 100,000) start there
 

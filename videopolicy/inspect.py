@@ -12,8 +12,6 @@ from datamodules.demos import find_files
 from datamodules.errors import DatasetError
 from datamodules.inspection import FileReport, contact_sheet, inspect_file
 
-HELP = "show tasks, demos, cameras, instructions, action ranges and problems of demo files"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""

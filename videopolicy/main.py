@@ -12,19 +12,20 @@ from typing import Any
 from videopolicy.experiment.files import nearest
 from videopolicy.lightning_cli import is_users_mistake
 
-VERBS = (
-    "demo",
-    "collect",
-    "inspect",
-    "convert",
-    "evaluate",
-    "compare",
-    "variation",
-    "report",
-    "simulators",
-    "profile",
-    "cache",
-)
+VERBS = {
+    "demo": "collect Lift demos, train both stages, and compare the policy with its controls",
+    "collect": "film demos of a task with a scripted expert",
+    "inspect": "show tasks, demos, cameras, instructions, action ranges and problems of demo files",
+    "convert": "turn Stable Video Diffusion or published weights into a checkpoint of ours, and back",
+    "evaluate": "roll a policy out by a protocol and report success rates with 95 % Wilson intervals",
+    "compare": "compare two evaluations over the same episodes in pairs, with an interval and McNemar's p",
+    "variation": "evaluate a policy under growing variation and draw success over it",
+    "report": "write one HTML page about an evaluation or a training run, failures first",
+    "simulators": "list the simulators that there are, or check that one builds, steps and draws here",
+    "profile": "tell what an experiment takes: parameters, FLOPs, memory, seconds per step and per replan",
+    "cache": "encode every frame and instruction of an experiment once; training then reads latents",
+}
+"""Verb -> what `--help` says of it; here, so that the list imports none of them."""
 
 
 class OneSentenceParser(argparse.ArgumentParser):
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"videopolicy: no verb {name!r}; {nearest(name, VERBS)}", file=sys.stderr)
         return 2
     module = verb(name)
-    parser = OneSentenceParser(prog=f"videopolicy {name}", description=module.HELP)
+    parser = OneSentenceParser(prog=f"videopolicy {name}", description=VERBS[name])
     module.add_arguments(parser)
     try:
         status: int = module.run(parser.parse_args(rest))
@@ -59,13 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def verb(name: str) -> ModuleType:
-    """The module of a verb; imported only when it is used or listed."""
+    """The module of a verb; imported only when it is used."""
     return importlib.import_module(f"videopolicy.{name}")
 
 
 def overview() -> str:
     """What `videopolicy --help` prints."""
-    lines = [f"  {name:10} {verb(name).HELP}" for name in VERBS]
+    lines = [f"  {name:10} {said}" for name, said in VERBS.items()]
     return "\n".join(["usage: videopolicy VERB [options]", "", *lines, "", "videopolicy VERB --help says more."])
 
 

@@ -14,8 +14,6 @@ from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine, parse
 from videopolicy.experiment.files import STAGES
 
-HELP = "tell what an experiment takes: parameters, FLOPs, memory, seconds per step and per replan"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""

@@ -20,8 +20,6 @@ from videopolicy.reports import (
 )
 from videopolicy.reports.figures import size
 
-HELP = "write one HTML page about an evaluation or a training run, failures first"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""

@@ -21,7 +21,6 @@ from simulators.installations import HERE, INSTALLATIONS, Installation
 from simulators.protocol import Array
 from simulators.worker_process import WorkerProcess, no_start
 
-HELP = "list the simulators that there are, or check that one builds, steps and draws here"
 TIMEOUT_S = 600.0
 CHUNK = 20
 """Steps sent to the worker at once while its speed is measured."""

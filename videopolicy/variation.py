@@ -17,7 +17,6 @@ from videopolicy.errors import CommandError
 from videopolicy.evaluation.run import evaluate
 from videopolicy.evaluation.variation_curve import Curve, Place, write_curve
 
-HELP = "evaluate a policy under growing variation and draw success over it"
 STANDARD = "standard"
 """Folder of level 0, which all kinds share."""
 

@@ -26,9 +26,14 @@ def describe_environment() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Commit of this source tree, with ``-dirty`` where files differ from it; None outside a repository."""
+    """Commit of this source tree, with ``-dirty`` where files differ from it.
+
+    None for an installed copy: the repository that a virtual environment lies in, if any, is another project's.
+    """
     root = Path(__file__).resolve().parents[1]
     try:
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
+            return None
         commit = _git(root, "rev-parse", "HEAD")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
@@ -37,5 +42,7 @@ def git_commit() -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=20)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook names its own
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=root, env=own, capture_output=True, text=True, check=True, timeout=20)
     return done.stdout.strip()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from videopolicy.profiling.stopwatch import hardware
+
 loader = importlib.import_module("benchmarks.loader")
 
 
@@ -42,4 +44,5 @@ def test_every_comparison_ends_with_its_line(capsys: pytest.CaptureFixture[str])
     ]
     for result in results:
         assert result["ratio"] == pytest.approx(result["ours"] / result["baseline"], abs=0.02, rel=0.02)
-        assert {"unit", "hardware", "commit", "date"} <= set(result)
+        assert {"unit", "commit", "date"} <= set(result)
+        assert result["hardware"] == hardware(torch.device("cpu"))

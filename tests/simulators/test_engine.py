@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -249,6 +250,24 @@ def test_a_simulator_that_never_starts_is_reported_once_and_not_for_every_episod
     python.chmod(0o755)
     with pytest.raises(SimulatorError, match=r"does not start a worker: .*exit code 3.*no libGL here"):
         run(counting(python=str(python)), 20)
+
+
+def test_workers_lost_before_the_first_answer_do_not_end_a_run_while_others_start(
+    counting: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a machine has memory for 3 of 6 workers: the kernel kills the others while they import."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\nmktemp -p {marks} -t XXXXXX >&2\n[ $(ls {marks} | wc -l) -gt 3 ] || kill -9 $$\n"
+        f'sleep 1\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    results = run(counting(python=str(python), options={"goal": 4.0}), 8, num_workers=6)
+    assert [result.success for result in results] == [True] * 8
+    assert sum(result.attempts > 1 for result in results) >= 1
 
 
 def test_actions_that_are_not_finite_are_refused(counting: Counting) -> None:

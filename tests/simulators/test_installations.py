@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from simulators import installations
 from simulators.installations import HERE, INSTALLATIONS, Installation, installed_packages
@@ -10,7 +11,8 @@ from simulators.registry import SIMULATORS
 from simulators.robocasa_adapter import SUITES, V02_HORIZONS
 from simulators.robosuite_adapter import TASKS
 
-MAKEFILE = (Path(__file__).resolve().parents[2] / "Makefile").read_text()
+ROOT = Path(__file__).resolve().parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def environment(folder: Path, **packages: str) -> Path:
@@ -65,3 +67,25 @@ def test_this_python_comes_first_where_it_may_hold_the_simulator(
     monkeypatch.setattr(installations.sys, "path", [str(next(here.glob("lib/*/site-packages")))])
     assert entry_in(folder, "0.2", shared=True).found() == (HERE, "robocasa 0.2.0")
     assert entry_in(folder, "0.2").found() == (f"{folder}/bin/python", "robocasa 0.2.1")
+
+
+@pytest.mark.parametrize("name", INSTALLATIONS)
+def test_a_simulator_that_is_nowhere_is_not_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LIBERO takes any release, so that its release begins with the empty text, as a missing version does."""
+    here = environment(tmp_path / "here", numpy="2.0.0")
+    monkeypatch.setattr(installations.sys, "path", [str(next(here.glob("lib/*/site-packages")))])
+    monkeypatch.chdir(tmp_path)
+    assert INSTALLATIONS[name].found() is None
+
+
+def test_install_advice_names_what_this_folder_can_do() -> None:
+    """No registry holds this project under its name; the same command stands wherever one is given."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    advice = [entry.install for entry in SIMULATORS.values()] + [entry.command for entry in INSTALLATIONS.values()]
+    for text in advice:
+        for target in re.findall(r"make (sim-\w+|setup)", text):
+            assert f"\n{target}:" in MAKEFILE
+        for extra in re.findall(r"pip install (.*?) in", text):
+            assert extra in [f"-e '.[{name}]'" for name in pyproject["project"]["optional-dependencies"]]
+        assert "make " in text or "pip install" in text
+    assert all(SIMULATORS[name].install in INSTALLATIONS[name].command for name in ("robosuite", "libero"))

@@ -28,6 +28,13 @@ def test_an_episode_keeps_its_demo_and_episodes_differ() -> None:
     assert len(set.union(*drawn)) > 5
 
 
+def test_the_gripper_of_a_whole_body_is_not_the_switch_between_arm_and_base() -> None:
+    """RoboCasa's 12: arm 0-5, gripper 6, base 7-9, torso 10, switch 11."""
+    demo = np.arange(1.0, 13.0)[None]
+    (reply,) = ReplayPolicy([demo], chunk_steps=2).act([request(1)])
+    np.testing.assert_array_equal(reply.actions[0], [0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 12])
+
+
 def test_replay_without_demos_is_refused() -> None:
     with pytest.raises(SimulatorError, match="at least one demo"):
         ReplayPolicy([])
