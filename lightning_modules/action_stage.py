@@ -302,16 +302,16 @@ class ActionStage(PolicyStage):
     # --- sampling -----------------------------------------------------------------------------------------------
 
     def sample(
-        self, conditioning: Conditioning, seeds: Sequence[int], want_video: bool = False
+        self, conditioning: Conditioning, seeds: Sequence[int], filmed: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor | None]:
-        """Sample in the way that `noise_levels` says; with independent levels a film costs passes of its own."""
+        """Sample in the way that `noise_levels` says; with independent levels a video costs passes of its own."""
         if self.noise_levels == "shared":
-            return self.sample_jointly(conditioning, seeds)
+            return super().sample(conditioning, seeds, filmed)
         actions = self.sample_independently(conditioning, seeds)
-        if not want_video:
+        if not filmed:
             return actions, None
-        noise = self.fixed_noise(len(conditioning))
-        return actions, self.video.predict_video(conditioning, self.video_sampler, noise)
+        noise = self.fixed_noise(len(filmed))
+        return actions, self.video.predict_video(conditioning[list(filmed)], self.video_sampler, noise)
 
     @torch.no_grad()
     def sample_independently(self, conditioning: Conditioning, seeds: Sequence[int]) -> Tensor:

@@ -47,8 +47,10 @@ class VideoPolicy:
         was_training = self.stage.training
         self.stage.eval()
         try:
-            actions, latents = self._sample(requests)
-            predictions = self._predictions(requests, latents)
+            wanted = [index for index, request in enumerate(requests) if request.want_prediction]
+            seeds = [request.seed for request in requests]
+            actions, latents = self.stage.sample(self._conditioning(requests), seeds, wanted)
+            predictions = self._predictions(len(requests), wanted, latents)
         finally:
             self.stage.train(was_training)
         raw = self.stage.data.denormalize_actions(actions.float().clamp(-1.0, 1.0)).cpu().numpy()
@@ -65,20 +67,13 @@ class VideoPolicy:
         seeds = [request.seed for request in requests]
         return self.stage.video.condition(current, instructions, seeds=seeds)
 
-    def _sample(self, requests: Sequence[PolicyRequest]) -> tuple[Tensor, Tensor | None]:
-        """Normalised actions (B, A, D) and, where they come for free, video latents (B, F, c, h, w)."""
-        seeds = [request.seed for request in requests]
-        want_video = any(request.want_prediction for request in requests)
-        return self.stage.sample(self._conditioning(requests), seeds, want_video)
-
     def _predictions(
-        self, requests: Sequence[PolicyRequest], latents: Tensor | None
+        self, num_requests: int, wanted: Sequence[int], latents: Tensor | None
     ) -> list[npt.NDArray[np.uint8] | None]:
-        wanted = [index for index, request in enumerate(requests) if request.want_prediction]
-        predictions: list[npt.NDArray[np.uint8] | None] = [None] * len(requests)
-        if latents is None or not wanted:
+        predictions: list[npt.NDArray[np.uint8] | None] = [None] * num_requests
+        if latents is None:
             return predictions
-        frames = self.stage.data.to_uint8(self.stage.video.decode(latents[wanted]).float())
+        frames = self.stage.data.to_uint8(self.stage.video.decode(latents).float())
         for index, clip in zip(wanted, frames.movedim(-3, -1).cpu().numpy(), strict=True):
             predictions[index] = clip
         return predictions

@@ -136,19 +136,21 @@ class PolicyStage(Stage):
     # --- sampling -------------------------------------------------------------------------------------------------
 
     def sample(
-        self, conditioning: Conditioning, seeds: Sequence[int], want_video: bool = False
+        self, conditioning: Conditioning, seeds: Sequence[int], filmed: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor | None]:
         """Sample as a rollout does.
 
         Args:
             conditioning: Conditions of B samples.
             seeds: One a sample; an answer depends on nothing else.
-            want_video: Whether the film is looked at.
+            filmed: Positions of the N samples whose predicted video is looked at; the others' is not sampled, unless it
+                has to be for their actions.
 
         Returns:
-            Normalised action chunks (B, A, D), and the film's latents (B, F, c, h, w) where wanted or free.
+            Normalised action chunks (B, A, D), and video latents (N, F, c, h, w), None for N = 0.
         """
-        return self.sample_jointly(conditioning, seeds)
+        actions, video = self.sample_jointly(conditioning, seeds)
+        return actions, video[list(filmed)] if filmed else None
 
     @torch.no_grad()
     def sample_jointly(self, conditioning: Conditioning, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:

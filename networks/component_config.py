@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,25 +32,20 @@ def config_of(component: Any) -> dict[str, Any]:  # noqa: ANN401 - anything with
 def build(config: Mapping[str, Any], load_pretrained: bool = True) -> Any:  # noqa: ANN401 - whatever class is named
     """Build what `describe` described, its parts included.
 
-    A description may come out of a stranger's file, so nothing but this package's classes and `nn.Module`s is called.
+    A description may come out of a stranger's file, and importing a module runs it. So only modules of this package are
+    imported; of others, those that the program has imported by itself are looked into, and only for `nn.Module`s.
 
     Args:
         config: Class path and arguments; arguments may be such descriptions themselves.
         load_pretrained: Load what the arguments `pretrained` name; leave it out where weights come from a checkpoint.
 
     Raises:
-        NetworkError: The class does not exist, is no network, or refuses an argument.
+        NetworkError: The class does not exist, is no network, would have to be imported from elsewhere, or refuses an
+            argument.
     """
-    module, _, name = str(config["class_path"]).rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise NetworkError(
-            f"component {config['class_path']!r} cannot be imported ({error}); make its module importable."
-        ) from error
-    ours = module.split(".")[0] == __package__ and isinstance(cls, type)
-    if not ours and not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise NetworkError(f"component {config['class_path']!r} is neither of `networks` nor an nn.Module; not built.")
+    if not isinstance(config.get("init_args"), Mapping):
+        raise NetworkError(f"component {config.get('class_path')!r} has no init_args; the description is damaged.")
+    cls = _class_of(str(config.get("class_path")))
     arguments = {key: _build_nested(value, load_pretrained) for key, value in config["init_args"].items()}
     if not load_pretrained:
         arguments |= {key: None for key in arguments if key.endswith("pretrained")}
@@ -57,6 +53,27 @@ def build(config: Mapping[str, Any], load_pretrained: bool = True) -> Any:  # no
         return cls(**arguments)
     except TypeError as error:
         raise NetworkError(f"component {config['class_path']!r} refuses its stored arguments: {error}.") from error
+
+
+def _class_of(class_path: str) -> type:
+    module, _, name = class_path.rpartition(".")
+    ours = module.split(".")[0] == __package__
+    if module and not ours and module not in sys.modules:
+        raise NetworkError(
+            f"component {class_path!r} is not of `{__package__}`, and importing {module} would run it, so it is not "
+            f"built. If you trust it, import it first: python -c 'import {module}; from videopolicy.main import main; "
+            "raise SystemExit(main())' evaluate ...."
+        )
+    try:
+        cls = getattr(importlib.import_module(module) if ours else sys.modules[module], name)
+    except (ImportError, AttributeError, ValueError, KeyError) as error:
+        raise NetworkError(
+            f"component {class_path!r} cannot be imported ({error}); is it of another version?"
+        ) from error
+    is_ours = isinstance(cls, type) and cls.__module__.split(".")[0] == __package__
+    if not is_ours and not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise NetworkError(f"component {class_path!r} is neither of `{__package__}` nor an nn.Module; not built.")
+    return cls
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any constructor argument

@@ -32,7 +32,7 @@ class Conditioning:
         """Number of samples."""
         return len(self.latents)
 
-    def __getitem__(self, index: slice | Tensor) -> Conditioning:
+    def __getitem__(self, index: slice | Tensor | list[int]) -> Conditioning:
         """Some of the samples."""
         return Conditioning(self.latents[index], self.context[index], self.anchor[index])
 

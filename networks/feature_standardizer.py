@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class FeatureStandardizer(nn.Module):
             self.register_buffer(f"mean_{index}", torch.zeros(width))
             self.register_buffer(f"std_{index}", torch.ones(width))
         self.register_buffer("is_fitted", torch.tensor(False))
+        self._was_fitted = False  # what the buffer was found to say: reading it makes the host wait for a GPU
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
@@ -72,13 +74,18 @@ class FeatureStandardizer(nn.Module):
         Raises:
             NetworkError: Used before `fit` and before a checkpoint was loaded.
         """
-        if not self.is_fitted:
+        if not self._was_fitted and not self.is_fitted:
             raise NetworkError(
                 "feature statistics: used before they were measured; add the FeatureCache callback to the action "
                 "stage (it measures them), or set standardize_features: false."
             )
+        self._was_fitted = True
         result = []
         for index, feature in enumerate(features):
             mean, std = self.get_buffer(f"mean_{index}"), self.get_buffer(f"std_{index}")
             result.append((feature - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))
         return result
+
+    def _load_from_state_dict(self, *args: Any) -> None:  # noqa: ANN401 - torch's seven
+        super()._load_from_state_dict(*args)
+        self._was_fitted = False  # the loaded statistics may be of a stage that measured none

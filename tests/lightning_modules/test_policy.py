@@ -57,6 +57,26 @@ def test_predicted_frames_come_only_where_wanted(stage: ActionStage, lift_data: 
     assert second.prediction.dtype == np.uint8
 
 
+def test_only_requests_that_want_a_prediction_run_the_video_sampler(
+    stage: ActionStage, lift_data: RobosuiteDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled: list[int] = []
+    predict, decode = stage.video.predict_video, stage.video.decode
+    monkeypatch.setattr(stage.video, "predict_video", lambda c, *more: (sampled.append(len(c)), predict(c, *more))[1])
+    monkeypatch.setattr(stage.video, "decode", lambda latents: (sampled.append(len(latents)), decode(latents))[1])
+    policy = VideoPolicy(stage)
+    plain = policy.act([request(seed, lift_data) for seed in range(4)])
+    assert sampled == []
+    filmed = policy.act([request(seed, lift_data, want_prediction=seed in (1, 3)) for seed in range(4)])
+    assert sampled == ([2, 2] if stage.noise_levels == "independent" else [2])
+    for one, other in zip(plain, filmed, strict=True):
+        assert np.array_equal(one.actions, other.actions)
+    assert [reply.prediction is not None for reply in filmed] == [False, True, False, True]
+    alone = policy.act([request(3, lift_data, want_prediction=True)])[0].prediction
+    assert np.abs(alone.astype(int) - filmed[3].prediction).max() <= 1
+    assert not np.array_equal(filmed[1].prediction, filmed[3].prediction)
+
+
 def test_policy_leaves_a_training_stage_in_training(stage: ActionStage, lift_data: RobosuiteDataModule) -> None:
     stage.train()
     VideoPolicy(stage).act([request(0, lift_data)])
