@@ -13,6 +13,7 @@ import pytest
 
 from tests.videopolicy.report_parts import EVIL, TASKS, Page, clip, evaluation, report, training_run
 from videopolicy import evaluate
+from videopolicy.evaluation.protocol import find_protocol, read_protocol, read_variation
 from videopolicy.main import main
 from videopolicy.reports import videos as report_videos
 
@@ -138,18 +139,67 @@ def test_a_video_that_was_cut_short_is_named(tmp_path: Path, report: Callable[..
     assert f"1 video cannot be played: {video}" in page.text
 
 
-def test_every_episode_has_the_command_that_repeats_it(tmp_path: Path, report: Callable[..., Page]) -> None:
-    page = report(evaluation(tmp_path / "a", {"Lift": "f", EVIL: "f"}))
-    command = html.unescape(next(c for c in re.findall(r"<code>(.*?)</code>", page.source) if "--tasks Lift" in c))
-    arguments = shlex.split(command)
-    assert arguments[:2] == ["videopolicy", "evaluate"]
+def repeated(page: Page) -> list[argparse.Namespace]:
+    """The commands that a page gives for single episodes, as `evaluate` reads them."""
     parser = argparse.ArgumentParser(exit_on_error=False)
     evaluate.add_arguments(parser)
-    args = parser.parse_args(arguments[2:])
+    commands = [shlex.split(html.unescape(c)) for c in re.findall(r"again: <code>(.*?)</code>", page.source)]
+    assert all(command[:2] == ["videopolicy", "evaluate"] for command in commands)
+    return [parser.parse_args(command[2:]) for command in commands]
+
+
+def test_every_episode_has_the_command_that_repeats_it(tmp_path: Path, report: Callable[..., Page]) -> None:
+    page = report(evaluation(tmp_path / "a", {"Lift": "f", EVIL: "f"}))
+    args = next(args for args in repeated(page) if args.tasks == "Lift")
     assert args.checkpoint == Path("runs/my run/last.ckpt")
     assert (args.protocol, args.tasks, args.episodes, args.first_seed) == ("lift", "Lift", 1, 100)
     assert args.max_steps == 60  # 120 in the protocol's file
     assert args.execute_steps is None  # the file's own
+
+
+def test_the_command_that_repeats_an_episode_samples_and_varies_as_it_did(
+    tmp_path: Path, report: Callable[..., Page]
+) -> None:
+    simulator = {"name": "robosuite", "tasks": ["Lift"], "max_steps": 120, "variation": {"camera": 0.123456789}}
+    folder = evaluation(tmp_path / "a", {"Lift": "f"}, simulator=simulator, execute_steps=4)
+    document = json.loads((folder / "protocol.json").read_text())
+    document["policy"] |= {"sampling": {"action_steps": 3, "guidance": 1.0, "video_steps": 0}, "precision": "bfloat16"}
+    (folder / "protocol.json").write_text(json.dumps(document))
+    (args,) = repeated(report(folder))
+    assert (args.action_steps, args.guidance, args.video_steps, args.precision) == (3, 1.0, 0, "bfloat16")
+    assert (args.action_scheduler, args.execute_steps, args.max_steps) == (None, 4, None)
+    assert read_variation(args.variation) == {"camera": 0.123456789}
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("mine", {}),  # a file of the user's own: its folder, and what it says today, are not known
+        ("lift", {"options": {"control_freq": 10}}),  # no option of `evaluate` says that
+        ("training of last", {"shadows": True}),
+        ("command line", {}),
+    ],
+)
+def test_what_no_option_says_is_repeated_from_the_evaluation_s_own_file(
+    tmp_path: Path, report: Callable[..., Page], name: str, changed: dict[str, object]
+) -> None:
+    simulator = {"name": "robosuite", "tasks": ["Lift"], "cameras": ["agentview"], "variation": {"camera": 1.0}}
+    settings = {"name": name, "source": "", "first_seed": 7, "simulator": {**simulator, **changed}}
+    folder = evaluation(tmp_path / "a b", {"Lift": "f"}, **settings)
+    (args,) = repeated(report(folder))
+    protocol = read_protocol(find_protocol(args.protocol))
+    wanted = json.loads((folder / "protocol.json").read_text())["protocol"]
+    assert {key: protocol.to_dict()["simulator"][key] for key in wanted["simulator"]} == wanted["simulator"]
+    assert (protocol.name, protocol.execute_steps) == (name, wanted["execute_steps"])
+    assert (args.first_seed, args.episodes) == (100, 1)
+
+
+def test_a_policy_that_no_command_makes_has_no_command(tmp_path: Path, report: Callable[..., Page]) -> None:
+    """The demo's controls name the checkpoint that they were made from; it is another policy."""
+    folder = evaluation(tmp_path / "a", {"Lift": "f"})
+    document = json.loads((folder / "protocol.json").read_text())
+    (folder / "protocol.json").write_text(json.dumps(document | {"policy": document["policy"] | {"kind": "replay"}}))
+    assert not repeated(report(folder))
 
 
 def test_an_unfinished_evaluation_says_so(tmp_path: Path, report: Callable[..., Page]) -> None:

@@ -1,6 +1,7 @@
 """`videopolicy report` on generated runs, several evaluations and pairs of them."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,8 @@ import pytest
 
 from tests.videopolicy.report_parts import Page, evaluation, report, training_run
 from videopolicy.main import main
+from videopolicy.reports import read_training_run
+from videopolicy.reports.variation import success_over_variation
 
 __all__ = ["report"]  # a fixture
 
@@ -70,6 +73,63 @@ def test_a_folder_of_evaluations_has_a_row_each_and_a_curve_over_variation(
     assert [a["d"] for a in page.all("path", "marks")] == ["M0 0h0 M500 500h0 M1000 1000h0"]
     assert "1 0.50 2 of 4 0.15 to 0.85" in page.text
     assert "--variation camera=2" in page.text
+
+
+def varied(folder: Path, outcomes: str, camera: float, path: str, **policy: object) -> None:
+    """An evaluation of one checkpoint at one level of the camera's variation."""
+    simulator = {"name": "robosuite", "tasks": ["Lift"], **({"variation": {"camera": camera}} if camera else {})}
+    evaluation(folder, {"Lift": outcomes}, simulator=simulator)
+    document = json.loads((folder / "protocol.json").read_text())
+    document["policy"] |= {"path": path, "sha256": path, **policy}
+    (folder / "protocol.json").write_text(json.dumps(document))
+
+
+def test_curves_over_variation_are_of_one_policy_each(tmp_path: Path, report: Callable[..., Page]) -> None:
+    run = training_run(tmp_path / "run", {})
+    places = run / "action" / "evaluations"
+    for name, outcomes, camera, path in (
+        ("a0", "ssss", 0.0, "x/best.ckpt"),
+        ("a1", "ssss", 1.0, "x/best.ckpt"),
+        ("b1", "ffff", 1.0, "x/last.ckpt"),
+        ("b2", "ffff", 2.0, "x/last.ckpt"),
+    ):
+        varied(places / name, outcomes, camera, path)
+    varied(places / "c1", "fsff", 1.0, "x/best.ckpt", sampling={"action_steps": 3})
+    page = report(run)
+    evaluations = read_training_run(run).sections
+    charts = {chart.title.partition("; ")[2]: chart.rows for chart in success_over_variation(evaluations)}
+    assert {whose.partition(", lift")[0]: [row[:3] for row in rows] for whose, rows in charts.items()} == {
+        "x/best.ckpt": [["0", "1.00", "4 of 4"], ["1", "1.00", "4 of 4"]],
+        "x/best.ckpt, action_steps 3": [["1", "0.25", "1 of 4"]],
+        "x/last.ckpt": [["1", "0.00", "0 of 4"], ["2", "0.00", "0 of 4"]],
+    }
+    assert all(f"Success over variation of camera; {whose}" in page.text for whose in charts)
+
+
+def test_of_two_evaluations_at_one_level_the_newest_counts(tmp_path: Path, report: Callable[..., Page]) -> None:
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    for index, (name, outcomes) in enumerate((("old", "ffff"), ("new", "ssss"), ("older", "ffff"))):
+        varied(sweep / name, outcomes, 1.0, "x/last.ckpt")
+        os.utime(sweep / name / "results.jsonl", (1000 + 10 * (index % 2),) * 2)
+    page = report(sweep)
+    assert "1 1.00 4 of 4" in page.text
+
+
+def test_the_headline_is_no_rate_under_variation(tmp_path: Path, report: Callable[..., Page]) -> None:
+    run = training_run(tmp_path / "run", {300: "ssff"})
+    varied(run / "action" / "evaluations" / "varied", "ffff", 2.0, "x/last.ckpt")
+    assert "2 of 4 episodes solved" in report(run).text
+    evaluation(run / "action" / "evaluations" / "standard", {"Lift": "sssf"})
+    later = (run / "action" / "evaluations" / "varied" / "results.jsonl").stat().st_mtime + 100
+    os.utime(run / "action" / "evaluations" / "varied" / "results.jsonl", (later, later))
+    assert "3 of 4 episodes solved" in report(run).text
+    shutil.rmtree(run / "action" / "rollouts")
+    shutil.rmtree(run / "action" / "evaluations" / "standard")
+    alone = report(run).text
+    assert "episodes solved" not in alone
+    assert "Only evaluations under variation" in alone
+    assert "variation camera 2" in report(run / "action" / "evaluations" / "varied").text
 
 
 def test_a_run_that_has_only_begun_is_a_page_that_says_so(tmp_path: Path, report: Callable[..., Page]) -> None:

@@ -150,6 +150,8 @@ def read_protocol(path: Path, image_size: int = 256) -> Protocol:
         raise CommandError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
         raise CommandError(f"{path}: a protocol is a mapping with the keys {_keys(Protocol)}.")
+    if "fingerprint" in content and isinstance(content.get("protocol"), dict):  # protocol.json of an evaluation
+        content = dict(content["protocol"])
     content.setdefault("name", path.stem)
     _require_keys(path, "", content, Protocol, optional={"groups"})
     section = content["simulator"]

@@ -13,8 +13,10 @@ from typing import Any
 from simulators import EpisodeResult, ResultsFile, Summary, summarize
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.protocol import find_protocol, protocol_names, read_protocol
+from videopolicy.evaluation.results_directory import fingerprint
 
 POLICIES = ("scripted", "random", "zero")  # what `evaluate --policy` makes without a checkpoint
+_OPTIONS = {"max_steps": "--max-steps", "python": "--python"}  # of a simulator's settings, those that are options
 OUTCOMES = {False: "failure", None: "error", True: "success"}  # in the order in which a reader needs them
 
 
@@ -72,13 +74,38 @@ class Evaluation:
         path = Path(f"{self.videos}{result.task}_seed{result.seed}.mp4")
         return path if path.is_file() else None
 
-    def repeat(self, result: EpisodeResult) -> str | None:
-        """The command that runs this one episode again and films it; None where the policy is not known."""
+    @property
+    def policy_name(self) -> str:
+        """What was judged, in a few words: the end of a checkpoint's path, for every run has a last.ckpt."""
         policy = self.protocol.get("policy", {})
+        path = policy.get("path") or self.checkpoint
+        name = "/".join(Path(path).parts[-4:]) if path else str(policy.get("kind"))
+        changes = {**(policy.get("sampling") or {}), **{k: policy[k] for k in ("precision",) if k in policy}}
+        return ", ".join([name, *(f"{key} {value}" for key, value in changes.items())])
+
+    @property
+    def standard_key(self) -> tuple[str, ...]:
+        """The same for evaluations that differ in their variation and the number of episodes only."""
+        settings = self.protocol.get("protocol", {})
+        simulator = {**settings.get("simulator", {}), "variation": {}}
+        alone = {"policy": self.protocol.get("policy", {}), "protocol": {**settings, "simulator": simulator}}
+        return (fingerprint(alone), *simulator.get("tasks", ()))
+
+    def repeat(self, result: EpisodeResult) -> str | None:
+        """The command that runs this one episode again and films it; None where no command makes the policy."""
+        policy = self.protocol.get("policy", {})
+        kind = policy.get("kind", "checkpoint")
         checkpoint = policy.get("path") or self.checkpoint
-        if not checkpoint and policy.get("kind") not in POLICIES:
+        if kind == "checkpoint" and checkpoint:
+            who = ["--checkpoint", str(checkpoint)]
+        elif kind in POLICIES:
+            who = ["--policy", kind]
+        else:  # such as the demo's controls, which no option of `evaluate` makes
             return None
-        who = ["--checkpoint", str(checkpoint)] if checkpoint else ["--policy", policy["kind"]]
+        for name, value in (policy.get("sampling") or {}).items():
+            who += [f"--{name.replace('_', '-')}", str(value)]
+        if "precision" in policy:
+            who += ["--precision", policy["precision"]]
         folder = self.path if self.path.is_dir() else self.path.parent
         output = folder / "repeat" / f"{result.task}_seed{result.seed}"
         episode = ["--tasks", result.task, "--episodes", "1", "--first-seed", str(result.seed)]
@@ -87,27 +114,31 @@ class Evaluation:
 
     @cached_property
     def _settings(self) -> list[str]:
-        """The protocol as options: its name, and what was changed in it on the command line."""
+        """The protocol as options: a name and what was changed in it, or the file that this evaluation wrote.
+
+        The file is for what no option says: a protocol file of the user's own, which may have moved or changed since,
+        the rollouts of a training, single options, and a protocol that is another one today.
+        """
         settings = self.protocol.get("protocol", {})
-        name, simulator = settings.get("name"), settings.get("simulator", {})
-        options: list[str] = []
-        usual: dict[str, Any] = {}
-        if name in protocol_names():
-            usual = read_protocol(find_protocol(name)).to_dict()
-            options = ["--protocol", name]
-        elif settings and not str(name).startswith("training of "):  # a file of the user's own, or single options
-            options = ["--simulator", simulator["name"]] if name == "command line" else ["--protocol", f"{name}.yaml"]
-        for option, section, key in (
-            ("--suite", "simulator", "suite"),
-            ("--max-steps", "simulator", "max_steps"),
-            ("--python", "simulator", "python"),
-            ("--execute-steps", "", "execute_steps"),
-        ):
-            value, before = ((d.get(section, {}) if section else d).get(key) for d in (settings, usual))
-            if value not in (None, "", before):
-                options += [option, str(value)]
+        if not settings:
+            return []
+        by_file = ["--protocol", str(self.path / "protocol.json")]
+        if settings.get("name") not in protocol_names():
+            return by_file
+        usual = read_protocol(find_protocol(settings["name"])).to_dict()
+        changed = {key for key in settings["simulator"] if settings["simulator"][key] != usual["simulator"].get(key)}
+        # the policy decides what it sees, and the episode its task
+        if not changed <= {*_OPTIONS, "variation", "tasks", "cameras", "image_size"} or usual["simulator"]["variation"]:
+            return by_file
+        options = ["--protocol", settings["name"]]
+        for key in sorted(changed & set(_OPTIONS)):
+            if settings["simulator"][key] is None:  # an option cannot take a value away
+                return by_file
+            options += [_OPTIONS[key], str(settings["simulator"][key])]
+        if settings["execute_steps"] != usual["execute_steps"]:
+            options += ["--execute-steps", str(settings["execute_steps"])]
         for kind, level in self.variation.items():
-            options += ["--variation", f"{kind}={level:g}"]
+            options += ["--variation", f"{kind}={level!r}"]
         return options
 
 
@@ -148,7 +179,12 @@ def read_evaluation(path: Path, title: str | None = None, checkpoint: Path | Non
 def read_folder(path: Path) -> list[Evaluation]:
     """Every evaluation right below a folder, those without variation first, the newest of them at the top."""
     found = [read_evaluation(item) for item in sorted(path.glob("*")) if item.is_dir() and is_evaluation(item)]
-    return sorted(found, key=lambda item: (sorted(item.variation.items()), -last_written(item.path)))
+    return standard_first(found)
+
+
+def standard_first(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Those without variation before the others, the newest first."""
+    return sorted(evaluations, key=lambda item: (sorted(item.variation.items()), -last_written(item.path)))
 
 
 def last_written(path: Path) -> float:

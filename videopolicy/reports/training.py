@@ -9,7 +9,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from videopolicy.reports.evaluations import Evaluation, is_evaluation, last_written, read_evaluation, read_json
+from videopolicy.reports.evaluations import Evaluation, is_evaluation, read_evaluation, read_json, standard_first
 
 STAGES = ("video", "action", "joint")
 Curve = list[tuple[int, float]]  # (optimizer step, value)
@@ -51,7 +51,7 @@ class TrainingRun:
         path: The run directory.
         stages: Those that were started.
         rollouts: Step -> episodes of that validation.
-        evaluations: What `videopolicy evaluate` wrote into it, the newest first.
+        evaluations: What `videopolicy evaluate` wrote into it, as `standard_first` orders them.
         config: The merged experiment as YAML text.
         profile: Content of ``profile.json``, if `videopolicy profile` left one.
     """
@@ -65,9 +65,10 @@ class TrainingRun:
 
     @cached_property
     def sections(self) -> list[Evaluation]:
-        """What gets a section of its own, the one that the headline quotes first."""
+        """What gets a section of its own, the one that the headline quotes first: none that was varied."""
         last = [self.rollouts[max(self.rollouts)]] if self.rollouts else []
-        return [*self.evaluations, *last]
+        varied = [item for item in self.evaluations if item.variation]
+        return [*(item for item in self.evaluations if not item.variation), *last, *varied]
 
 
 def is_training_run(path: Path) -> bool:
@@ -86,11 +87,10 @@ def read_training_run(path: Path) -> TrainingRun:
             step = int(file.stem.removeprefix("step_"))
             rollouts[step] = read_evaluation(file, f"Rollouts at step {step:,} of the {stage.name} stage", checkpoint)
         found = [item for item in (stage.path / "evaluations").glob("*") if is_evaluation(item)]
-        for item in sorted(found, key=last_written, reverse=True):
-            evaluations.append(read_evaluation(item, f"Evaluation {item.stem}", checkpoint))
+        evaluations += [read_evaluation(item, f"Evaluation {item.stem}", checkpoint) for item in found]
     config = path / "config.yaml"
     text = config.read_text() if config.is_file() else ""
-    return TrainingRun(path, stages, rollouts, evaluations, text, read_json(path / "profile.json"))
+    return TrainingRun(path, stages, rollouts, standard_first(evaluations), text, read_json(path / "profile.json"))
 
 
 def _read_stage(path: Path) -> Stage:
