@@ -79,10 +79,14 @@ class Batch:
 
     @staticmethod
     def collate(windows: Sequence[Window]) -> Batch:
-        """Stack windows along a new first axis."""
+        """Stack windows along a new first axis; frames are kept where every window has them.
+
+        Not every one does if a sampler puts windows that are pictured and others that are not into one batch.
+        """
         latents = [w.latents for w in windows if w.latents is not None]
+        whole = all(w.frames.numel() for w in windows)
         return Batch(
-            frames=torch.stack([w.frames for w in windows]),
+            frames=torch.stack([w.frames for w in windows]) if whole else torch.empty(len(windows), 0),
             actions=torch.stack([w.actions for w in windows]),
             action_is_pad=torch.stack([w.action_is_pad for w in windows]),
             frame_is_pad=torch.stack([w.frame_is_pad for w in windows]),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
+import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import PAPER_JITTER, ColourJitter
 from datamodules.batch import Batch, Window
@@ -22,8 +22,10 @@ from datamodules.latent_cache import LatentCache
 from datamodules.preprocessing import Preprocessing
 from datamodules.readers import READERS, DemoReader, LayoutName, Orientation
 from datamodules.sampling import ResumableLoader, WindowSampler
+from datamodules.split import split_demos
 from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod, compute_statistics
 from datamodules.statistics_file import load_or_compute
+from datamodules.validation import ValidationWindows
 from datamodules.windows import ActionPadding, WindowDataset
 
 
@@ -126,6 +128,7 @@ class DemoDataModule(LightningDataModule):
         self.latent_cache, self.latents = latent_cache, None
         self._tasks: set[str] = set()
         self._read_frames = True
+        self._num_pictured = 1
         self._preprocessing: Preprocessing | None = None
         self._check_settings()
 
@@ -144,7 +147,7 @@ class DemoDataModule(LightningDataModule):
             return
         demos = self._list_demos(find_files(self.paths))
         dims = self._used_dims(demos)
-        train, val = self._split(self._of_this_stage(demos))
+        train, val = split_demos(self._of_this_stage(demos), self.val_fraction, self.split_seed)
         self._demo_weights(train)  # an unknown task in `weights` must fail here, not at the first epoch
         preprocessing = Preprocessing(
             cameras=tuple(self.cameras),
@@ -159,8 +162,6 @@ class DemoDataModule(LightningDataModule):
             self.latents = LatentCache(self.latent_cache, self.latent_source(demos), [*train, *val])
         self.train_set = self._windows(train, preprocessing, training=True)
         self.val_set = self._windows(val, preprocessing, training=False)
-        # pictures are looked at in the first validation batch of every rank; ranks take turns
-        self.val_set.num_pictured = self.val_batch_size * (1 if self.trainer is None else self.trainer.world_size)
         self._preprocessing = preprocessing
 
     @property
@@ -224,10 +225,21 @@ class DemoDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Window] | list[DataLoader[Window]]:
-        """All validation windows in order; no loader at all if no demo was held out."""
+        """All validation windows, each beginning of which represents the data; no loader if no demo was held out."""
         if not len(self.val_set):
             return []
-        return self._loader(self.val_set, self.val_batch_size)
+        num_ranks = 1 if self.trainer is None else self.trainer.world_size
+        at_once = self.val_batch_size * num_ranks
+        num_pictured = math.ceil(self._num_pictured / at_once) * at_once  # a batch has frames, or it has none
+        windows = ValidationWindows(self.val_set, self.split_seed, num_pictured, num_ranks)
+        return self._loader(windows, self.val_batch_size)
+
+    def picture_windows(self, count: int) -> None:
+        """Have the frames of the first so many validation windows read, over all ranks, where latents are cached.
+
+        To be called before the loaders are made. Frames come with all windows of a batch that holds one of these.
+        """
+        self._num_pictured = count
 
     def test_dataloader(self) -> DataLoader[Window] | list[DataLoader[Window]]:
         """The validation windows: demos have no test split, rollouts are the test."""
@@ -337,25 +349,6 @@ class DemoDataModule(LightningDataModule):
                 )
         return first.image_size
 
-    def _split(self, demos: Sequence[DemoEntry]) -> tuple[list[DemoEntry], list[DemoEntry]]:
-        """Hold out the same share of every task; adding a task leaves the split of the others as it was."""
-        held_out: set[int] = set()
-        for task in sorted({demo.task for demo in demos}):
-            members = [i for i, demo in enumerate(demos) if demo.task == task]
-            rng = np.random.default_rng([self.split_seed, zlib.crc32(task.encode())])
-            count = round(self.val_fraction * len(members))
-            if self.val_fraction > 0 and len(members) > 1:
-                count = min(max(count, 1), len(members) - 1)
-            held_out.update(members[i] for i in rng.permutation(len(members))[:count])
-        train = [demo for i, demo in enumerate(demos) if i not in held_out]
-        val = [demo for i, demo in enumerate(demos) if i in held_out]
-        if not train or (self.val_fraction > 0 and not val):
-            raise DatasetError(
-                f"{demos[0].path}: {len(demos)} demo(s) cannot be split with val_fraction {self.val_fraction}; "
-                "add demos or set data.init_args.val_fraction to 0."
-            )
-        return train, val
-
     def _demo_weights(self, demos: Sequence[DemoEntry]) -> list[float] | None:
         if self.weights is None:
             return None
@@ -384,7 +377,7 @@ class DemoDataModule(LightningDataModule):
             training=training,
         )
 
-    def _loader(self, windows: WindowDataset, batch_size: int) -> DataLoader[Window]:
+    def _loader(self, windows: Dataset[Window], batch_size: int) -> DataLoader[Window]:
         return DataLoader(
             windows,
             batch_size=batch_size,
@@ -392,6 +385,7 @@ class DemoDataModule(LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=Batch.collate,
             pin_memory=self._on_gpu(),
+            generator=torch.Generator(),  # or a pass over it would draw from the stream that training draws from
         )
 
     def _on_gpu(self) -> bool:

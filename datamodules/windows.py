@@ -61,9 +61,6 @@ class WindowDataset(Dataset[Window]):
         read_frames: False leaves the frames empty, for training from a feature cache.
         latents: Read latents in place of frames.
         training: Whether these windows are trained on: the latents are then of randomly drawn variants.
-
-    Attributes:
-        num_pictured: So many first windows have their frames read besides their latents.
     """
 
     def __init__(
@@ -85,7 +82,6 @@ class WindowDataset(Dataset[Window]):
         self.read_frames = read_frames
         self.latents = latents
         self.training = training
-        self.num_pictured = 0
         self._files = DemoFiles()
         self._ends = np.cumsum([demo.length for demo in self.demos], dtype=np.int64)
 
@@ -105,13 +101,22 @@ class WindowDataset(Dataset[Window]):
         return int(self._ends[demo]) - self.demos[demo].length
 
     def __getitem__(self, index: int) -> Window:
+        return self.window(index)
+
+    def window(self, index: int, pictured: bool = False) -> Window:
+        """Read a window.
+
+        Args:
+            index: Which one.
+            pictured: Read its frames besides its latents, where there are latents.
+        """
         entry, start = self.locate(index)
         pre = self.preprocessing
         group = self._files.demo(entry)
         action_steps = start + np.arange(pre.action_horizon)
         frame_steps = start + np.arange(pre.num_frames) * pre.frame_stride
         use_latents = self.read_frames and self.latents is not None
-        use_frames = self.read_frames and (not use_latents or index < self.num_pictured)
+        use_frames = self.read_frames and (not use_latents or pictured)
         try:
             actions = self._actions(group, start, entry.length)
             frames = self._frames(group, frame_steps, entry.length) if use_frames else torch.empty(0)

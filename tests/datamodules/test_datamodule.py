@@ -121,7 +121,8 @@ def test_validation_frames_are_not_jittered(robomimic_file: FileFactory, tmp_pat
     data = RobosuiteDataModule(str(robomimic_file()), batch_size=50, val_fraction=0.4)
     model = Recorder()
     fit(model, data, tmp_path, max_steps=1)
-    expected = torch.stack([data.val_set[i].frames for i in range(len(data.val_set))])
+    batch: Batch = next(iter(data.val_dataloader()))  # type: ignore[assignment]
+    expected = torch.stack([data.val_set[int(i)].frames for i in batch.windows])
     assert torch.equal(data.preprocessing.to_uint8(model.val_frames[0]), expected)
 
 

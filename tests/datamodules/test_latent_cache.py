@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import Batch, ColourJitter, DatasetError, RobosuiteDataModule
+from datamodules import ColourJitter, DatasetError, RobosuiteDataModule
 from datamodules.demos import DemoEntry
 from datamodules.latent_writer import LatentCacheWriter
 from tests.stage_parts import lift_datamodule
@@ -85,20 +85,6 @@ def test_training_draws_a_jittered_variant_for_each_camera_and_validation_keeps_
     assert all(variants_of(draw.condition[1:]) == variants_of(draw.moments[:, 0]) for draw in draws)
     assert all(variants_of(draw.condition[:1]) == variants_of(draw.moments[:1, 0]) for draw in draws)
     assert variants_of(data.val_set[0].latents.moments[:, 0]) == (0, 0)
-
-
-def test_pictures_come_with_the_first_validation_batch_only(
-    robomimic_file: Callable[..., Path], tmp_path: Path
-) -> None:
-    path = robomimic_file()
-    fill(tmp_path / "cache", lift_datamodule(path))
-    data = cached(path, tmp_path / "cache", val_batch_size=2)
-    batches: list[Batch] = list(data.val_dataloader())  # type: ignore[arg-type]
-    assert [batch.has_frames for batch in batches[:3]] == [True, False, False]
-    assert all(batch.latents is not None and len(batch.latents.text) == len(batch) for batch in batches)
-    plain = lift_datamodule(path, val_batch_size=2)
-    plain.setup()
-    assert batches[0].frames.equal(next(iter(plain.val_dataloader())).frames)  # type: ignore[arg-type]
 
 
 def test_workers_read_the_cache_too_and_feature_caches_still_see_frames(

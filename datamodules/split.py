@@ -1,0 +1,43 @@
+"""Which demos are trained on, and which are held out."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from datamodules.demos import DemoEntry
+from datamodules.errors import DatasetError
+
+
+def split_demos(demos: Sequence[DemoEntry], val_fraction: float, seed: int) -> tuple[list[DemoEntry], list[DemoEntry]]:
+    """Hold out the same share of every task; adding a task leaves the split of the others as it was.
+
+    Args:
+        demos: What there is, in any order; both parts keep it.
+        val_fraction: Share held out, from 0 to below 1; of a task of several demos at least one, unless it is 0.
+        seed: Draws those held out.
+
+    Returns:
+        Demos to train on, and those held out.
+
+    Raises:
+        DatasetError: Nothing would be left to train on, or, though wanted, to hold out.
+    """
+    held_out: set[int] = set()
+    for task in sorted({demo.task for demo in demos}):
+        members = [i for i, demo in enumerate(demos) if demo.task == task]
+        rng = np.random.default_rng([seed, zlib.crc32(task.encode())])
+        count = round(val_fraction * len(members))
+        if val_fraction > 0 and len(members) > 1:
+            count = min(max(count, 1), len(members) - 1)
+        held_out.update(members[i] for i in rng.permutation(len(members))[:count])
+    train = [demo for i, demo in enumerate(demos) if i not in held_out]
+    val = [demo for i, demo in enumerate(demos) if i in held_out]
+    if not train or (val_fraction > 0 and not val):
+        raise DatasetError(
+            f"{demos[0].path}: {len(demos)} demo(s) cannot be split with val_fraction {val_fraction}; "
+            "add demos or set data.init_args.val_fraction to 0."
+        )
+    return train, val
