@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,20 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from callbacks.stage_file import PARTS, POLICY_PARTS, StageFile, plain_network
 from callbacks.weight_averaging import TrainableWeightAveraging
+from datamodules.disk import sync_folder, write_json
 from lightning_modules import ActionStage, Stage, VideoStage, differing_keys
+from lightning_modules.latent_key import fingerprint
 from networks import NetworkError, VideoModel
+from networks.checkpoints.file import write_safetensors
 
 MANIFEST = "manifest.json"
 WEIGHTS = "video.safetensors"
+NEW_WEIGHTS = "video.new.safetensors"  # until the manifest speaks of them
 FORMAT = 1
 
 
@@ -30,9 +33,9 @@ class CheckpointHandoff(Callback):
     """Write the trained video network when stage 1 ends; load it, freeze it and guard it in stage 2.
 
     The folder holds ``video.safetensors`` (U-Net and preconditioning statistics, averaged weights if the run averages,
-    with the adapters of LoRA summed in) and ``manifest.json``: SHA-256 of the weights, network config, cameras, frame
-    counts, action statistics. Both are written to a temporary folder that is renamed in one step, so a handoff is
-    whole or not there.
+    with the adapters of LoRA summed in) and ``manifest.json``: SHA-256 of the weights, network config, hashes of the
+    frozen autoencoder and text tower, cameras, frame counts, action statistics. The manifest is replaced in one step
+    once the weights that it speaks of are on disk, so wherever a run ends, the old handoff or the new one is whole.
 
     In stage 2 the manifest is compared key by key with the action stage's own network and data before any weight is
     loaded; a difference is an error that lists the keys. The loaded network gets no gradient, stays in eval mode and
@@ -83,15 +86,11 @@ class CheckpointHandoff(Callback):
         self._sha256 = state_sha256(handoff_state(stage.video))
 
     def _load_folder(self, stage: ActionStage) -> None:
-        manifest = read_manifest(self.folder)
-        self._require_fit(self.folder / MANIFEST, manifest, describe(stage))
-        weights = self.folder / WEIGHTS
-        if not weights.exists() or file_sha256(weights) != manifest["sha256"]:
-            raise NetworkError(
-                f"{weights}: the weights are missing or damaged (SHA-256 differs from {MANIFEST}). "
-                "Delete the folder and run the video stage again; it goes on from its last checkpoint."
-            )
-        load_handoff_state(stage.video, load_file(weights))
+        manifest, wanted = read_manifest(self.folder), describe(stage)
+        if "frozen" not in manifest:  # an older one tells autoencoder and text tower by the names of their weights
+            wanted = {"network": json.loads(json.dumps(stage.video.config)), "data": wanted["data"]}
+        self._require_fit(self.folder / MANIFEST, manifest, wanted)
+        load_handoff_state(stage.video, load_file(find_weights(self.folder, manifest)))
 
     def _load_file(self, stage: ActionStage) -> None:
         file, wanted = StageFile(self.folder), describe(stage)
@@ -101,7 +100,7 @@ class CheckpointHandoff(Callback):
                 "convert it again with the experiment: videopolicy convert -c experiments/robocasa.yaml ...."
             )
         found = {"network": file.network, "data": {key: file.data.get(key) for key in wanted["data"]}}
-        self._require_fit(self.folder, found, {**wanted, "network": plain_network(wanted["network"])})
+        self._require_fit(self.folder, found, {name: wanted[name] for name in found})
         kept = file.load(stage, [part for part in PARTS.values() if part not in POLICY_PARTS])
         if kept:
             rank_zero_info(f"handoff: {self.folder} lacks {', '.join(kept)}; they keep the weights that they have.")
@@ -110,7 +109,7 @@ class CheckpointHandoff(Callback):
         """Refuse another network or other data, key by key."""
         ignored = () if self.same_statistics else ("statistics",)
         here, there = (
-            {"network": doc["network"], "data": {k: v for k, v in doc["data"].items() if k not in ignored}}
+            {name: {k: v for k, v in (doc.get(name) or {}).items() if k not in ignored} for name in wanted}
             for doc in (found, wanted)
         )
         if wrong := differing_keys(here, there):
@@ -175,38 +174,57 @@ class CheckpointHandoff(Callback):
 
 
 def describe(stage: Stage) -> dict[str, Any]:
-    """What has to agree between the two stages, as a JSON-able document."""
+    """What has to agree between the two stages, as a JSON-able document.
+
+    The frozen networks are told by their weights, which may lie anywhere; the U-Net's own travel with the handoff.
+    """
     data = json.loads(json.dumps(stage.data.to_dict()))
     keys = ("cameras", "image_size", "num_frames", "frame_stride", "statistics")
     return {
-        "network": json.loads(json.dumps(stage.video.config)),
+        "network": plain_network(stage.video.config),
+        "frozen": {name: fingerprint(getattr(stage.video, name)) for name in ("autoencoder", "text_encoder")},
         "data": {key: data[key] for key in keys},
     }
 
 
 def write_handoff(folder: Path, state: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Write weights and manifest; an older handoff goes only when the new one is whole on disk.
+    """Write weights and manifest; at every moment the folder holds the old handoff or the new one, whole.
 
     Args:
         folder: Where the handoff will stand.
         state: Tensors by name inside the video model.
         description: `describe` of the stage, plus whatever else is worth recording.
+
+    Raises:
+        CheckpointError: The disk is full or the folder not writable; a handoff that was there is untouched.
     """
-    temporary = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, temporary / WEIGHTS)
+    new = folder / NEW_WEIGHTS
+    write_safetensors({name: value.detach().cpu().contiguous() for name, value in state.items()}, new)
     manifest = {
         "format": FORMAT,
-        "sha256": file_sha256(temporary / WEIGHTS),
+        "sha256": file_sha256(new),
         "num_tensors": len(state),
         "torch": torch.__version__,
         **description,
     }
-    (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2))
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
+    write_json(folder / MANIFEST, manifest)  # from here on the new weights count, under either name
+    os.replace(new, folder / WEIGHTS)
+    sync_folder(folder)
+
+
+def find_weights(folder: Path, manifest: dict[str, Any]) -> Path:
+    """The file whose SHA-256 a manifest gives.
+
+    Raises:
+        NetworkError: It is not there or damaged.
+    """
+    for path in (folder / WEIGHTS, folder / NEW_WEIGHTS):
+        if path.exists() and file_sha256(path) == manifest.get("sha256"):
+            return path
+    raise NetworkError(
+        f"{folder / WEIGHTS}: the weights are missing or damaged (SHA-256 differs from {MANIFEST}). "
+        "Delete the folder and run the video stage again; it goes on from its last checkpoint."
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -218,7 +236,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.exists():
         raise NetworkError(f"{path}: no handoff here. Train the video stage first: `make train-video`.")
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    try:
+        manifest: dict[str, Any] = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise NetworkError(
+            f"{path}: not readable as a handoff's manifest ({' '.join(str(error).split())}). Delete the folder and run "
+            "the video stage again; it goes on from its last checkpoint."
+        ) from error
     if manifest.get("format") != FORMAT:
         raise NetworkError(
             f"{path}: format {manifest.get('format')!r}; this version reads {FORMAT}. Train stage 1 again."

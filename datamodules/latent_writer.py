@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.demos import DemoEntry
+from datamodules.disk import write_json
 from datamodules.errors import DatasetError
 from datamodules.latent_cache import (
     DONE,
@@ -156,14 +155,3 @@ def offsets(demos: Sequence[DemoEntry]) -> dict[str, int]:
         result[demo.name] = rows
         rows += demo.length
     return result
-
-
-def write_json(path: Path, content: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Replace a file in one step."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(temporary).chmod(0o644)
-    Path(temporary).replace(path)

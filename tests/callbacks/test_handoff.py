@@ -1,16 +1,29 @@
 """What crosses from stage 1 to stage 2, and what is refused at the border."""
 
+import errno
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from callbacks import CheckpointHandoff
-from callbacks.handoff import MANIFEST, WEIGHTS, handoff_state, read_manifest, state_sha256
+from callbacks.handoff import (
+    MANIFEST,
+    NEW_WEIGHTS,
+    WEIGHTS,
+    find_weights,
+    handoff_state,
+    read_manifest,
+    state_sha256,
+    write_handoff,
+)
 from datamodules import RobosuiteDataModule
-from networks import NetworkError
+from networks import CheckpointError, NetworkError, PixelShuffleAutoencoder, SVDAutoencoder, VideoModel
 from tests.stage_parts import (
     fit,
     lift_datamodule,
@@ -131,3 +144,157 @@ def test_unknown_format_is_refused(handoff: Path, lift_data: RobosuiteDataModule
     (handoff / MANIFEST).write_text(json.dumps(manifest | {"format": 99}))
     with pytest.raises(NetworkError, match="format 99; this version reads 1"):
         load(handoff, lift_data)
+
+
+def test_a_damaged_manifest_is_refused_in_a_sentence(handoff: Path, lift_data: RobosuiteDataModule) -> None:
+    whole = (handoff / MANIFEST).read_text()
+    for damaged, said in ((whole[:-20], "not readable"), ("[]", "format None"), ('{"format": 1}', "does not fit")):
+        (handoff / MANIFEST).write_text(damaged)
+        with pytest.raises(NetworkError, match=said):
+            load(handoff, lift_data)
+
+
+# --- the frozen networks are told by their weights ----------------------------------------------------------------
+
+
+def svd_model(folder: Path, seed: int) -> VideoModel:
+    """A tiny video model whose autoencoder's weights come out of a folder."""
+    shape: dict[str, Any] = {"block_out_channels": (32, 32, 32), "layers_per_block": 1}
+    if not folder.exists():
+        torch.manual_seed(seed)
+        SVDAutoencoder(**shape).vae.save_pretrained(folder)
+    plain = tiny_video_model(residual=False)
+    unet = type(plain.unet)(**{**plain.unet.config, "in_channels": 8, "out_channels": 4})
+    return VideoModel(unet, SVDAutoencoder(**shape, pretrained=str(folder)), plain.text_encoder, 2, 2)
+
+
+def hand_over(folder: Path, video: VideoModel, data: RobosuiteDataModule) -> None:
+    fit(quiet_trainer(folder.parent, 0, CheckpointHandoff(str(folder))), tiny_video_stage(video), data)
+
+
+def take_over(folder: Path, video: VideoModel, data: RobosuiteDataModule) -> None:
+    stage = tiny_action_stage(video)
+    stage.attach(data.preprocessing)
+    CheckpointHandoff(str(folder)).load_into(stage)
+
+
+def test_an_autoencoder_is_told_by_its_weights_and_not_by_their_folder(
+    tmp_path: Path, lift_data: RobosuiteDataModule
+) -> None:
+    here, there, folder = tmp_path / "vae", tmp_path / "elsewhere", tmp_path / "handoff"
+    hand_over(folder, svd_model(here, 1), lift_data)
+    here.rename(there)
+    take_over(folder, svd_model(there, 1), lift_data)
+    with pytest.raises(
+        NetworkError, match=r"frozen\.autoencoder: 'SVDAutoencoder \w+' here, 'SVDAutoencoder \w+' wanted"
+    ):
+        take_over(folder, svd_model(here, 2), lift_data)  # the folder of then, other weights
+
+
+def test_another_text_tower_or_kind_of_autoencoder_is_refused(handoff: Path, lift_data: RobosuiteDataModule) -> None:
+    video = tiny_video_model()
+    with torch.no_grad():
+        next(video.text_encoder.parameters()).add_(1e-3)
+    with pytest.raises(NetworkError, match=r"frozen\.text_encoder: "):
+        take_over(handoff, video, lift_data)
+
+    class Other(PixelShuffleAutoencoder):
+        """Has no weights either."""
+
+    video = tiny_video_model()
+    video.autoencoder = Other(factor=4)
+    with pytest.raises(NetworkError, match=r"frozen\.autoencoder: 'PixelShuffleAutoencoder .* wanted"):
+        take_over(handoff, video, lift_data)
+
+
+def test_a_manifest_of_an_older_version_is_compared_as_it_was(tmp_path: Path, lift_data: RobosuiteDataModule) -> None:
+    folder, video = tmp_path / "handoff", svd_model(tmp_path / "vae", 1)
+    hand_over(folder, video, lift_data)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["frozen"]
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"network": video.config}))
+    take_over(folder, svd_model(tmp_path / "vae", 1), lift_data)
+    with pytest.raises(NetworkError, match=r"autoencoder\.init_args\.pretrained: .*vae' here, .*other' wanted"):
+        take_over(folder, svd_model(tmp_path / "other", 1), lift_data)
+
+
+# --- whole at every moment ----------------------------------------------------------------------------------------
+
+
+def states() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    return {"a": torch.zeros(3)}, {"a": torch.ones(3)}
+
+
+class PowerCut(BaseException):
+    """Nothing after it runs, as far as a test can have that."""
+
+
+@pytest.mark.parametrize("has_old", [True, False])
+def test_wherever_writing_ends_the_old_handoff_or_the_new_one_is_whole(
+    has_old: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = states()
+    original: dict[str, Callable[..., Any]] = {
+        name: getattr(os, name) for name in ("replace", "fsync", "open", "unlink")
+    }
+    found: set[str] = set()
+    for last in range(100):
+        folder = tmp_path / f"handoff_{last}"
+        if has_old:
+            write_handoff(folder, old, {})
+        calls = 0
+
+        def counted(name: str, last: int = last) -> Callable[..., Any]:
+            def call(*args: Any, **more: Any) -> Any:  # noqa: ANN401
+                nonlocal calls
+                calls += 1
+                if calls > last:
+                    raise PowerCut
+                return original[name](*args, **more)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in original:
+                patch.setattr(os, name, counted(name))
+            try:
+                write_handoff(folder, new, {})
+            except PowerCut:
+                was_cut = True
+            else:
+                was_cut = False
+        if not (folder / MANIFEST).exists():
+            assert not has_old
+            found.add("none")
+            continue
+        value = load_file(find_weights(folder, read_manifest(folder)))["a"]
+        found.add("old" if value.equal(old["a"]) else "new")
+        assert value.equal(old["a"]) or value.equal(new["a"])
+        if not was_cut:
+            assert value.equal(new["a"])
+            assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, WEIGHTS]
+            break
+        write_handoff(folder, new, {})  # and what was left behind is no obstacle
+        assert load_file(find_weights(folder, read_manifest(folder)))["a"].equal(new["a"])
+        assert not (folder / NEW_WEIGHTS).exists()
+    assert found == ({"old", "new"} if has_old else {"none", "new"})
+
+
+def test_a_full_disk_leaves_the_old_handoff_and_other_files_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = states()
+    folder = tmp_path / "handoff"
+    write_handoff(folder, old, {})
+    (folder / "notes.txt").write_text("mine")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match="could not be written"):
+            write_handoff(folder, new, {})
+    assert load_file(find_weights(folder, read_manifest(folder)))["a"].equal(old["a"])
+    write_handoff(folder, new, {})
+    assert (folder / "notes.txt").read_text() == "mine"
