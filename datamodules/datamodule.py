@@ -21,7 +21,7 @@ from datamodules.errors import DatasetError
 from datamodules.latent_cache import LatentCache
 from datamodules.preprocessing import Preprocessing
 from datamodules.readers import READERS, DemoReader, LayoutName, Orientation
-from datamodules.sampling import ResumableLoader, WindowSampler
+from datamodules.sampling import ResumableLoader, WindowSampler, weigh_demos
 from datamodules.split import split_demos
 from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod, compute_statistics
 from datamodules.statistics_file import load_or_compute
@@ -127,6 +127,8 @@ class DemoDataModule(LightningDataModule):
         self.evaluation_only_tasks = list(evaluation_only_tasks or ())
         self.latent_cache, self.latents = latent_cache, None
         self._tasks: set[str] = set()
+        self._demos: list[DemoEntry] = []
+        self._left_out: set[str] | None = None  # tasks that train_set and val_set were made without
         self._read_frames = True
         self._num_pictured = 1
         self._preprocessing: Preprocessing | None = None
@@ -140,29 +142,37 @@ class DemoDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """List, check and split the demos; the same in every process.
 
+        Again for a stage that learns something else: one that learns actions gets no demos of ``video_only_tasks``.
+
         Raises:
             DatasetError: The first thing found wrong with the files or settings.
         """
-        if self._preprocessing is not None:
+        filmed_only = set() if self._learns_to_film() else set(self.video_only_tasks)
+        if self._preprocessing is None:
+            self._demos = self._list_demos(find_files(self.paths))
+            dims = self._used_dims(self._demos)
+            self._preprocessing = Preprocessing(
+                cameras=tuple(self.cameras),
+                image_size=self._common_size(self._demos),
+                num_frames=self.num_frames,
+                frame_stride=self.frame_stride,
+                action_horizon=self.action_horizon,
+                action_dims=dims,
+                statistics=self._load_statistics(self._demos, dims),
+            )
+        elif self._left_out == filmed_only:
             return
-        demos = self._list_demos(find_files(self.paths))
-        dims = self._used_dims(demos)
-        train, val = split_demos(self._of_this_stage(demos), self.val_fraction, self.split_seed)
+        self._choose([demo for demo in self._demos if demo.task not in filmed_only], self._preprocessing)
+        self._left_out = filmed_only
+
+    def _choose(self, demos: Sequence[DemoEntry], preprocessing: Preprocessing) -> None:
+        """Split the demos that a stage learns from."""
+        train, val = split_demos(demos, self.val_fraction, self.split_seed)
         self._demo_weights(train)  # an unknown task in `weights` must fail here, not at the first epoch
-        preprocessing = Preprocessing(
-            cameras=tuple(self.cameras),
-            image_size=self._common_size(demos),
-            num_frames=self.num_frames,
-            frame_stride=self.frame_stride,
-            action_horizon=self.action_horizon,
-            action_dims=dims,
-            statistics=self._load_statistics(demos, dims),
-        )
         if self.latent_cache is not None:
-            self.latents = LatentCache(self.latent_cache, self.latent_source(demos), [*train, *val])
+            self.latents = LatentCache(self.latent_cache, self.latent_source(self._demos), [*train, *val])
         self.train_set = self._windows(train, preprocessing, training=True)
         self.val_set = self._windows(val, preprocessing, training=False)
-        self._preprocessing = preprocessing
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -304,11 +314,10 @@ class DemoDataModule(LightningDataModule):
             )
         return [demo for demo in listed if demo.task in self._tasks]
 
-    def _of_this_stage(self, demos: Sequence[DemoEntry]) -> list[DemoEntry]:
-        """All demos for a stage that learns to film, else those of tasks whose actions may be used."""
+    def _learns_to_film(self) -> bool:
+        """Whether the stage of the moment learns from pictures alone; without one, actions are learned."""
         module = None if self.trainer is None else self.trainer.lightning_module
-        learns_actions = getattr(module, "learns_actions", True)
-        return self._with_actions(demos) if learns_actions else list(demos)
+        return not getattr(module, "learns_actions", True)
 
     def _with_actions(self, demos: Sequence[DemoEntry]) -> list[DemoEntry]:
         tasks = {demo.task for demo in demos}
@@ -350,17 +359,7 @@ class DemoDataModule(LightningDataModule):
         return first.image_size
 
     def _demo_weights(self, demos: Sequence[DemoEntry]) -> list[float] | None:
-        if self.weights is None:
-            return None
-        names = {demo.task for demo in demos} | {Path(demo.path).stem for demo in demos}
-        if unknown := sorted(set(self.weights) - names):
-            raise DatasetError(
-                f"data.init_args.weights names {unknown}, but the tasks and files are {sorted(names)}; use these names."
-            )
-        weights = [self.weights.get(Path(d.path).stem, self.weights.get(d.task, 1.0)) for d in demos]
-        if not any(weights):
-            raise DatasetError("data.init_args.weights gives every demo weight 0; give at least one task a weight.")
-        return weights
+        return None if self.weights is None else weigh_demos(demos, self.weights, known=self._demos)
 
     def _load_statistics(self, demos: Sequence[DemoEntry], dims: tuple[int, ...]) -> ActionStatistics:
         method, constant = self.statistics, self.constant_actions

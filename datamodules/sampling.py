@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from datamodules.batch import Batch, Window
+from datamodules.demos import DemoEntry
+from datamodules.errors import DatasetError
 from datamodules.windows import WindowDataset
 
 
@@ -69,6 +72,28 @@ class WindowSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         mine = self.order(self.epoch)[self.rank :: self.num_replicas]
         return iter(mine[self.num_skipped :].tolist())
+
+
+def weigh_demos(demos: Sequence[DemoEntry], weights: Mapping[str, float], known: Sequence[DemoEntry]) -> list[float]:
+    """The weight of each demo, by its file or else its task; 1 where neither is named.
+
+    Args:
+        demos: What is sampled from.
+        weights: Task or file name (without suffix) -> weight.
+        known: Every demo whose task or file may be named.
+
+    Raises:
+        DatasetError: A name is of none of them, or nothing has a weight.
+    """
+    names = {demo.task for demo in known} | {Path(demo.path).stem for demo in known}
+    if unknown := sorted(set(weights) - names):
+        raise DatasetError(
+            f"data.init_args.weights names {unknown}, but the tasks and files are {sorted(names)}; use these names."
+        )
+    result = [weights.get(Path(demo.path).stem, weights.get(demo.task, 1.0)) for demo in demos]
+    if not any(result):
+        raise DatasetError("data.init_args.weights gives every demo weight 0; give at least one task a weight.")
+    return result
 
 
 class ResumableLoader(DataLoader[Window]):

@@ -353,6 +353,40 @@ def test_a_video_only_task_is_filmed_but_its_actions_are_not_learned(two_tasks: 
     assert tasks_seen(Recorder(), two_tasks, tmp_path / "action") == {"Lift"}
 
 
+@pytest.mark.parametrize("touch", ["preprocessing", "num_train_windows", "tasks_by_use"])
+def test_touching_the_data_early_leaves_the_video_stage_its_tasks(two_tasks: str, tmp_path: Path, touch: str) -> None:
+    data = RobosuiteDataModule(two_tasks, video_only_tasks=["Stack"], num_frames=2, action_horizon=4, batch_size=4)
+    getattr(data, touch)
+    assert {demo.task for demo in data.train_set.demos} == {"Lift"}
+    filmer = Filmer()
+    fit(filmer, data, tmp_path, max_steps=6)
+    assert {data.train_set.locate(w)[0].task for batch in filmer.windows for w in batch} == {"Lift", "Stack"}
+    assert {demo.task for demo in data.val_set.demos} == {"Lift", "Stack"}
+
+
+def test_one_datamodule_serves_both_stages_each_with_its_own_tasks(two_tasks: str, tmp_path: Path) -> None:
+    data = RobosuiteDataModule(two_tasks, video_only_tasks=["Stack"], num_frames=2, action_horizon=4, batch_size=4)
+    held_out = []
+    for module, tasks in ((Filmer(), {"Lift", "Stack"}), (Recorder(), {"Lift"}), (Filmer(), {"Lift", "Stack"})):
+        fit(module, data, tmp_path, max_steps=6)
+        assert {data.train_set.locate(w)[0].task for batch in module.windows for w in batch} == tasks
+        assert {demo.task for demo in data.val_set.demos} == tasks
+        held_out.append({str(demo) for demo in data.val_set.demos if demo.task == "Lift"})
+    assert held_out[0] == held_out[1] == held_out[2], "the same demos are held out from both stages"
+
+
+def test_a_video_only_task_may_be_weighted_and_stage_two_does_not_mind(two_tasks: str) -> None:
+    data = RobosuiteDataModule(two_tasks, video_only_tasks=["Stack"], weights={"Stack": 2.0})
+    assert data.num_train_windows > 0
+
+
+def test_data_that_was_refused_once_is_refused_again(two_tasks: str) -> None:
+    data = RobosuiteDataModule(two_tasks, weights={"Door": 2.0})
+    for _ in range(2):
+        with pytest.raises(DatasetError, match=r"names \['Door'\]"):
+            data.setup()
+
+
 def test_the_statistics_know_nothing_of_a_video_only_task(two_tasks: str) -> None:
     without = RobosuiteDataModule(two_tasks, video_only_tasks=["Stack"]).preprocessing.statistics
     assert without == RobosuiteDataModule(f"{two_tasks}/Lift.hdf5").preprocessing.statistics
