@@ -85,6 +85,12 @@ class RobomimicWriter:
         data = self._file["data"]
         return [str(data[demo].attrs[name]) for demo in demo_names(self._file) if name in data[demo].attrs]
 
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Settings of the environment as the file's first writer gave them; empty if it gave none."""
+        kwargs = read_json_attribute(self._file["data"], "env_args").get("env_kwargs")
+        return dict(kwargs) if isinstance(kwargs, dict) else {}
+
     def add(self, demo: Demo) -> str:
         """Append a demo and return its name.
 

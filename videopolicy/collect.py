@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import h5py
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from datamodules import DatasetError, Demo, RobomimicWriter
+from datamodules import DatasetError, Demo
 from simulators import (
     CollectedEpisode,
     EpisodeResult,
@@ -24,6 +24,9 @@ from simulators import (
     collect_demos,
     wilson_interval,
 )
+from simulators.worker_process import ask_once
+from videopolicy.collected_demos import open_demos, settings_mark
+from videopolicy.errors import CommandError
 
 FILE_SUFFIXES = (".hdf5", ".h5")
 
@@ -69,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--options",
-        type=json.loads,
+        type=json_mapping,
         default={},
         metavar="JSON",
         help="""adapter options, e.g. '{"control_freq": 10}'""",
@@ -79,7 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Collect, go on where an earlier run stopped, and print the expert's success rate."""
+    """Collect, go on where an earlier run stopped, and print the expert's success rate.
+
+    Returns:
+        1 if a file's episodes were all lost with their workers, so that nothing is known of the expert.
+    """
+    require_usable(args)
     config = SimulatorConfig(
         name=args.simulator,
         suite=args.suite,
@@ -95,12 +103,39 @@ def run(args: argparse.Namespace) -> int:
     config = config.check()
     episodes = config.episodes(args.episodes, args.seed)
     console = Console()
+    status = 0
     for path, tasks in output_files(args.output, config.tasks).items():
         wanted = [spec for spec in episodes if spec.task in tasks]
         if wanted:
             report = collect_file(path, config, wanted, args.workers, settings, console)
-            console.print(describe(report))
-    return 0
+            console.print(describe(report), markup=False)
+            status = 1 if report.errors == report.tried else status
+    return status
+
+
+def json_mapping(text: str) -> dict[str, Any]:
+    """Options from what follows ``--options``."""
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise argparse.ArgumentTypeError(f"""{text!r} is not a mapping such as '{{"control_freq": 10}}'""")
+    return content
+
+
+def require_usable(args: argparse.Namespace) -> None:
+    """Refuse numbers that no episode can be run with, before a simulator is started.
+
+    Raises:
+        CommandError: One is out of its range.
+    """
+    ranges = {"seed": (0, math.inf), "noise": (0.0, math.inf), "random_steps": (0, math.inf), "mistakes": (0.0, 1.0)}
+    for name, (low, high) in ranges.items():
+        value = getattr(args, name)
+        if not (low <= value <= high and math.isfinite(value)):
+            limit = f"from {low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more"
+            raise CommandError(f"--{name.replace('_', '-')} {value}: must be {limit}.")
 
 
 def output_files(output: Path, tasks: Sequence[str]) -> dict[Path, list[str]]:
@@ -127,13 +162,11 @@ def collect_file(
     tasks = list(dict.fromkeys(spec.task for spec in episodes))
     env_name = tasks[0] if len(tasks) == 1 else config.suite
     log = ResultsFile(path.with_suffix(".episodes.jsonl"))
-    with (
-        _no_empty_file(path),
-        RobomimicWriter(path, env_name, {"simulator": config.to_dict(), "expert": asdict(settings)}) as writer,
-    ):
-        _require_same_settings(path, writer, config, settings)
+    filmed = {"simulator": config.to_dict(), "expert": asdict(settings), "versions": ask_once(config, "versions")}
+    mark = settings_mark(filmed)
+    with open_demos(path, env_name, filmed) as writer:
         kept = set(writer.attributes("episode"))
-        failed = {key for key, result in log.load().items() if result.success is False}
+        failed = {key for key, result in log.load().items() if result.success is False and _is_of(result, mark)}
         todo = [spec for spec in episodes if spec.key not in kept | failed]
         with _bar(console) as bar:
             line = bar.add_task(path.stem, total=len(episodes), completed=len(episodes) - len(todo), kept=len(kept))
@@ -141,7 +174,7 @@ def collect_file(
                 if episode.success:
                     writer.add(_demo(episode, config, settings))
                     kept.add(episode.spec.key)
-                log.append(_result(episode))
+                log.append(_result(episode, mark))
                 bar.update(line, advance=1, kept=len(kept))
     outcomes = {key: result.success for key, result in log.load().items()}
     wanted = {spec.key for spec in episodes}
@@ -159,29 +192,8 @@ def describe(report: CollectReport) -> str:
     return f"{report.path}: expert succeeded in {report.kept} of {ran} episodes ({rate}; {interval}){lost}"
 
 
-@contextmanager
-def _no_empty_file(path: Path) -> Iterator[None]:
-    """Take away a file that was begun and got no demo."""
-    try:
-        yield
-    finally:
-        if path.is_file() and h5py.is_hdf5(path):
-            with h5py.File(path) as file:
-                empty = file["data"].attrs["total"] == 0
-            if empty:
-                path.unlink()
-
-
-def _require_same_settings(
-    path: Path, writer: RobomimicWriter, config: SimulatorConfig, settings: ExpertSettings
-) -> None:
-    """Refuse to mix demos filmed in different ways."""
-    for name, now in _settings_attrs(config, settings).items():
-        if other := {text for text in writer.attributes(name) if text != now}:
-            raise DatasetError(
-                f"{path}: its demos were collected with {name} {other.pop()}, not {now}; "
-                "use the same options or another output."
-            )
+def _is_of(result: EpisodeResult, mark: str) -> bool:
+    return result.fingerprint in ("", mark)  # empty: written before there were marks
 
 
 def _settings_attrs(config: SimulatorConfig, settings: ExpertSettings) -> dict[str, str]:
@@ -199,17 +211,17 @@ def _demo(episode: CollectedEpisode, config: SimulatorConfig, settings: ExpertSe
     return Demo(demo.actions, demo.images, demo.states, demo.instruction, attrs)
 
 
-def _result(episode: CollectedEpisode) -> EpisodeResult:
+def _result(episode: CollectedEpisode, mark: str) -> EpisodeResult:
     spec = episode.spec
-    steps = episode.demo.num_steps if episode.demo else 0
-    return EpisodeResult(
-        spec.suite, spec.task, spec.seed, spec.init_state, episode.success, steps=steps, error=episode.error
-    )
+    result = EpisodeResult(spec.suite, spec.task, spec.seed, spec.init_state, episode.success)
+    result.steps = episode.demo.num_steps if episode.demo else 0
+    result.error, result.fingerprint = episode.error, mark
+    return result
 
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[kept]} kept"),

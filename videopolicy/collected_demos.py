@@ -1,0 +1,68 @@
+"""A demo file of `videopolicy collect`: how its demos were made, so that no others join them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from datamodules import DatasetError, RobomimicWriter
+from videopolicy.experiment.run_directory import flatten
+
+
+@contextmanager
+def open_demos(path: Path, env_name: str, filmed: Mapping[str, Any]) -> Iterator[RobomimicWriter]:
+    """The demo file, which is taken away again if it gets no demo.
+
+    Args:
+        path: The file.
+        env_name: Its task or suite.
+        filmed: How its demos are made: ``simulator``, ``expert`` and ``versions``.
+
+    Raises:
+        DatasetError: The file is none of ours, or its demos were made in another way; it is left as it is.
+    """
+    empty = False
+    try:
+        with RobomimicWriter(path, env_name, filmed) as writer:
+            require_same_settings(path, writer.env_kwargs, filmed)
+            try:
+                yield writer
+            finally:
+                empty = len(writer) == 0
+    finally:
+        if empty:
+            path.unlink()
+
+
+_FREE = ("simulator.tasks", "simulator.python", "simulator.gl")
+"""Settings that may differ between the demos of a file; what `python` leads to stands in the versions."""
+
+
+def require_same_settings(path: Path, there: Mapping[str, Any], filmed: Mapping[str, Any]) -> None:
+    """Refuse to mix demos that were made in different ways, naming what differs.
+
+    Raises:
+        DatasetError: They were, or `videopolicy collect` did not make the file.
+    """
+    if "simulator" not in there or "expert" not in there:
+        raise DatasetError(f"{path}: its demos were not made by `videopolicy collect`; choose another output.")
+    known = {  # a file may be older than a setting
+        part: {key: value for key, value in settings.items() if key in there[part] or part == "versions"}
+        for part, settings in filmed.items()
+        if part in there
+    }
+    old, new = flatten(there), flatten(known)
+    unequal = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in _FREE]
+    if unequal:
+        listed = "; ".join(f"{key} {old.get(key)!r}, not {new.get(key)!r}" for key in unequal)
+        raise DatasetError(f"{path}: its demos were collected with {listed}; use the same options or another output.")
+
+
+def settings_mark(filmed: Mapping[str, Any]) -> str:
+    """Of the settings that a failed episode failed under; with others it is tried again."""
+    kept = {key: value for key, value in flatten(filmed).items() if key not in _FREE}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
