@@ -72,6 +72,6 @@ def require_room(folder: Path, num_bytes: int, reused: int = 0) -> None:
     free = shutil.disk_usage(there).free + reused
     if free < num_bytes:
         raise DatasetError(
-            f"{folder}: {num_bytes / 1e9:,.1f} GB ({num_bytes} bytes) are needed and {free / 1e9:,.1f} GB ({free} bytes) "
-            "are free; free some space or choose a folder on another disk."
+            f"{folder}: {num_bytes / 1e9:,.1f} GB ({num_bytes} bytes) are needed and {free / 1e9:,.1f} GB "
+            f"({free} bytes) are free; free some space or choose a folder on another disk."
         )

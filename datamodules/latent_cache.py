@@ -1,7 +1,8 @@
 """Latents in place of pictures: memory-mapped arrays that `videopolicy cache` filled, one folder a demo file.
 
-A cache folder holds ``key.json`` (what everything in it was encoded with), the instructions' embeddings, and a shard
-for every demo file with three kinds of float16 arrays, variant first, then the steps of all demos end to end:
+A cache folder holds ``key.json`` (what everything in it was encoded with), ``instructions.npz`` (texts and embeddings),
+and a shard for every demo file with three kinds of float16 arrays, variant first, then the steps of all demos end to
+end:
 
 - ``<camera>.moments.npy``: mean and log-variance of every frame (1 + K, steps, 2c, h, w);
 - ``<camera>.condition.npy``: its latent as a conditioning frame, noise included (1 + K, steps, c, h, w);
@@ -17,6 +18,7 @@ import json
 import mmap
 import os
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +31,13 @@ from torch import Tensor
 
 from datamodules.demos import DemoEntry
 from datamodules.errors import DatasetError
+from datamodules.file_identity import file_identity
 
-FORMAT = 1
-KEY, TEXTS, EMBEDDINGS = "key.json", "instructions.json", "instructions.npy"
+FORMAT = 2
+KEY, TEXTS = "key.json", "instructions.npz"
 SHARD, DONE = "shard.json", "done.json"
 LEAD = "lead"
+MAX_SHARDS_OPEN = 32  # in a process; each takes a file handle for every array
 WINDOWS_PER_RELEASE = 64  # then the pages read so far are given back, or a worker's memory would grow with the files
 
 
@@ -66,12 +70,6 @@ class Latents:
         return Latents(self.moments.pin_memory(), self.condition.pin_memory(), self.text.pin_memory())
 
 
-def file_identity(path: str | Path, task: str) -> dict[str, Any]:
-    """What tells a demo file, and this state of it, from others; it may lie anywhere."""
-    status = Path(path).stat()
-    return {"name": Path(path).name, "task": task, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
 def shard_folder(root: Path, identity: Mapping[str, Any]) -> Path:
     """Folder of a demo file's shard."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
@@ -87,10 +85,42 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"{path}: not readable as a part of a latent cache ({' '.join(str(error).split())}); "
-            "run `videopolicy cache -c EXPERIMENT --rebuild`."
-        ) from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"{path}: not readable as a part of a latent cache ({' '.join(str(error).split())}); delete the cache's folder "
+        "and run `videopolicy cache -c EXPERIMENT`."
+    )
+
+
+def read_key(folder: Path) -> dict[str, Any]:
+    """What the latents of a folder were made with.
+
+    Raises:
+        DatasetError: Its ``key.json`` is no latent cache's.
+    """
+    key = read_json(folder / KEY)
+    if not isinstance(key, dict) or not {"format", "cameras", "variants"} <= set(key):
+        raise DatasetError(f"{folder}: its {KEY} is not that of a latent cache; choose another folder.")
+    return key
+
+
+def read_texts(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Embedding (D,) of every instruction; none where the cache was interrupted before.
+
+    Raises:
+        DatasetError: The file is damaged.
+    """
+    path = folder / TEXTS
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(zip(file["texts"].tolist(), file["embeddings"], strict=True))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from None
 
 
 def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
@@ -128,20 +158,18 @@ class LatentCache:
                 f"{self.folder}: no latent cache; fill it with `videopolicy cache -c EXPERIMENT --output "
                 f"{self.folder}`, or remove data.init_args.latent_cache."
             )
-        self.key: dict[str, Any] = read_json(self.folder / KEY)
+        self.key = read_key(self.folder)
         self.cameras: list[str] = list(self.key["cameras"])
         self.num_variants: int = self.key["variants"]
         checked = set(wanted) - (set() if self.num_variants else {"colour_jitter"})
-        self.require({name: wanted[name] for name in checked})
+        self.require({"format": FORMAT, **{name: wanted[name] for name in checked}})
         if wanted["colour_jitter"] is not None and not self.num_variants:
             warnings.warn(
                 f"{self.folder}: the latent cache has no jittered variants, so data.init_args.colour_jitter has no "
                 "effect; encode some with --variants K, or set colour_jitter: null.",
                 stacklevel=2,
             )
-        texts = read_json(self.folder / TEXTS)
-        self._text_index = {text: index for index, text in enumerate(texts)}
-        self._texts = torch.from_numpy(np.load(self.folder / EMBEDDINGS))
+        self._texts = {text: torch.from_numpy(row) for text, row in read_texts(self.folder).items()}
         self._shards: dict[str, Path] = {}
         self._offsets: dict[tuple[str, str], int] = {}
         for path, task in dict.fromkeys((demo.path, demo.task) for demo in demos):
@@ -177,7 +205,7 @@ class LatentCache:
         moments = np.stack([maps[2 * view][variant, rows] for view, variant in enumerate(drawn)])
         current = [maps[2 * view + 1][variant, rows[0]] for view, variant in enumerate(drawn)]
         condition = np.stack([maps[-1][drawn[0], rows[0]], *current])
-        text = self._texts[self._text_index[demo.instruction]]
+        text = self._texts[demo.instruction]
         self._release()
         return Latents(torch.from_numpy(moments), torch.from_numpy(condition), text)
 
@@ -190,7 +218,7 @@ class LatentCache:
             )
         offset_by_demo, done = read_json(folder / SHARD)["offsets"], set(finished(folder))
         for demo in demos:
-            if demo.name not in done or demo.instruction not in self._text_index:
+            if demo.name not in done or demo.instruction not in self._texts:
                 raise DatasetError(
                     f"{demo}: not in the latent cache {self.folder}, which is not complete for this experiment; run "
                     "`videopolicy cache -c EXPERIMENT` again, it goes on where it stopped."
@@ -202,8 +230,11 @@ class LatentCache:
         if self._pid != os.getpid():
             self._pid, self._maps = os.getpid(), {}
         if path not in self._maps:
-            names = arrays_of(self.cameras)
-            self._maps[path] = tuple(np.load(self._shards[path] / f"{name}.npy", mmap_mode="r") for name in names)
+            while len(self._maps) >= MAX_SHARDS_OPEN:
+                del self._maps[next(iter(self._maps))]  # the one that was opened first
+            self._maps[path] = tuple(
+                _open_array(self._shards[path] / f"{name}.npy") for name in arrays_of(self.cameras)
+            )
         return self._maps[path]
 
     def _release(self) -> None:
@@ -217,6 +248,14 @@ class LatentCache:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}
+
+
+def _open_array(path: Path) -> npt.NDArray[np.float16]:
+    try:
+        array: npt.NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+    return array
 
 
 def finished(shard: Path) -> list[str]:

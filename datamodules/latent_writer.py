@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,19 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.demos import DemoEntry
-from datamodules.disk import write_json
+from datamodules.disk import not_written, replace_file, write_json
 from datamodules.errors import DatasetError
+from datamodules.file_identity import file_identity
 from datamodules.latent_cache import (
     DONE,
-    EMBEDDINGS,
+    FORMAT,
     KEY,
     SHARD,
     TEXTS,
     arrays_of,
     differing,
-    file_identity,
     finished,
     read_json,
+    read_key,
+    read_texts,
     shard_folder,
 )
 
@@ -43,26 +48,34 @@ class LatentCacheWriter:
 
     def __init__(self, folder: Path, key: Mapping[str, Any], rebuild: bool = False) -> None:
         self.folder = folder
-        self.key = json.loads(json.dumps(key))
-        if (folder / KEY).exists():
-            wrong = differing(read_json(folder / KEY), self.key)
-            if wrong and not rebuild:
+        self.key = json.loads(json.dumps({"format": FORMAT, **key}))
+        self._rebuild = rebuild
+        try:
+            self._claim()
+        except OSError as error:
+            raise not_written(folder, error) from error
+
+    def _claim(self) -> None:
+        if (self.folder / KEY).exists():
+            wrong = differing(read_key(self.folder), self.key)
+            if wrong and not self._rebuild:
                 raise DatasetError(
-                    f"{folder}: this latent cache was made with {'; '.join(wrong)}; choose another --output, or "
+                    f"{self.folder}: this latent cache was made with {'; '.join(wrong)}; choose another --output, or "
                     "replace it with --rebuild."
                 )
             if wrong:
-                shutil.rmtree(folder)  # it has a key.json, so it is a cache of ours
-        elif folder.exists() and any(folder.iterdir()):
-            raise DatasetError(f"{folder}: not empty and no latent cache; choose another --output.")
-        self._rebuild = rebuild
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / KEY, self.key)
+                _remove_contents(self.folder)
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("[!.]*"))):
+            raise DatasetError(f"{self.folder}: not empty and no latent cache; choose another --output.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / KEY, self.key)
 
     def write_texts(self, texts: Sequence[str], embeddings: npt.NDArray[np.float32]) -> None:
-        """Store the instructions and their embeddings (N, D)."""
-        np.save(self.folder / EMBEDDINGS, embeddings)
-        write_json(self.folder / TEXTS, list(texts))
+        """Store instructions and their embeddings (N, D) in one file, beside those that another experiment needs."""
+        row_by_text = {**read_texts(self.folder), **dict(zip(texts, embeddings, strict=True))}
+        content = io.BytesIO()
+        np.savez(content, texts=np.array(list(row_by_text), np.str_), embeddings=np.stack(list(row_by_text.values())))
+        replace_file(self.folder / TEXTS, content.getvalue())
 
     def shard(self, demos: Sequence[DemoEntry], shape_by_kind: Mapping[str, Sequence[int]]) -> LatentShard:
         """The shard of one demo file, new or as far as it got.
@@ -80,8 +93,8 @@ class LatentCacheWriter:
         path = str(Path(demos[0].path).resolve())
         for other in self.folder.glob(f"*/{SHARD}"):
             described = read_json(other)
-            is_stale = described["path"] == path and described["file"] != identity
-            is_other = other.parent == folder and described["offsets"] != offsets(demos)
+            is_stale = described.get("path") == path and described.get("file") != identity
+            is_other = other.parent == folder and described.get("offsets") != offsets(demos)
             if not (is_stale or is_other):
                 continue
             if not self._rebuild:
@@ -117,35 +130,61 @@ class LatentShard:
             name: (1 + key["variants"], steps, *shape_by_kind[name.rpartition(".")[2]])
             for name in arrays_of(key["cameras"])
         }
-        if not (folder / SHARD).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            for name, shape in shapes.items():
-                _array(folder, name, shape).flush()
-            write_json(folder / SHARD, {**described, "offsets": self._offsets})
-        self._maps = {name: _array(folder, name) for name in shapes}
+        try:
+            if not (folder / SHARD).exists():
+                shutil.rmtree(folder, ignore_errors=True)  # made, and then interrupted
+                folder.mkdir()
+                for name, shape in shapes.items():
+                    _make_array(folder / f"{name}.npy", shape)
+                write_json(folder / SHARD, {**described, "offsets": self._offsets})
+        except OSError as error:
+            raise not_written(folder, error) from error
+        self._shapes = shapes
         self.done = set(finished(folder))
 
     def write(self, demo: DemoEntry, name: str, variant: int, start: int, values: npt.NDArray[np.float16]) -> None:
-        """Put the latents of consecutive frames from this step of a demo into an array."""
-        row = self._offsets[demo.name] + start
-        self._maps[name][variant, row : row + len(values)] = values
+        """Put the latents of consecutive frames from this step of a demo into an array.
+
+        Raises:
+            DatasetError: The disk is full. (Through a memory map the process would be killed without a word.)
+        """
+        path, (_, steps, *shape) = self.folder / f"{name}.npy", self._shapes[name]
+        row_bytes = 2 * int(np.prod(shape))
+        row = variant * steps + self._offsets[demo.name] + start
+        content = np.broadcast_to(values, (len(values), *shape)).astype(np.float16)
+        try:
+            with path.open("r+b") as file:
+                header = path.stat().st_size - int(np.prod(self._shapes[name])) * 2
+                file.seek(header + row * row_bytes)
+                file.write(content.tobytes())
+        except OSError as error:
+            raise not_written(path, error) from error
 
     def finish(self, demo: DemoEntry) -> None:
         """Count a demo as done, once all of it is on disk."""
-        for array in self._maps.values():
-            array.flush()
+        for name in self._shapes:
+            with (self.folder / f"{name}.npy").open("r+b") as file:
+                os.fsync(file.fileno())
         self.done.add(demo.name)
         write_json(self.folder / DONE, sorted(self.done))
 
 
-def _array(folder: Path, name: str, shape: tuple[int, ...] | None = None) -> np.memmap[Any, Any]:
-    """Map an array that is there, or with a shape make it."""
-    mode, path = "r+" if shape is None else "w+", folder / f"{name}.npy"
+def _make_array(path: Path, shape: tuple[int, ...]) -> None:
+    """Make a file of float16 zeros, which takes no room until it is written to."""
     array: np.memmap[Any, Any] = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-        path, mode=mode, dtype=np.float16, shape=shape
+        path, mode="w+", dtype=np.float16, shape=shape
     )
-    return array
+    array.flush()
+
+
+def _remove_contents(folder: Path) -> None:
+    """Remove the shards and texts of a latent cache, and nothing that somebody else put into its folder."""
+    arrays = {f"{name}.npy" for name in arrays_of(read_key(folder)["cameras"])}
+    for shard in (path for path in folder.iterdir() if path.is_dir() and re.search(r"-[0-9a-f]{12}$", path.name)):
+        if (shard / SHARD).exists() or {file.name for file in shard.iterdir()} <= arrays:
+            shutil.rmtree(shard)
+    for name in (TEXTS, "instructions.json", "instructions.npy"):  # the last two of format 1
+        (folder / name).unlink(missing_ok=True)
 
 
 def offsets(demos: Sequence[DemoEntry]) -> dict[str, int]:

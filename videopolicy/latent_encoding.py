@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datamodules.datamodule import DemoDataModule
 from datamodules.demos import DemoEntry
-from datamodules.latent_cache import FORMAT, LEAD
+from datamodules.latent_cache import LEAD
 from datamodules.latent_writer import LatentCacheWriter, LatentShard
 from datamodules.readers import open_demo_file, turn_upright
 from lightning_modules.latent_key import latent_key
@@ -75,7 +75,7 @@ class FrameEncoder:
     def key(self, demos: Sequence[DemoEntry]) -> dict[str, Any]:
         """All that the latents depend on besides the demo files."""
         networks = latent_key(self.autoencoder, self.text_encoder, self.condition_noise)
-        return {"format": FORMAT, **self.data.latent_source(demos), **networks, "variants": self.num_variants}
+        return {**self.data.latent_source(demos), **networks, "variants": self.num_variants}
 
     def num_bytes(self, num_steps: int) -> int:
         """Disk space of the latents of so many steps."""

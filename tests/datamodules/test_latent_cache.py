@@ -1,5 +1,7 @@
 """Latents in place of frames: what is read, and which caches are refused."""
 
+import errno
+import json
 import os
 import pickle
 import shutil
@@ -13,6 +15,7 @@ import torch
 
 from datamodules import ColourJitter, DatasetError, RobosuiteDataModule
 from datamodules.demos import DemoEntry
+from datamodules.latent_cache import read_texts
 from datamodules.latent_writer import LatentCacheWriter
 from tests.stage_parts import lift_datamodule
 
@@ -180,3 +183,154 @@ def test_a_missing_or_foreign_folder_is_refused(robomimic_file: Callable[..., Pa
     with pytest.raises(DatasetError, match="not empty and no latent cache"):
         fill(tmp_path / "thesis", lift_datamodule(path), rebuild=True)
     assert (tmp_path / "thesis" / "chapter1.tex").exists()
+
+
+# --- what --rebuild may delete ------------------------------------------------------------------------------------
+
+
+def files_under(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "content", ['{"api": "secret"}', "[]", '"key"', '{"format": 1, "cameras": ["a"]}', "", "no json"]
+)
+def test_a_folder_with_another_programs_key_is_never_deleted(
+    content: str, robomimic_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, folder = robomimic_file(), tmp_path / "secrets"
+    (folder / "photos").mkdir(parents=True)
+    (folder / "key.json").write_text(content)
+    (folder / "photos" / "one.npy").write_text("dear")
+    before = files_under(folder)
+    with pytest.raises(DatasetError, match=r"secrets.*(not that of a latent cache|not readable as a part)"):
+        fill(folder, lift_datamodule(path), rebuild=True)
+    assert files_under(folder) == before
+    with pytest.raises(DatasetError, match=r"secrets.*(not that of a latent cache|not readable as a part)"):
+        cached(path, folder)
+
+
+def test_rebuilding_leaves_what_others_put_into_the_cache(robomimic_file: Callable[..., Path], tmp_path: Path) -> None:
+    path, folder = robomimic_file(), tmp_path / "cache"
+    fill(folder, lift_datamodule(path))
+    (folder / "notes.txt").write_text("mine")
+    (folder / "plots-0123456789ab").mkdir()
+    (folder / "plots-0123456789ab" / "curve.npy").write_text("mine too")
+    (folder / "half-0123456789ab").mkdir()
+    (folder / "half-0123456789ab" / "agentview.moments.npy").write_text("of a shard that was never finished")
+    fill(folder, lift_datamodule(path, image_size=8), rebuild=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "plots-0123456789ab" / "curve.npy").exists()
+    assert not (folder / "half-0123456789ab").exists()
+    assert len(list(folder.glob("*/shard.json"))) == 1
+    cached(path, folder, image_size=8)
+
+
+def test_a_cache_of_the_format_before_is_refused_and_rebuilt(
+    robomimic_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, folder = robomimic_file(), tmp_path / "cache"
+    fill(folder, lift_datamodule(path))
+    key = json.loads((folder / "key.json").read_text())
+    (folder / "key.json").write_text(json.dumps(key | {"format": 1}))
+    with pytest.raises(DatasetError, match=r"made with format 1 instead of 2; run `videopolicy cache"):
+        cached(path, folder)
+    fill(folder, lift_datamodule(path), rebuild=True)
+    cached(path, folder)
+
+
+# --- whole or refused ---------------------------------------------------------------------------------------------
+
+
+def test_instructions_and_embeddings_are_one_file_and_add_up(
+    robomimic_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = lift_datamodule(robomimic_file())
+    cache = LatentCacheWriter(tmp_path / "cache", {**data.latent_source(data.demos()), "variants": 0})
+    cache.write_texts(["lift it", "drop it"], np.arange(6, dtype=np.float32).reshape(2, 3))
+    cache.write_texts(["turn it", "drop it"], np.arange(6, 12, dtype=np.float32).reshape(2, 3))
+    whole = {"lift it": [0, 1, 2], "drop it": [9, 10, 11], "turn it": [6, 7, 8]}
+    assert {text: row.tolist() for text, row in read_texts(tmp_path / "cache").items()} == whole
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cache.write_texts(["lift it"], np.zeros((1, 3), np.float32))
+    assert {text: row.tolist() for text, row in read_texts(tmp_path / "cache").items()} == whole
+
+
+@pytest.mark.parametrize("name", ["instructions.npz", "*/agentview.moments.npy", "*/done.json", "*/shard.json"])
+def test_a_damaged_part_is_named_in_a_sentence(name: str, robomimic_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = robomimic_file()
+    fill(tmp_path / "cache", lift_datamodule(path))
+    (part,) = (tmp_path / "cache").glob(name)
+    part.write_bytes(part.read_bytes()[:-10])
+    with pytest.raises(DatasetError, match=rf"{part.name}: not readable as a part of a latent cache"):
+        cached(path, tmp_path / "cache").train_set[0]
+
+
+def test_a_file_of_equal_size_and_time_but_other_content_is_another(
+    robomimic_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = robomimic_file()
+    fill(tmp_path / "cache", lift_datamodule(path))
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    with pytest.raises(DatasetError, match="holds no latents of this file as it is now"):
+        cached(path, tmp_path / "cache")
+
+
+def test_a_full_disk_and_a_folder_that_cannot_be_made_are_said_in_a_sentence(
+    robomimic_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = lift_datamodule(robomimic_file())
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "cache", tmp_path / "file"):
+        with pytest.raises(DatasetError, match=r"file.*(could not be written|no latent cache)"):
+            fill(folder, data)
+    fill(tmp_path / "cache", data, only=1)
+    original = Path.open
+
+    class Full:
+        """A file on a full disk."""
+
+        def __init__(self, path: Path, *arguments: Any, **more: Any) -> None:  # noqa: ANN401
+            self.file = original(path, *arguments, **more)
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, _: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+            return getattr(self.file, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda *words, **more: (Full if "r+b" in words else original)(*words, **more))
+        with pytest.raises(DatasetError, match=r"moments\.npy: could not be written \(No space left on device\); free"):
+            fill(tmp_path / "cache", data)
+    fill(tmp_path / "cache", data)
+    cached(Path(str(data.paths)), tmp_path / "cache")
+
+
+def test_more_files_than_may_be_open_at_once_are_read(
+    robomimic_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datamodules.latent_cache.MAX_SHARDS_OPEN", 2)
+    paths = [robomimic_file(f"demos/{number}.hdf5", seed=number) for number in range(5)]
+    for path in paths:
+        fill(tmp_path / "cache", lift_datamodule(path))
+    data = cached(paths[0].parent, tmp_path / "cache")
+    for index in range(0, len(data.train_set), 3):
+        _, start = data.train_set.locate(index)
+        assert data.train_set[index].latents.moments[0, 0, 0, 0, 0] % 100 == start
+        assert len(data.latents._maps) <= 2
