@@ -60,6 +60,9 @@ class TrainableWeightAveraging(Callback):
         if not self.average_by_name:
             self.average_by_name = {name: weight.detach().clone() for name, weight in weights.items()}
         self.average_by_name = {name: value.to(weights[name]) for name, value in self.average_by_name.items()}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count on from the step that is restored by now."""
         self._last_step = trainer.global_step
 
     @torch.no_grad()

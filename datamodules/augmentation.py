@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,16 +22,19 @@ class ColourJitter:
     saturation: float = 0.2
     hue: float = 0.05
 
-    def __call__(self, frames: Tensor) -> Tensor:
-        """Jitter frames (B, V, T, 3, H, W) in [-1, 1]; B * V draws, made where the frames are."""
-        jitter = self._transform()
-        clips = [jitter(clip) for clip in ((frames + 1) / 2).flatten(0, 1)]
-        return (torch.stack(clips) * 2 - 1).view_as(frames)
+    def __call__(self, frames: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Jitter frames (B, V, T, 3, H, W) in [-1, 1] where they are; a sample's V draws are of its own seed."""
+        jitter, clips = self._transform(), []
+        with torch.random.fork_rng(devices=[]):
+            for sample, seed in zip((frames + 1) / 2, seeds, strict=True):
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed CUDA devices too
+                clips.append(torch.stack([jitter(clip) for clip in sample]))
+        return torch.stack(clips) * 2 - 1
 
     def seeded(self, clip: Tensor, seed: int) -> Tensor:
         """Jitter one clip (T, 3, H, W) in [-1, 1] by the draw that belongs to a seed, however the clip is cut."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return self._transform()((clip + 1) / 2) * 2 - 1  # type: ignore[no-any-return]
 
     def _transform(self) -> v2.ColorJitter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ class Window:
         instruction: What the robot was told to do.
         index: Position of this window in its dataset.
         latents: From a latent cache, in place of the frames.
+        seed: Of what is drawn for this visit to the window.
     """
 
     frames: Tensor
@@ -32,6 +33,7 @@ class Window:
     instruction: str
     index: int
     latents: Latents | None = None
+    seed: int = 0
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Batch:
         instructions: B sentences.
         windows: (B,) int64, position of each window in its dataset; the key of feature caches.
         latents: From a latent cache; frames are then read only where pictures are looked at.
+        seeds: B numbers, of what is drawn for each window this time.
     """
 
     frames: Tensor
@@ -56,6 +59,7 @@ class Batch:
     instructions: list[str]
     windows: Tensor
     latents: Latents | None = None
+    seeds: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.actions.shape[0]
@@ -64,6 +68,11 @@ class Batch:
     def has_frames(self) -> bool:
         """Whether frames were read (they are not when training from a cache)."""
         return self.frames.numel() > 0
+
+    def first(self, count: int) -> Batch:
+        """The first windows."""
+        values = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Batch(**{name: None if value is None else value[:count] for name, value in values.items()})
 
     def pin_memory(self) -> Batch:
         """Copy every tensor to page-locked memory; the DataLoader calls this."""
@@ -75,6 +84,7 @@ class Batch:
             self.instructions,
             self.windows.pin_memory(),
             None if self.latents is None else self.latents.pin_memory(),
+            self.seeds,
         )
 
     @staticmethod
@@ -93,4 +103,5 @@ class Batch:
             instructions=[w.instruction for w in windows],
             windows=torch.tensor([w.index for w in windows], dtype=torch.int64),
             latents=Latents.stack(latents) if latents else None,
+            seeds=[w.seed for w in windows],
         )

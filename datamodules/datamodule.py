@@ -171,8 +171,8 @@ class DemoDataModule(LightningDataModule):
         self._demo_weights(train)  # an unknown task in `weights` must fail here, not at the first epoch
         if self.latent_cache is not None:
             self.latents = LatentCache(self.latent_cache, self.latent_source(self._demos), [*train, *val])
-        self.train_set = self._windows(train, preprocessing, training=True)
-        self.val_set = self._windows(val, preprocessing, training=False)
+        self.train_set = self._windows(train, preprocessing)
+        self.val_set = self._windows(val, preprocessing)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -268,7 +268,7 @@ class DemoDataModule(LightningDataModule):
             return batch
         batch.frames = self.preprocessing.to_float(batch.frames)
         if self.colour_jitter is not None and self.trainer is not None and self.trainer.training:
-            batch.frames = self.colour_jitter(batch.frames)
+            batch.frames = self.colour_jitter(batch.frames, batch.seeds)
         return batch
 
     def _make_reader(self) -> DemoReader:
@@ -368,12 +368,11 @@ class DemoDataModule(LightningDataModule):
             files, dims, method, constant, lambda: compute_statistics(read_actions(files, dims), method, constant)
         )
 
-    def _windows(self, demos: Sequence[DemoEntry], preprocessing: Preprocessing, training: bool) -> WindowDataset:
+    def _windows(self, demos: Sequence[DemoEntry], preprocessing: Preprocessing) -> WindowDataset:
         return WindowDataset(
             demos,
             preprocessing,
             *(self.reader, self.orientation, self.action_padding, self._read_frames, self.latents),
-            training=training,
         )
 
     def _loader(self, windows: Dataset[Window], batch_size: int) -> DataLoader[Window]:

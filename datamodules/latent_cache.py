@@ -189,19 +189,19 @@ class LatentCache:
                 "EXPERIMENT --rebuild`, or point data.init_args.latent_cache to a cache of this experiment."
             )
 
-    def window(self, demo: DemoEntry, steps: npt.NDArray[np.int64], training: bool) -> Latents:
+    def window(self, demo: DemoEntry, steps: npt.NDArray[np.int64], seed: int | None = None) -> Latents:
         """Latents of a window.
 
         Args:
             demo: The demo.
             steps: Steps (T,) of its frames, none past its end; the first is the current one.
-            training: Draw one jittered variant for every camera rather than take the colours as recorded.
+            seed: Draws one jittered variant for every camera; None takes the colours as recorded.
         """
         maps = self._open(demo.path)
         rows = self._offsets[demo.path, demo.name] + steps
         drawn = [0] * len(self.cameras)
-        if training and self.num_variants:
-            drawn = torch.randint(1, self.num_variants + 1, (len(drawn),)).tolist()
+        if seed is not None and self.num_variants:
+            drawn = np.random.default_rng(seed).integers(1, self.num_variants + 1, len(drawn)).tolist()
         moments = np.stack([maps[2 * view][variant, rows] for view, variant in enumerate(drawn)])
         current = [maps[2 * view + 1][variant, rows[0]] for view, variant in enumerate(drawn)]
         condition = np.stack([maps[-1][drawn[0], rows[0]], *current])

@@ -15,11 +15,14 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from datamodules.batch import Batch, Window
 from datamodules.demos import DemoEntry
 from datamodules.errors import DatasetError
-from datamodules.windows import WindowDataset
+from datamodules.windows import Visit, WindowDataset
 
 
-class WindowSampler(DistributedSampler[int]):
+class WindowSampler(DistributedSampler[Visit]):
     """A fixed order of windows for every (seed, epoch), of which each rank takes every world_size-th.
+
+    With every window comes a seed of this visit to it, for what the dataset draws, so that neither the number of
+    workers nor an interruption changes a draw.
 
     Without weights an epoch is a permutation of all windows. With weights it is as many draws with replacement: a
     demo with probability proportional to its weight, then one of its windows, so that a demo's share depends on its
@@ -69,9 +72,10 @@ class WindowSampler(DistributedSampler[int]):
         self.set_epoch(epoch)
         self._resumed_epoch, self._seen = epoch, seen
 
-    def __iter__(self) -> Iterator[int]:
-        mine = self.order(self.epoch)[self.rank :: self.num_replicas]
-        return iter(mine[self.num_skipped :].tolist())
+    def __iter__(self) -> Iterator[Visit]:
+        seeds = np.random.default_rng([self.seed, self.epoch, 1]).integers(2**63, size=self.total_size)
+        visits = np.stack([self.order(self.epoch), seeds], axis=1)[self.rank :: self.num_replicas]
+        return ((index, seed) for index, seed in visits[self.num_skipped :].tolist())
 
 
 def weigh_demos(demos: Sequence[DemoEntry], weights: Mapping[str, float], known: Sequence[DemoEntry]) -> list[float]:

@@ -21,6 +21,7 @@ from datamodules.preprocessing import Preprocessing
 from datamodules.readers import DemoReader, Orientation, open_demo_file, turn_upright
 
 ActionPadding = Literal["zero", "hold"]
+Visit = tuple[int, int]  # index of a window, and the seed of what is drawn for it this time
 
 
 class DemoFiles:
@@ -60,7 +61,6 @@ class WindowDataset(Dataset[Window]):
         action_padding: What stands past the end of a demo.
         read_frames: False leaves the frames empty, for training from a feature cache.
         latents: Read latents in place of frames.
-        training: Whether these windows are trained on: the latents are then of randomly drawn variants.
     """
 
     def __init__(
@@ -72,7 +72,6 @@ class WindowDataset(Dataset[Window]):
         action_padding: ActionPadding = "zero",
         read_frames: bool = True,
         latents: LatentCache | None = None,
-        training: bool = False,
     ) -> None:
         self.demos = list(demos)
         self.preprocessing = preprocessing
@@ -81,7 +80,6 @@ class WindowDataset(Dataset[Window]):
         self.action_padding = action_padding
         self.read_frames = read_frames
         self.latents = latents
-        self.training = training
         self._files = DemoFiles()
         self._ends = np.cumsum([demo.length for demo in self.demos], dtype=np.int64)
 
@@ -100,14 +98,15 @@ class WindowDataset(Dataset[Window]):
         """Index of the window that starts at step 0 of the demo at this position."""
         return int(self._ends[demo]) - self.demos[demo].length
 
-    def __getitem__(self, index: int) -> Window:
-        return self.window(index)
+    def __getitem__(self, visit: int | Visit) -> Window:
+        return self.window(visit) if isinstance(visit, int) else self.window(*visit)
 
-    def window(self, index: int, pictured: bool = False) -> Window:
+    def window(self, index: int, seed: int | None = None, pictured: bool = False) -> Window:
         """Read a window.
 
         Args:
             index: Which one.
+            seed: Draws the variants of its latents; None takes the colours as recorded.
             pictured: Read its frames besides its latents, where there are latents.
         """
         entry, start = self.locate(index)
@@ -130,13 +129,14 @@ class WindowDataset(Dataset[Window]):
             frame_is_pad=torch.from_numpy(frame_steps >= entry.length),
             instruction=entry.instruction,
             index=index,
-            latents=self._latents(entry, frame_steps) if use_latents else None,
+            latents=self._latents(entry, frame_steps, seed) if use_latents else None,
+            seed=index if seed is None else seed,
         )
 
-    def _latents(self, entry: DemoEntry, steps: npt.NDArray[np.int64]) -> Latents:
+    def _latents(self, entry: DemoEntry, steps: npt.NDArray[np.int64], seed: int | None) -> Latents:
         assert self.latents is not None
         last = steps[steps < entry.length][-1]  # held, as the frames are
-        return self.latents.window(entry, np.minimum(steps, last), self.training)
+        return self.latents.window(entry, np.minimum(steps, last), seed)
 
     def _actions(self, group: h5py.Group, start: int, length: int) -> Tensor:
         pre = self.preprocessing

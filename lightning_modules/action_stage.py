@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from datamodules import Batch, Preprocessing
-from lightning_modules.policy_stage import ActionUNetFactory, AdapterFactory, PolicyStage, first
+from lightning_modules.policy_stage import ActionUNetFactory, AdapterFactory, PolicyStage
 from lightning_modules.stage import adam_1e5
 from networks import (
     ActionUNet,
@@ -74,7 +74,7 @@ class ActionStage(PolicyStage):
         sampler: How actions, and with shared levels videos, are sampled.
         video_sampler: How a rollout's predicted videos are sampled where the levels are independent.
         val_sigmas: Noise levels of the validation loss.
-        num_predicted: Windows whose actions are sampled in a validation epoch.
+        num_predicted: Windows whose actions are sampled in a validation epoch, rounded up to equally many a rank.
     """
 
     def __init__(
@@ -212,9 +212,9 @@ class ActionStage(PolicyStage):
         return self.video.features(noisy, noise.new_full((len(noise),), levels[-1]), conditioning, self.taps)
 
     def fixed_noise(self, batch_size: int) -> Tensor:
-        """The one noise draw, repeated (B, F, c, h, w)."""
+        """The one noise draw, repeated (B, F, c, h, w): a constant of every policy, so it must never change."""
         shape = self.video.latent_shape(self.data.image_size)
-        return seeded_noise(shape, [0], self.device).expand(batch_size, *shape)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device).expand(batch_size, *shape)
 
     @torch.no_grad()
     def batch_features(self, batch: Batch) -> tuple[Features, Tensor]:
@@ -238,7 +238,7 @@ class ActionStage(PolicyStage):
             conditioning = self.drop(conditioning)
             noise = torch.randn_like(latents)
         else:
-            noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), latents.device)
+            noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), "video", latents.device)
         noisy = latents + sigma.view(-1, 1, 1, 1, 1) * noise
         return self.video.features(noisy, sigma, conditioning, self.taps)
 
@@ -279,25 +279,24 @@ class ActionStage(PolicyStage):
         return self.mean_action_loss(rows.unflatten(0, (draws, len(batch))).mean(dim=0), batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss at fixed levels with noise seeded by window; errors of sampled actions in the first batch."""
-        noise = seeded_noise(batch.actions.shape[1:], batch.windows.tolist(), self.device)
+        """Loss at fixed levels with draws named by the window; errors of actions sampled for the first windows."""
+        noise = seeded_noise(batch.actions.shape[1:], batch.windows.tolist(), "action", self.device)
         losses = [self.loss(batch, batch.actions.new_full((len(batch),), level), noise) for level in self.val_sigmas]
         self.log_batch({"val/loss": torch.stack(losses).mean()}, batch)
-        if batch_idx == 0 and self.num_predicted:
-            self._log_sampled(batch)
+        if (part := self.to_predict(batch)) is not None:
+            self._log_sampled(part)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Test as validation does."""
         self.validation_step(batch, batch_idx)
 
     def _log_sampled(self, batch: Batch) -> None:
-        part = first(batch, min(self.num_predicted, len(batch)))
-        seeds = part.windows.tolist()
+        seeds = batch.windows.tolist()
         if self.cached_features is not None:
-            actions = self.sample_from_features(*self.batch_features(part), seeds)
+            actions = self.sample_from_features(*self.batch_features(batch), seeds)
         else:
-            actions, _ = self.sample(self.conditioning(part), seeds)
-        self.log_action_error(actions, part)
+            actions, _ = self.sample(self.conditioning(batch), seeds)
+        self.log_action_error(actions, batch)
 
     # --- sampling -----------------------------------------------------------------------------------------------
 
@@ -310,8 +309,8 @@ class ActionStage(PolicyStage):
         actions = self.sample_independently(conditioning, seeds)
         if not filmed:
             return actions, None
-        noise = self.fixed_noise(len(filmed))
-        return actions, self.video.predict_video(conditioning[list(filmed)], self.video_sampler, noise)
+        noise, its_seeds = self.fixed_noise(len(filmed)), [seeds[index] for index in filmed]
+        return actions, self.video.predict_video(conditioning[list(filmed)], self.video_sampler, noise, its_seeds)
 
     @torch.no_grad()
     def sample_independently(self, conditioning: Conditioning, seeds: Sequence[int]) -> Tensor:
@@ -325,8 +324,8 @@ class ActionStage(PolicyStage):
         self, features: Features, emb: Tensor, seeds: Sequence[int], unconditional: Features | None = None
     ) -> Tensor:
         """Sample normalised action chunks (B, A, D) from features that are there already."""
-        noise = seeded_noise((self.data.action_horizon, self.data.action_dim), seeds, self.device)
-        return self.network.sample_actions(features, emb, noise, self.sampler, unconditional)
+        noise = seeded_noise((self.data.action_horizon, self.data.action_dim), seeds, "action", self.device)
+        return self.network.sample_actions(features, emb, noise, self.sampler, unconditional, seeds)
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 

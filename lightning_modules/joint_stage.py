@@ -10,7 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from datamodules import Batch, DatasetError
-from lightning_modules.policy_stage import ActionUNetFactory, AdapterFactory, PolicyStage, first
+from lightning_modules.policy_stage import ActionUNetFactory, AdapterFactory, PolicyStage
 from lightning_modules.stage import adam_1e5
 from lightning_modules.video_scores import VideoScores
 from networks import (
@@ -56,7 +56,8 @@ class JointStage(PolicyStage):
         mask_padding: Leave padded action steps out of the loss (paper: they count).
         sampler: How film and actions are sampled.
         val_sigmas: Noise levels of the validation losses.
-        num_predicted: Windows whose film and actions are sampled in a validation epoch.
+        num_predicted: Windows whose video and actions are sampled in a validation epoch, rounded up to equally many a
+            rank.
         preconditioning_windows: Windows measured before training where the preconditioning has statistics to fit.
         lora: Adapters to train in place of the video U-Net's own weights; checkpoints hold their sum.
     """
@@ -174,13 +175,15 @@ class JointStage(PolicyStage):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the videos of the last epoch."""
+        super().on_validation_epoch_start()
         self.scores.videos = None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Losses at fixed levels with noise seeded by window; film and actions of the first windows."""
+        """Losses at fixed levels with draws named by the window; video and actions of the first windows."""
         latents, conditioning = self.encode(batch)
         seeds = batch.windows.tolist()
-        noise, action_noise = (seeded_noise(x.shape[1:], seeds, self.device) for x in (latents, batch.actions))
+        noise = seeded_noise(latents.shape[1:], seeds, "video", self.device)
+        action_noise = seeded_noise(batch.actions.shape[1:], seeds, "action", self.device)
         losses = []
         for level in self.val_sigmas:
             sigma = latents.new_full((len(batch),), level)
@@ -188,8 +191,8 @@ class JointStage(PolicyStage):
             losses.append(torch.stack([self.balanced(video, action, None), video, action]))
         names = ("val/loss", "val/video_loss", "val/action_loss")
         self.log_batch(dict(zip(names, torch.stack(losses).mean(dim=0), strict=True)), batch)
-        if batch_idx == 0 and self.num_predicted:
-            self._log_sampled(first(batch, min(self.num_predicted, len(batch))))
+        if (part := self.to_predict(batch)) is not None:
+            self._log_sampled(part)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Test as validation does."""

@@ -121,7 +121,7 @@ class PolicyStage(Stage):
         return (rows * real).sum() / real.sum().clamp(min=1.0)
 
     def log_action_error(self, actions: Tensor, batch: Batch) -> None:
-        """Log how far sampled actions are from the demos', in the demos' units; padded steps do not count.
+        """Log how far sampled actions are from the demos', in the demos' units: the mean over recorded steps.
 
         Args:
             actions: Sampled and still normalised (B, A, D).
@@ -129,9 +129,11 @@ class PolicyStage(Stage):
         """
         predicted, true = (self.data.denormalize_actions(value.float()) for value in (actions, batch.actions))
         real = (~batch.action_is_pad).float()
-        error = ((predicted - true).abs().mean(dim=-1) * real).sum(dim=0) / real.sum(dim=0).clamp(min=1.0)
-        self.log_batch({"val/action_error": error.mean()}, batch)
-        self.log_batch({f"val_action_error/step_{step:02d}": value for step, value in enumerate(error)}, batch)
+        total, counts = ((predicted - true).abs().mean(dim=-1) * real).sum(dim=0), real.sum(dim=0)
+        for step, (error, count) in enumerate(zip(total / counts.clamp(min=1.0), counts.tolist(), strict=True)):
+            self.log(f"val_action_error/step_{step:02d}", error, batch_size=int(count), sync_dist=True)
+        mean = total.sum() / counts.sum().clamp(min=1.0)
+        self.log("val/action_error", mean, batch_size=int(counts.sum()), sync_dist=True)
 
     # --- sampling -------------------------------------------------------------------------------------------------
 
@@ -156,9 +158,9 @@ class PolicyStage(Stage):
     def sample_jointly(self, conditioning: Conditioning, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Denoise action chunk (B, A, D) and video latents (B, F, c, h, w) together (the paper)."""
         action_shape = (self.data.action_horizon, self.data.action_dim)
-        video_noise = seeded_noise(self.video.latent_shape(self.data.image_size), seeds, self.device)
-        action_noise = seeded_noise(action_shape, [seed + 1 for seed in seeds], self.device)
-        video, action = self.network.sample(conditioning, video_noise, action_noise, self.sampler)
+        video_noise = seeded_noise(self.video.latent_shape(self.data.image_size), seeds, "video", self.device)
+        action_noise = seeded_noise(action_shape, seeds, "action", self.device)
+        video, action = self.network.sample(conditioning, video_noise, action_noise, self.sampler, seeds)
         return action, video
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
@@ -177,12 +179,3 @@ class PolicyStage(Stage):
             "sampler": self.sampler,
         }
         return {name: config_of(part) for name, part in parts.items()} | {"taps": list(self.taps)}
-
-
-def first(batch: Batch, count: int) -> Batch:
-    """The first windows of a batch."""
-    tensors = {
-        name: getattr(batch, name)[:count] for name in ("frames", "actions", "action_is_pad", "frame_is_pad", "windows")
-    }
-    latents = None if batch.latents is None else batch.latents[:count]
-    return Batch(**tensors, instructions=batch.instructions[:count], latents=latents)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +28,7 @@ from networks import (
     VideoModel,
 )
 from networks.conditioning import DropoutScope
+from networks.randomness import stream_seed
 
 
 def adam_1e5(params: Any) -> torch.optim.Optimizer:  # noqa: ANN401 - an optimizer's params are an iterable of many kinds
@@ -68,6 +70,7 @@ class Stage(LightningModule):
 
     learns_actions: ClassVar[bool] = True
     lora: LoRA | None = None
+    num_predicted: int = 0  # windows that a validation epoch samples, over all ranks
 
     def __init__(
         self,
@@ -89,6 +92,8 @@ class Stage(LightningModule):
         self.sampler = sampler or Sampler()
         self.preprocessing: Preprocessing | None = None
         self._is_adapted = False
+        self._num_to_predict = 0
+        self._drawn_for = (-1, 0)  # optimizer step and batch within it that torch's global stream was seeded for
 
     # --- the data this stage was made for -----------------------------------------------------------------------
 
@@ -110,6 +115,8 @@ class Stage(LightningModule):
         if latents is not None:
             video = self.video
             latents.require(latent_key(video.autoencoder, video.text_encoder, video.condition_noise))
+        if (datamodule := getattr(self.trainer, "datamodule", None)) is not None:
+            datamodule.picture_windows(self.num_predicted)
         require_whole_weights(self.trainer.precision_plugin)
         self.adapt()
         shard(self)
@@ -184,14 +191,42 @@ class Stage(LightningModule):
         """A state dict of this stage as that of an ordinary one, adapters summed in."""
         return state if self.lora is None else self.lora.merged(state)
 
+    # --- randomness ---------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Begin with the first batch of a step, as checkpoints are written after whole steps."""
+        self._drawn_for = (-1, 0)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Name all draws of a training batch.
+
+        Noise levels, noise and dropout come from torch's global stream, which is seeded anew for every batch by the
+        run's seed, the optimizer step, the batch within that step and the rank. So ranks and accumulated batches
+        differ, and a run that goes on draws what it would have drawn undisturbed, whatever validation drew.
+        """
+        step, count = self._drawn_for
+        self._drawn_for = (self.global_step, count + 1 if step == self.global_step else 0)
+        run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # `seed_everything`
+        torch.manual_seed(stream_seed(run_seed, "training", *self._drawn_for, self.global_rank))
+
+    def draw_seeds(self, batch: Batch) -> Sequence[int] | None:
+        """Outside training the windows' numbers, so that an evaluation draws the same every time; None in training."""
+        return None if self.training else batch.windows.tolist()
+
     # --- one batch ----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def conditioning(self, batch: Batch) -> Conditioning:
-        """Condition latents and text tokens of a batch, from each camera's current frame and the instruction."""
+    def conditioning(self, batch: Batch, seeds: Sequence[int] | None = None) -> Conditioning:
+        """Condition latents and text tokens of a batch, from each camera's current frame and the instruction.
+
+        Args:
+            batch: B windows.
+            seeds: One a window for the noise on the condition images; None is `draw_seeds`.
+        """
         if batch.latents is not None:
             return self.video.condition_from_latents(batch.latents.condition.float(), batch.latents.text)
-        result: Conditioning = self.video.condition(batch.frames[:, :, 0], batch.instructions)
+        seeds = self.draw_seeds(batch) if seeds is None else seeds
+        result: Conditioning = self.video.condition(batch.frames[:, :, 0], batch.instructions, seeds)
         return result
 
     def drop(self, conditioning: Conditioning) -> Conditioning:
@@ -199,20 +234,23 @@ class Stage(LightningModule):
         return conditioning.dropout(self.condition_dropout, scope=self.dropout_scope)
 
     @torch.no_grad()
-    def true_latents(self, batch: Batch) -> Tensor:
-        """Latents (B, F, c, h, w) of the true frames, drawn anew from their posteriors where these are cached."""
+    def true_latents(self, batch: Batch, seeds: Sequence[int] | None = None) -> Tensor:
+        """Latents (B, F, c, h, w) of the true frames, drawn from their posteriors; seeds as in `conditioning`."""
+        seeds = self.draw_seeds(batch) if seeds is None else seeds
         if batch.latents is not None:
-            return self.video.latents_from_moments(batch.latents.moments.float())
-        return self.video.encode(batch.frames)
+            return self.video.latents_from_moments(batch.latents.moments.float(), seeds=seeds)
+        return self.video.encode(batch.frames, seeds=seeds)
 
     @torch.no_grad()
-    def encode(self, batch: Batch) -> tuple[Tensor, Conditioning]:
-        """Latents (B, F, c, h, w) of the true frames, and what they are conditioned on."""
-        return self.true_latents(batch), self.conditioning(batch)
+    def encode(self, batch: Batch, seeds: Sequence[int] | None = None) -> tuple[Tensor, Conditioning]:
+        """Latents (B, F, c, h, w) of the true frames, and what they are conditioned on; seeds as in `conditioning`."""
+        return self.true_latents(batch, seeds), self.conditioning(batch, seeds)
 
     @torch.no_grad()
     def fit_preconditioning(self, num_windows: int) -> None:
-        """Measure what the preconditioning needs to know of the data, where it has not; the same on every rank.
+        """Measure what the preconditioning needs to know of the data, where it has not.
+
+        Windows and draws are named, so every rank measures the same.
 
         Args:
             num_windows: Training windows to look at, evenly spread.
@@ -227,9 +265,21 @@ class Stage(LightningModule):
             batch = self.transfer_batch_to_device(batch, self.device, 0)
             if batch.has_frames:
                 batch.frames = self.data.to_float(batch.frames)
-            latents, conditioning = self.encode(batch)
+            latents, conditioning = self.encode(batch, batch.windows.tolist())
             preconditioning.update(latents, conditioning.anchor)
         preconditioning.finish()
+
+    # --- predictions of a validation epoch ------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Count anew; every rank samples equally many, so that all have the same to log."""
+        self._num_to_predict = -(-self.num_predicted // self.trainer.world_size)
+
+    def to_predict(self, batch: Batch) -> Batch | None:
+        """The windows of a validation batch that are to be sampled: the first ones, until they are as many as asked."""
+        count = min(self._num_to_predict, len(batch))
+        self._num_to_predict -= count
+        return batch.first(count) if count else None
 
     # --- optimizers ---------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules import Batch
 from lightning_modules.stage import Stage, adam_1e5
 from lightning_modules.video_scores import VideoScores
-from networks import Conditioning, LogNormalNoise, LoRA, Sampler, VideoModel, seeded_noise
+from networks import LogNormalNoise, LoRA, Sampler, VideoModel, seeded_noise
 from networks.conditioning import DropoutScope
 
 
@@ -33,7 +33,8 @@ class VideoStage(Stage):
             frames of a sample together, which is the case that guidance extrapolates from.
         sampler: How validation videos are sampled.
         val_sigmas: Noise levels of the validation losses.
-        num_predicted: Videos to sample in a validation epoch; 0 leaves PSNR and SSIM out.
+        num_predicted: Videos to sample in a validation epoch, rounded up to equally many a rank; 0 leaves PSNR and
+            SSIM out.
         preconditioning_windows: Windows measured before training where the preconditioning has statistics to fit.
         lora: Adapters to train in place of the U-Net's own weights; handoff and checkpoints hold their sum.
     """
@@ -96,26 +97,27 @@ class VideoStage(Stage):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the videos of the last epoch."""
+        super().on_validation_epoch_start()
         self.scores.videos = None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Losses at fixed levels with noise seeded by window; sampled videos for the first windows."""
+        """Losses at fixed levels with draws named by the window; sampled videos for the first windows."""
         latents, conditioning = self.encode(batch)
-        noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), latents.device)
+        noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), "video", latents.device)
         losses = {}
         for level in self.val_sigmas:
             sigma = latents.new_full((len(batch),), level)
             losses[f"val/loss_sigma_{level:g}"] = self.video.loss(latents, noise, sigma, conditioning).mean()
         self.log_batch({**losses, "val/loss": torch.stack(list(losses.values())).mean()}, batch)
-        if batch_idx == 0 and self.num_predicted:
-            self._predict(batch, conditioning, noise)
+        if (part := self.to_predict(batch)) is not None:
+            self._predict(part)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Test as validation does."""
         self.validation_step(batch, batch_idx)
 
-    def _predict(self, batch: Batch, conditioning: Conditioning, noise: Tensor) -> None:
-        count = min(self.num_predicted, len(batch))
-        latents = self.video.predict_video(conditioning[:count], self.sampler, noise[:count])
-        predicted = self.video.decode(latents).clamp(-1.0, 1.0)
-        self.scores.compare(self, batch.frames[:count], predicted)
+    def _predict(self, batch: Batch) -> None:
+        seeds = batch.windows.tolist()
+        noise = seeded_noise(self.video.latent_shape(self.data.image_size), seeds, "video", self.device)
+        latents = self.video.predict_video(self.conditioning(batch), self.sampler, noise, seeds)
+        self.scores.compare(self, batch.frames, self.video.decode(latents).clamp(-1.0, 1.0))

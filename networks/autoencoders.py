@@ -21,6 +21,7 @@ class Autoencoder(nn.Module, ABC):
         latent_channels: Channels of a latent.
         factor: Pixels per latent element along height and width.
         same_space: Whether `encode` and `encode_condition` agree on the latent of an image.
+        has_posterior: Whether `encode` draws from a posterior.
 
     Shape:
         - images: (N, 3, H, W) in [-1, 1]; H and W multiples of `factor`
@@ -30,6 +31,7 @@ class Autoencoder(nn.Module, ABC):
     latent_channels: int
     factor: int
     same_space: bool
+    has_posterior: bool
 
     @property
     @abstractmethod
@@ -37,12 +39,13 @@ class Autoencoder(nn.Module, ABC):
         """Class and constructor arguments."""
 
     @abstractmethod
-    def encode(self, images: Tensor, sample: bool = True) -> Tensor:
+    def encode(self, images: Tensor, sample: bool = True, noise: Tensor | None = None) -> Tensor:
         """Latents of images, scaled to about unit variance: targets of the denoiser.
 
         Args:
             images: Images to encode.
             sample: Draw from the posterior, if there is one, rather than take its mode.
+            noise: Unit noise of the latents' shape to draw with; None draws it from torch's global stream.
         """
 
     def moments(self, images: Tensor) -> Tensor:
@@ -56,7 +59,7 @@ class Autoencoder(nn.Module, ABC):
             "is nothing to cache; use it without a latent cache."
         )
 
-    def from_moments(self, moments: Tensor, sample: bool = True) -> Tensor:
+    def from_moments(self, moments: Tensor, sample: bool = True, noise: Tensor | None = None) -> Tensor:
         """What `encode` makes of `moments`: a draw from the posterior or its mode, scaled."""
         raise NetworkError(f"{type(self).__name__} has no posterior, so no latents can be drawn from a latent cache.")
 
@@ -92,6 +95,7 @@ class PixelShuffleAutoencoder(Autoencoder):
     """
 
     same_space = True
+    has_posterior = False
     mean: Tensor
     std: Tensor
 
@@ -118,7 +122,7 @@ class PixelShuffleAutoencoder(Autoencoder):
         """Class and constructor arguments."""
         return describe(self, self._config)
 
-    def encode(self, images: Tensor, sample: bool = True) -> Tensor:
+    def encode(self, images: Tensor, sample: bool = True, noise: Tensor | None = None) -> Tensor:
         """Fold; there is no posterior to sample from."""
         self.latent_size(images.shape[-2], images.shape[-1])
         return F.pixel_unshuffle((images - self.mean) / self.std, self.factor)
@@ -150,6 +154,7 @@ class SVDAutoencoder(Autoencoder):
     """
 
     same_space = False  # conditions are not multiplied by scaling_factor
+    has_posterior = True
 
     def __init__(
         self,
@@ -207,9 +212,9 @@ class SVDAutoencoder(Autoencoder):
         return describe(self, self._config)
 
     @torch.no_grad()
-    def encode(self, images: Tensor, sample: bool = True) -> Tensor:
+    def encode(self, images: Tensor, sample: bool = True, noise: Tensor | None = None) -> Tensor:
         """Draw from the posterior (or take its mode) and scale."""
-        return self.from_moments(self.moments(images), sample)
+        return self.from_moments(self.moments(images), sample, noise)
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
@@ -218,10 +223,12 @@ class SVDAutoencoder(Autoencoder):
         return self._in_chunks(lambda chunk: self.vae.quant_conv(self.vae.encoder(chunk)), images)
 
     @torch.no_grad()
-    def from_moments(self, moments: Tensor, sample: bool = True) -> Tensor:
+    def from_moments(self, moments: Tensor, sample: bool = True, noise: Tensor | None = None) -> Tensor:
         """Draw (or take the mode) and scale."""
         posterior = DiagonalGaussianDistribution(moments)
-        latents: Tensor = posterior.sample() if sample else posterior.mode()
+        latents: Tensor = posterior.mode()
+        if sample:
+            latents = posterior.sample() if noise is None else latents + posterior.std * noise.to(latents)
         return (latents * self.scaling_factor).contiguous()  # randn_like draws in memory order
 
     @torch.no_grad()

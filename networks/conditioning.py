@@ -49,14 +49,11 @@ class Conditioning:
             torch.cat([self.anchor, other.anchor]),
         )
 
-    def dropout(
-        self, p: float, generator: torch.Generator | None = None, scope: DropoutScope = "frame"
-    ) -> Conditioning:
+    def dropout(self, p: float, scope: DropoutScope = "frame") -> Conditioning:
         """Zero text and observation at random; the anchor stays.
 
         Args:
             p: Probability of a draw to drop what it is drawn for.
-            generator: Source of the draws.
             scope: ``frame`` draws for every frame, and separately for text and observation (published). All of a
                 sample's conditions are then gone with probability p^(2F), which is never, so the unconditional case
                 that guidance extrapolates from is not trained. ``sample`` draws once a sample, for text and
@@ -68,13 +65,12 @@ class Conditioning:
         if scope not in get_args(DropoutScope):
             raise NetworkError(f"condition dropout: scope is {scope!r}; it must be one of {get_args(DropoutScope)}.")
         if scope == "sample":
-            keep_latents = keep_text = self._keep((len(self), 1), p, generator)
+            keep_latents = keep_text = self._keep((len(self), 1), p)
         else:
-            keep_latents, keep_text = (self._keep(self.latents.shape[:2], p, generator) for _ in range(2))
+            keep_latents, keep_text = (self._keep(self.latents.shape[:2], p) for _ in range(2))
         latents = self.latents * keep_latents[:, :, None, None, None].to(self.latents)
         context = self.context * keep_text[:, :, None, None].to(self.context)
         return Conditioning(latents, context, self.anchor)
 
-    def _keep(self, shape: Sequence[int], p: float, generator: torch.Generator | None) -> Tensor:
-        device = generator.device if generator is not None else self.latents.device
-        return torch.rand(*shape, generator=generator, device=device) >= p
+    def _keep(self, shape: Sequence[int], p: float) -> Tensor:
+        return torch.rand(*shape, device=self.latents.device) >= p

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from networks.component_config import describe
 from networks.errors import NetworkError
+from networks.randomness import generators
 
 
 class LogNormalNoise:
@@ -30,26 +31,23 @@ class LogNormalNoise:
         """Class and constructor arguments."""
         return describe(self, {"mean": self.mean, "std": self.std})
 
-    def sample(
-        self, n: int, generator: torch.Generator | None = None, device: torch.device | str | None = None
-    ) -> Tensor:
-        """Draw one level a sample, (n,); a generator's draws do not depend on where they are needed."""
-        source = generator.device if generator is not None else device
-        draws = torch.randn(n, generator=generator, device=source)
-        return (self.mean + self.std * draws).exp().to(device or draws.device)
+    def sample(self, n: int, device: torch.device | str | None = None) -> Tensor:
+        """Draw one level a sample, (n,), from torch's global stream."""
+        return (self.mean + self.std * torch.randn(n, device=device)).exp()
 
 
-def seeded_noise(shape: Sequence[int], seeds: Sequence[int], device: torch.device | str | None = None) -> Tensor:
-    """Unit Gaussian noise (len(seeds), *shape), each sample from its own seed.
-
-    Drawn on the CPU, so that neither the device nor the other samples of the batch change the numbers.
+def seeded_noise(
+    shape: Sequence[int], seeds: Sequence[int], stream: str, device: torch.device | str | None = None
+) -> Tensor:
+    """Unit Gaussian noise (len(seeds), *shape), each sample from its own seed (see `generators`).
 
     Args:
         shape: Shape of one sample.
         seeds: One seed a sample.
+        stream: What the noise is for: noise of one seed for two things has nothing in common.
         device: Where the result is wanted.
     """
-    draws = [torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    draws = [torch.randn(*shape, generator=generator) for generator in generators(seeds, stream)]
     return torch.stack(draws).to(device or "cpu")
 
 

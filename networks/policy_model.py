@@ -130,7 +130,7 @@ class PolicyModel(nn.Module):
         video_noise: Tensor,
         action_noise: Tensor,
         sampler: Sampler,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Sample film (B, F, c, h, w) and action chunk (B, A, D) together; guidance acts on both.
 
@@ -139,7 +139,7 @@ class PolicyModel(nn.Module):
             video_noise: Unit noise (B, F, c, h, w).
             action_noise: Unit noise (B, A, D).
             sampler: Noise levels, scheduler and guidance.
-            generator: For stochastic schedulers.
+            seeds: One a sample, which stochastic schedulers need.
         """
         guidance = sampler.guidance
         both = conditioning if guidance == 1.0 else conditioning.with_unconditional()
@@ -158,7 +158,7 @@ class PolicyModel(nn.Module):
             self.video.preconditioning.pure_noise(video_noise, level, conditioning.anchor),
             self.action_preconditioning.pure_noise(action_noise, level),
         )
-        video, action = sampler.sample(denoise, start, generator, embed=self.video.level_embedding)
+        video, action = sampler.sample(denoise, start, seeds, embed=self.video.level_embedding)
         return video, action
 
     @torch.no_grad()
@@ -169,7 +169,7 @@ class PolicyModel(nn.Module):
         action_noise: Tensor,
         sampler: Sampler,
         unconditional: Sequence[Tensor] | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """Sample action chunks (B, A, D) from features that were computed once.
 
@@ -179,7 +179,7 @@ class PolicyModel(nn.Module):
             action_noise: Unit noise (B, A, D).
             sampler: Noise levels, scheduler and guidance.
             unconditional: Features without observation and instruction, which guidance other than 1 needs.
-            generator: For stochastic schedulers.
+            seeds: One a sample, which stochastic schedulers need.
 
         Raises:
             NetworkError: Guidance is asked for without unconditional features.
@@ -202,7 +202,7 @@ class PolicyModel(nn.Module):
             return (guided(clean, guidance),)
 
         start = self.action_preconditioning.pure_noise(action_noise, sampler.first_level(action_noise))
-        return sampler.sample(denoise, (start,), generator, embed=self.video.level_embedding)[0]
+        return sampler.sample(denoise, (start,), seeds, embed=self.video.level_embedding)[0]
 
     def _denoise_action(self, noisy_action: Tensor, sigma: Tensor, cond: Tensor, emb: Tensor) -> Tensor:
         net_input = self.action_preconditioning.net_input(noisy_action, sigma)

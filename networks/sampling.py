@@ -1,7 +1,7 @@
 """Samplers: diffusers' schedulers run on our noise levels, for any number of things denoised together."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import diffusers
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from networks.component_config import describe
 from networks.errors import NetworkError
+from networks.randomness import generators
 
 Denoise = Callable[..., tuple[Tensor, ...]]
 """(noisy tensors (B, ...), sigma (B,)) -> clean tensors of the same shapes; with `embed` also the level's row (E,)."""
@@ -80,6 +81,12 @@ class Sampler:
         names = ("num_steps", "sigma_max", "sigma_min", "rho", "guidance", "scheduler", "scheduler_options")
         return describe(self, {name: getattr(self, name) for name in names})
 
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the scheduler adds noise between the levels."""
+        sde = str(self.scheduler_options.get("algorithm_type", "")).startswith("sde")
+        return sde or self.scheduler == "DDPMScheduler"
+
     def sigmas(self) -> Tensor:
         """Noise levels (num_steps + 1,), descending, 0 at the end."""
         with torch.device("cpu"):  # also where networks are being built on the meta device
@@ -96,8 +103,7 @@ class Sampler:
         self,
         denoise: Denoise,
         start: tuple[Tensor, ...],
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        on_step: Callable[[int, tuple[Tensor, ...]], None] | None = None,
+        seeds: Sequence[int] | None = None,
         embed: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
         """Denoise from `sigma_max` to 0, all tensors at the same levels.
@@ -105,19 +111,18 @@ class Sampler:
         Args:
             denoise: The denoiser, guidance included (see `guided`).
             start: Noisy tensors at `sigma_max`, each (B, ...), as `Preconditioning.pure_noise` gives them.
-            generator: Source of the noise that stochastic schedulers add; a list has one a sample.
-            on_step: Called after each step with its index and the tensors so far.
+            seeds: One a sample, which a stochastic scheduler needs: each draws what it adds from a stream of its own.
             embed: Turns levels (N,) into embeddings (N, E). It is called once, with all levels, and the denoiser gets
                 the row of its level as a third argument.
         """
         schedulers = [self._new_scheduler() for _ in start]  # multistep schedulers remember what they stepped
         first = schedulers[0]
         scaled = first.init_noise_sigma == 1.0  # these schedulers work on x / sqrt(sigma² + 1)
-        takes_generator = "generator" in inspect.signature(first.step).parameters
-        options = {"generator": generator} if takes_generator else {}
+        options = {"generator": generators(seeds or (), "scheduler")} if self.is_stochastic else {}
+        assert seeds is not None or not self.is_stochastic, f"{self.scheduler} draws noise, so name its seeds"
         x = tuple(t / (_level(first, first.timesteps[0]) ** 2 + 1) ** 0.5 if scaled else t for t in start)
         table = None if embed is None else _LevelTable(self.sigmas()[:-1], embed, start[0])
-        for step, timestep in enumerate(first.timesteps):
+        for timestep in first.timesteps:
             sigma = _level(first, timestep)
             extra = () if table is None else (table.row(sigma),)
             noisy = tuple(t * (sigma**2 + 1) ** 0.5 for t in x) if scaled else x
@@ -126,8 +131,6 @@ class Sampler:
                 scheduler.scale_model_input(tensor, timestep)  # sets its step index; the denoiser scales by itself
             steps = zip(schedulers, clean, x, strict=True)
             x = tuple(_step(s, c.to(t.dtype), timestep, t, options) for s, c, t in steps)
-            if on_step is not None:
-                on_step(step, x)
         return x
 
     def _new_scheduler(self) -> Any:  # noqa: ANN401 - diffusers is untyped

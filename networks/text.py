@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from networks.component_config import describe
 from networks.errors import NetworkError
+from networks.randomness import isolated_stream
 
 END_TOKEN = 49407  # of OpenCLIP's byte-pair vocabulary; embeddings are read where it stands
 INSTRUCTIONS_PER_PASS = 64  # bounds memory when a data set brings thousands of instructions
@@ -70,7 +71,8 @@ class OpenCLIPTextEncoder(TextEncoder):
     Args:
         model: Model name that open_clip knows.
         pretrained: open_clip's tag of the weights (`laion2b_s32b_b79k` for the paper's ViT-H-14, downloaded), or a
-            file of the whole model or of its text tower (.safetensors, .bin, .pt); None for random weights.
+            file of the whole model or of its text tower (.safetensors, .bin, .pt); None for random weights, always the
+            same ones.
     """
 
     def __init__(self, model: str = "ViT-H-14", pretrained: str | None = None) -> None:
@@ -89,7 +91,8 @@ class OpenCLIPTextEncoder(TextEncoder):
             )
         self._config = {"model": model, "pretrained": pretrained}
         self.embed_dim = settings["embed_dim"]
-        self.tower = TextTransformer(output_dim=self.embed_dim, **text)
+        with isolated_stream(0):
+            self.tower = TextTransformer(output_dim=self.embed_dim, **text)
         self.tokenizer = open_clip.get_tokenizer(model)
         if pretrained is not None:
             self.tower.load_state_dict(_text_weights(model, pretrained, set(self.tower.state_dict())))
@@ -123,8 +126,7 @@ class SeededTextEncoder(TextEncoder):
         super().__init__()
         self._config = {"embed_dim": embed_dim, "width": width, "heads": heads, "layers": layers, "seed": seed}
         self.embed_dim = embed_dim
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with isolated_stream(seed):
             self.tower = TextTransformer(output_dim=embed_dim, width=width, heads=heads, layers=layers)
             _tell_apart(self.tower)
         self.tokenizer = open_clip.SimpleTokenizer()

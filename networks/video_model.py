@@ -95,22 +95,36 @@ class VideoModel(nn.Module):
         return rows[:, 1:].reshape(len(rows), self.num_views, self.num_frames, *rows.shape[2:])
 
     @torch.no_grad()
-    def encode(self, frames: Tensor, sample: bool = True) -> Tensor:
+    def encode(self, frames: Tensor, sample: bool = True, seeds: Sequence[int] | None = None) -> Tensor:
         """Latents (B, F, c, h, w) of frames (B, V, T, 3, H, W) in [-1, 1].
 
         Args:
             frames: Frames of all cameras.
             sample: Draw from the autoencoder's posterior (training targets) rather than take its mode.
+            seeds: One a sample for that draw; None draws from torch's global stream.
         """
         self._require_layout("frames", frames, (self.num_views, self.num_frames))
         rows = self.rows(frames)
-        return _unflat(self.autoencoder.encode(rows.flatten(0, 1), sample), rows)
+        noise = self._posterior_noise(self.latent_size((rows.shape[-2], rows.shape[-1])), seeds, rows.device)
+        return _unflat(self.autoencoder.encode(rows.flatten(0, 1), sample, noise), rows)
 
     @torch.no_grad()
-    def latents_from_moments(self, moments: Tensor, sample: bool = True) -> Tensor:
+    def latents_from_moments(
+        self, moments: Tensor, sample: bool = True, seeds: Sequence[int] | None = None
+    ) -> Tensor:
         """What `encode` makes of frames whose posteriors (B, V, T, 2c, h, w) are known (`Autoencoder.moments`)."""
         rows = self.rows(moments)
-        return _unflat(self.autoencoder.from_moments(rows.flatten(0, 1), sample), rows)
+        noise = self._posterior_noise((rows.shape[-2], rows.shape[-1]), seeds, rows.device)
+        return _unflat(self.autoencoder.from_moments(rows.flatten(0, 1), sample, noise), rows)
+
+    def _posterior_noise(
+        self, size: tuple[int, int], seeds: Sequence[int] | None, device: torch.device
+    ) -> Tensor | None:
+        """Noise (B * F, c, h, w) of a draw from the posterior, where seeds name it and there is a posterior."""
+        if seeds is None or not self.autoencoder.has_posterior:
+            return None
+        shape = (self.num_rows, self.autoencoder.latent_channels, *size)
+        return seeded_noise(shape, seeds, "posterior", device).flatten(0, 1)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -123,7 +137,6 @@ class VideoModel(nn.Module):
         self,
         current: Tensor,
         instructions: Sequence[str],
-        generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Conditioning:
         """Conditions from the current observation and the instruction.
@@ -131,13 +144,12 @@ class VideoModel(nn.Module):
         Args:
             current: Current frame of each camera (B, V, 3, H, W) in [-1, 1].
             instructions: One a sample.
-            generator: Source of the noise on the conditioning images.
-            seeds: One a sample, instead of a generator: the noise then does not depend on the rest of the batch.
+            seeds: One a sample for the noise on the conditioning images; None draws from torch's global stream.
         """
         self._require_layout("current frames", current, (self.num_views,))
         images = torch.cat([current[:, :1], current], dim=1)  # row 0 has a noise draw of its own
         if self.condition_noise:
-            images = images + self.condition_noise * _noise_like(images, generator, seeds)
+            images = images + self.condition_noise * _condition_noise(images, seeds)
         return self.condition_from_images(images, instructions)
 
     @torch.no_grad()
@@ -226,7 +238,7 @@ class VideoModel(nn.Module):
         conditioning: Conditioning,
         sampler: Sampler,
         noise: Tensor,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """Sample the latents (B, F, c, h, w) of the film.
 
@@ -234,7 +246,7 @@ class VideoModel(nn.Module):
             conditioning: Conditions of B samples.
             sampler: Noise levels, scheduler and guidance.
             noise: Unit noise (B, F, c, h, w).
-            generator: For stochastic schedulers.
+            seeds: One a sample, which stochastic schedulers need.
         """
         use_guidance = sampler.guidance != 1.0
         both = conditioning.with_unconditional() if use_guidance else conditioning
@@ -247,7 +259,7 @@ class VideoModel(nn.Module):
             return (guided(clean, sampler.guidance),)
 
         start = self.preconditioning.pure_noise(noise, sampler.first_level(noise), conditioning.anchor)
-        return sampler.sample(denoise, (start,), generator, embed=self.level_embedding)[0]
+        return sampler.sample(denoise, (start,), seeds, embed=self.level_embedding)[0]
 
     def freeze(self) -> Self:
         """Stop training for good: no gradients, and evaluation mode even after `train()`."""
@@ -313,8 +325,7 @@ def _unflat(x: Tensor, like: Tensor) -> Tensor:
     return x.reshape(*like.shape[:2], *x.shape[1:])
 
 
-def _noise_like(images: Tensor, generator: torch.Generator | None, seeds: Sequence[int] | None) -> Tensor:
-    if seeds is not None:
-        return seeded_noise(images.shape[1:], seeds, images.device).to(images.dtype)
-    device = generator.device if generator is not None else images.device
-    return torch.randn(images.shape, generator=generator, device=device, dtype=images.dtype).to(images.device)
+def _condition_noise(images: Tensor, seeds: Sequence[int] | None) -> Tensor:
+    if seeds is None:
+        return torch.randn_like(images)
+    return seeded_noise(images.shape[1:], seeds, "condition", images.device).to(images.dtype)

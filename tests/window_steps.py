@@ -32,20 +32,22 @@ def levels(batch: Batch) -> Tensor:
 
 
 def action_step(self: ActionStage, batch: Batch, batch_idx: int) -> Tensor:
-    noise = seeded_noise(batch.actions.shape[1:], batch.windows.tolist(), self.device)
+    noise = seeded_noise(batch.actions.shape[1:], batch.windows.tolist(), "action", self.device)
     return self.loss(batch, levels(batch), noise)
 
 
 def video_step(self: VideoStage, batch: Batch, batch_idx: int) -> Tensor:
     latents, conditioning = self.encode(batch)
-    noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), self.device)
+    noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), "video", self.device)
     return self.video.loss(latents, noise, levels(batch), conditioning).mean()
 
 
 def joint_step(self: JointStage, batch: Batch, batch_idx: int) -> Tensor:
     latents, conditioning = self.encode(batch)
-    noise = [seeded_noise(x.shape[1:], batch.windows.tolist(), self.device) for x in (latents, batch.actions)]
-    video, action = self.means(batch, latents, noise[0], noise[1], levels(batch), conditioning)
+    seeds = batch.windows.tolist()
+    noise = seeded_noise(latents.shape[1:], seeds, "video", self.device)
+    action_noise = seeded_noise(batch.actions.shape[1:], seeds, "action", self.device)
+    video, action = self.means(batch, latents, noise, action_noise, levels(batch), conditioning)
     return self.balanced(video, action, self.video_weight)
 
 
@@ -78,14 +80,6 @@ def trained(
     # an odd number of windows would be padded under DDP, so one process judges
     judged = quiet_trainer(folder, 1).validate(stage, datamodule=data, verbose=False)
     return stage.state_dict(), float(judged[0]["val/loss"])
-
-
-class Seeded(VideoStage):
-    """Draws in step n what it draws in step n of any run."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:  # noqa: ANN401 - Lightning's signature
-        torch.manual_seed(self.global_step)
-        return super().training_step(batch, batch_idx)
 
 
 class SaveAtStepTwo(Callback):

@@ -88,8 +88,8 @@ def replan(stage: Any, on: frozenset[str], autocast: AbstractContextManager[Any]
     cases = [given.with_unconditional()] if "both_halves" in on else [given, given.unconditional()]
     with autocast:
         constants = [video.constants(case) if "once_a_replan" in on else None for case in cases]
-    film = seeded_noise(video.latent_shape(stage.data.image_size), [0], stage.device)
-    chunk = seeded_noise((stage.data.action_horizon, stage.data.action_dim), [1], stage.device)
+    film = seeded_noise(video.latent_shape(stage.data.image_size), [0], "video", stage.device)
+    chunk = seeded_noise((stage.data.action_horizon, stage.data.action_dim), [1], "action", stage.device)
 
     def denoise(noisy: tuple[Tensor, ...], sigma: Tensor, emb: Tensor | None = None) -> tuple[Tensor, ...]:
         outputs = []

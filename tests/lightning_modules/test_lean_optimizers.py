@@ -11,9 +11,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from datamodules import RobosuiteDataModule
-from lightning_modules import adam_8bit
+from lightning_modules import VideoStage, adam_8bit
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_video_model
-from tests.window_steps import SaveAtStepTwo, Seeded
+from tests.window_steps import SaveAtStepTwo
 
 
 @pytest.mark.parametrize("name", ["Adafactor", "8-bit Adam"])
@@ -23,7 +23,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path, lift_data: 
     optimizer: Any = partial({"Adafactor": torch.optim.Adafactor, "8-bit Adam": adam_8bit}[name], lr=1e-3)
 
     def run(go_on: Path | None = None) -> dict[str, Tensor]:
-        stage = Seeded(tiny_video_model(), num_predicted=0, optimizer=optimizer)
+        stage = VideoStage(tiny_video_model(), num_predicted=0, optimizer=optimizer)
         trainer = quiet_trainer(tmp_path, 4, SaveAtStepTwo(), limit_val_batches=0)
         fit(trainer, stage, lift_datamodule(Path(str(lift_data.paths)), batch_size=10), go_on)
         return {name: value.clone() for name, value in stage.video.unet.state_dict().items()}

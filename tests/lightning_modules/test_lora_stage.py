@@ -23,7 +23,7 @@ from tests.stage_parts import (
     tiny_video_model,
     tiny_video_stage,
 )
-from tests.window_steps import SaveAtStepTwo, Seeded
+from tests.window_steps import SaveAtStepTwo
 
 LORA = LoRA(rank=2, alpha=4.0, whole=("conv_in",))
 
@@ -77,7 +77,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_one_that_was_not(
     def run(go_on: Path | None = None) -> dict[str, torch.Tensor]:
         torch.manual_seed(3)
         video = tiny_video_model()
-        stage = Seeded(video, lora=LORA, num_predicted=0, optimizer=partial(torch.optim.Adam, lr=1e-2))
+        stage = VideoStage(video, lora=LORA, num_predicted=0, optimizer=partial(torch.optim.Adam, lr=1e-2))
         average = [TrainableWeightAveraging(0.5)] if averaging else []
         trainer = quiet_trainer(tmp_path, 4, *average, SaveAtStepTwo(), limit_val_batches=0)
         fit(trainer, stage, lift_datamodule(Path(str(lift_data.paths)), batch_size=10), go_on)

@@ -27,7 +27,7 @@ def test_doubled_batch_holds_conditional_then_unconditional() -> None:
 
 
 def test_dropout_is_drawn_for_every_frame_and_separately_for_text_and_latents() -> None:
-    dropped = ones(1000, 25).dropout(0.1, torch.Generator().manual_seed(0))
+    dropped = ones(1000, 25).dropout(0.1)
     latents, text = dropped.latents[:, :, 0, 0, 0] == 0, dropped.context[:, :, 0, 0] == 0
     for gone in (latents, text):
         assert abs(gone.float().mean() - 0.1) < 0.01
@@ -41,7 +41,7 @@ def test_dropout_is_drawn_for_every_frame_and_separately_for_text_and_latents() 
 
 
 def test_dropout_by_sample_makes_the_unconditional_case_and_nothing_between() -> None:
-    dropped = ones(2000, 25).dropout(0.1, torch.Generator().manual_seed(0), scope="sample")
+    dropped = ones(2000, 25).dropout(0.1, scope="sample")
     gone = dropped.latents[:, 0, 0, 0, 0] == 0
     assert abs(gone.float().mean() - 0.1) < 0.02
     unconditional = ones(2000, 25).unconditional()

@@ -57,7 +57,7 @@ def test_every_scheduler_samples_the_distribution(scheduler: str) -> None:
         return ideal(noisy, sigma)
 
     start = 80 * torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
-    (samples,) = sampler.sample(denoise, (start,), torch.Generator().manual_seed(1))
+    (samples,) = sampler.sample(denoise, (start,), seeds=range(4000))
     torch.testing.assert_close(samples.mean(0), MEAN, atol=0.04, rtol=0)
     torch.testing.assert_close(samples.std(0), torch.full((2,), STD), atol=0.06, rtol=0)
     assert levels[0] == pytest.approx(80, rel=1e-3)
@@ -87,10 +87,35 @@ def test_two_tensors_are_sampled_as_each_alone(scheduler: str) -> None:
         assert torch.equal(sampler.sample(ideal, (alone,))[0], joint)
 
 
-def test_on_step_sees_every_step() -> None:
-    seen: list[int] = []
-    Sampler(num_steps=3).sample(ideal, (torch.randn(1, 2),), on_step=lambda step, _: seen.append(step))
-    assert seen == [0, 1, 2]
+STOCHASTIC = [
+    Sampler(4, scheduler="DDPMScheduler"),
+    Sampler(4, scheduler="DPMSolverMultistepScheduler", scheduler_options={"algorithm_type": "sde-dpmsolver++"}),
+]
+
+
+@pytest.mark.parametrize("sampler", STOCHASTIC, ids=lambda sampler: sampler.scheduler)
+def test_a_stochastic_scheduler_draws_from_the_stream_of_each_sample(sampler: Sampler) -> None:
+    start = 700 * torch.randn(1, 2).repeat(3, 1)
+    (together,) = sampler.sample(ideal, (start,), seeds=[5, 6, 7])
+    state = torch.get_rng_state()
+    (alone,) = sampler.sample(ideal, (start[:1],), seeds=[6])
+    assert torch.equal(together[1], alone[0])
+    assert not torch.equal(together[0], together[1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedulers_that_are_not_called_stochastic_draw_nothing(scheduler: str) -> None:
+    sampler, state = Sampler(4, scheduler=scheduler), torch.get_rng_state()
+    sampler.sample(ideal, (torch.ones(2, 2),), seeds=[0, 1])
+    assert torch.equal(torch.get_rng_state(), state)
+    if not sampler.is_stochastic:
+        assert torch.equal(*(sampler.sample(ideal, (torch.ones(2, 2),))[0] for _ in range(2)))
+
+
+def test_a_stochastic_scheduler_without_seeds_is_refused() -> None:
+    with pytest.raises(AssertionError, match="DDPMScheduler draws noise"):
+        Sampler(4, scheduler="DDPMScheduler").sample(ideal, (torch.ones(2, 2),))
 
 
 def test_guidance_formula() -> None:

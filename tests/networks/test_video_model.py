@@ -81,7 +81,7 @@ def test_each_row_is_conditioned_on_its_own_cameras_current_frame(frames: Tensor
 
 def test_condition_noise_has_the_set_size_and_row_zero_its_own_draw(model: VideoModel) -> None:
     current = torch.zeros(64, 2, 3, 16, 16)
-    images = model.condition(current, ["lift"] * 64, torch.Generator().manual_seed(0)).latents / 2  # std of 0.5
+    images = model.condition(current, ["lift"] * 64, range(64)).latents / 2  # std of 0.5
     assert images.std().item() == pytest.approx(0.02, rel=0.02)
     assert not torch.equal(images[:, 0], images[:, 1])
     assert torch.equal(images[:, 1], images[:, 3])
