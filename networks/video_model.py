@@ -109,9 +109,7 @@ class VideoModel(nn.Module):
         return _unflat(self.autoencoder.encode(rows.flatten(0, 1), sample, noise), rows)
 
     @torch.no_grad()
-    def latents_from_moments(
-        self, moments: Tensor, sample: bool = True, seeds: Sequence[int] | None = None
-    ) -> Tensor:
+    def latents_from_moments(self, moments: Tensor, sample: bool = True, seeds: Sequence[int] | None = None) -> Tensor:
         """What `encode` makes of frames whose posteriors (B, V, T, 2c, h, w) are known (`Autoencoder.moments`)."""
         rows = self.rows(moments)
         noise = self._posterior_noise((rows.shape[-2], rows.shape[-1]), seeds, rows.device)
