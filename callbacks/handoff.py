@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from safetensors.torch import load_file
 from torch import Tensor
 
+from callbacks.finite_training import require_finite
 from callbacks.stage_file import PARTS, POLICY_PARTS, StageFile, plain_network
 from callbacks.weight_averaging import TrainableWeightAveraging
 from datamodules.disk import sync_folder, write_json
@@ -159,6 +160,7 @@ class CheckpointHandoff(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         averaging = [callback for callback in callbacks if isinstance(callback, TrainableWeightAveraging)]
         with averaging[0].averaged(stage) if averaging else nullcontext():
+            require_finite(trainer, handoff_state(stage.video), "that would be handed over")
             state = trainer.strategy.lightning_module_state_dict()  # gathers the shards under FSDP
             if trainer.is_global_zero:
                 state = stage.plain_state(state)

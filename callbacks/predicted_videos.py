@@ -8,6 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.clips import log_clip, predicted_and_true, write_clip
+from callbacks.run_folder import run_folder
 from lightning_modules import JointStage, VideoStage
 
 
@@ -39,7 +40,7 @@ class PredictedVideos(Callback):
         assert isinstance(pl_module, VideoStage | JointStage)
         if trainer.sanity_checking:
             return
-        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "videos"  # every rank must ask
+        folder = self.folder or run_folder(trainer) / "videos"
         if pl_module.predicted is None or not trainer.is_global_zero:
             return
         true, predicted = (pl_module.data.to_uint8(clip) for clip in pl_module.predicted)

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.clips import log_clip, side_by_side, write_clip
+from callbacks.run_folder import run_folder
 from lightning_modules import PolicyStage, VideoPolicy
 from simulators import EpisodeResult, EpisodeSpec, ResultsFile, RolloutEngine, SimulatorConfig, summarize
 
@@ -185,7 +186,7 @@ class SimulationRollout(Callback):
         log_clip(trainer.loggers, f"rollout/{name}", clip, trainer.global_step)
 
     def _folder(self, trainer: Trainer) -> Path:
-        return self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "rollouts"
+        return self.folder or run_folder(trainer) / "rollouts"
 
 
 def _groups_of(datamodule: Any, tasks: Sequence[str]) -> dict[str, list[str]]:  # noqa: ANN401 - any LightningDataModule

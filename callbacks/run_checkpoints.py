@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -13,6 +14,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from callbacks.run_folder import checkpoint_folder
 
 RANKS_AGREE_EVERY = 5  # steps; asking the other ranks costs a small collective
 
@@ -40,9 +43,10 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = 0
         self._seen_step = 0
         self._told_to_stop = False
+        self._is_between_steps = True  # and not between the micro-batches of one
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the run's folder from its logger."""
+        """Take the run's folder."""
         self.folder = checkpoint_folder(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,6 +54,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._saved_step = self._seen_step = trainer.global_step
         self._told_to_stop = False
+        self._is_between_steps = True
         if threading.current_thread() is threading.main_thread():  # Lightning puts the old handler back at the end
             signal.signal(signal.SIGTERM, self._remember_to_stop)
 
@@ -66,7 +71,8 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Save if it is time and a step has just been taken."""
         step = trainer.global_step
-        if step == self._seen_step or is_dry_run(trainer):
+        self._is_between_steps = step != self._seen_step
+        if not self._is_between_steps or is_dry_run(trainer):
             return
         self._seen_step = step
         due = self.every_steps is not None and step - self._saved_step >= self.every_steps
@@ -81,14 +87,17 @@ class LastCheckpoint(Checkpoint):
             raise SIGTERMException
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Do not let a long validation use up the time that a cluster leaves; `on_exception` saves."""
-        if self._told_to_stop and trainer.world_size == 1 and trainer.state.fn == "fit":
+        """Do not let a long validation use up the time that a cluster leaves; `on_exception` saves.
+
+        One that falls between micro-batches goes on to its end, and the run ends after the step that is under way.
+        """
+        if self._told_to_stop and self._is_between_steps and trainer.world_size == 1 and trainer.state.fn == "fit":
             raise SIGTERMException
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save where the run is stopped from outside, between two steps."""
         stopped = isinstance(exception, SIGTERMException) and trainer.state.fn == "fit" and not is_dry_run(trainer)
-        if stopped and trainer.global_step > self._saved_step:
+        if stopped and self._is_between_steps and trainer.global_step > self._saved_step:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,7 +116,8 @@ class LastCheckpoint(Checkpoint):
 class BestCheckpoint(ModelCheckpoint):
     """Keep ``checkpoints/best.ckpt``, the weights with the best value of one logged metric.
 
-    It holds no optimizer state. Validations that do not log the metric are passed over.
+    It holds no optimizer state. Validations that do not log the metric are passed over; a value that is no number is
+    never the best, which is warned of.
 
     Args:
         monitor: A logged metric. None means ``rollout/success_rate`` where a callback rolls the policy out, and
@@ -126,15 +136,24 @@ class BestCheckpoint(ModelCheckpoint):
         self._is_saving = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the run's folder from its logger."""
+        """Take the run's folder."""
         self.dirpath = str(checkpoint_folder(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare, where the metric is there."""
-        if self.monitor in trainer.callback_metrics:
-            self._is_saving = True
-            super().on_validation_end(trainer, pl_module)
-            self._is_saving = False
+        """Compare, where the metric is there and a number."""
+        value = trainer.callback_metrics.get(str(self.monitor))
+        if value is None:
+            return
+        if not math.isfinite(float(value)):
+            warnings.warn(
+                f"best_checkpoint.monitor: {self.monitor} is {float(value)} after step {trainer.global_step}; "
+                "best.ckpt stays as it is.",
+                stacklevel=2,
+            )
+            return
+        self._is_saving = True
+        super().on_validation_end(trainer, pl_module)
+        self._is_saving = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Drop what only a resumed run needs.
@@ -166,11 +185,6 @@ class BestCheckpoint(ModelCheckpoint):
 def _any_rank(trainer: Trainer, decision: bool) -> bool:
     """Whether a decision is true on some rank; every rank must ask."""
     return bool(trainer.strategy.reduce_boolean_decision(decision, all=False))
-
-
-def checkpoint_folder(trainer: Trainer) -> Path:
-    """Where the checkpoints of a run go: beside its TensorBoard events. Every rank must ask."""
-    return Path(trainer.log_dir or trainer.default_root_dir).resolve() / "checkpoints"
 
 
 def is_dry_run(trainer: Trainer) -> bool:

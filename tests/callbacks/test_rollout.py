@@ -69,7 +69,7 @@ def test_success_rates_errors_and_lengths_are_logged(trained: tuple[Trainer, Sim
 def test_episodes_stand_in_a_results_file_and_a_video(
     tmp_path: Path, trained: tuple[Trainer, SimulationRollout]
 ) -> None:
-    folder = tmp_path / "logs" / "rollouts"
+    folder = tmp_path / "rollouts"
     results = ResultsFile(next(folder.glob("*.jsonl"))).load()
     assert sorted(results) == [f"counting/{task}/seed{seed}" for task in ("raise", "up") for seed in (100000, 100001)]
     assert [path.name for path in folder.glob("*.mp4")] == ["step_0000002_up_seed100000.mp4"]
@@ -82,7 +82,7 @@ def test_episodes_stand_in_a_results_file_and_a_video(
 def test_best_checkpoint_holds_what_was_judged_and_names_its_protocol(
     tmp_path: Path, trained: tuple[Trainer, SimulationRollout]
 ) -> None:
-    document = read_checkpoint(tmp_path / "logs" / "checkpoints" / "best.ckpt")
+    document = read_checkpoint(tmp_path / "checkpoints" / "best.ckpt")
     assert document["rollout"]["execute_steps"] == 2
     assert document["rollout"]["groups"] == {"easy": ["up"], "all of them": ["up", "raise"]}
     assert SimulatorConfig(**document["rollout"]["simulator"]) == trained[1].simulator
@@ -101,10 +101,10 @@ def test_two_ranks_share_the_episodes(tmp_path: Path, data: RobosuiteDataModule,
     stage.attach(data.preprocessing)
     trainer = quiet_trainer(tmp_path, 1, rollout, **arguments)
     fit(trainer, stage, data)
-    results = ResultsFile(tmp_path / "logs" / "rollouts" / "step_0000001.jsonl").load()
+    results = ResultsFile(tmp_path / "rollouts" / "step_0000001.jsonl").load()
     assert len(results) == 5
     assert trainer.callback_metrics["rollout/success_rate"] == 1.0
-    assert len(list((tmp_path / "logs" / "rollouts").glob("*.mp4"))) == 2  # one a rank
+    assert len(list((tmp_path / "rollouts").glob("*.mp4"))) == 2  # one a rank
 
 
 def test_rollouts_of_the_video_stage_are_refused(

@@ -172,3 +172,27 @@ def test_progress_knows_the_stages_steps_and_time_left(tmp_path: Path) -> None:
     assert bar.place(trainer)["step"] == "20/40"
     assert bar.place(trainer)["left"] in {"0:01:00", "0:01:01"}
     assert total_steps(trainer) == 40
+
+
+@pytest.mark.parametrize("save_often", [False, True])
+def test_sigterm_in_a_validation_between_micro_batches_waits_for_the_whole_step(
+    save_often: bool, tmp_path: Path
+) -> None:
+    class Stop(Callback):
+        batches: list[int]
+
+        def on_validation_batch_start(self, trainer: Trainer, *_: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            self.batches = [*getattr(self, "batches", []), progress["total"]["ready"]]
+
+    stop = Stop()
+    with pytest.raises(SIGTERMException):
+        fit(
+            tmp_path, Counter(), LastCheckpoint(every_steps=1 if save_often else None), stop,
+            accumulate_grad_batches=4, val_check_interval=3,
+        )  # fmt: skip
+    assert saved(tmp_path) == (1, 1.0)
+    assert all(batches % 4 == 0 for batches in stop.batches)

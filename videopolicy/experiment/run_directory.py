@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import yaml
 
 from videopolicy.errors import CommandError
 from videopolicy.experiment.files import Config
+from videopolicy.locks import HeldError, hold_folder
 
 LIMITS = ("max_steps", "max_epochs", "max_time")  # what says when a stage is finished
 FINISHED = "finished.json"
@@ -21,7 +21,10 @@ _locks: dict[Path, IO[str]] = {}  # kept open until the process ends, for closin
 
 
 def is_rank_zero() -> bool:
-    """Whether this process writes files, known from the launcher's environment before any Trainer exists."""
+    """Whether this process writes files, known from the launcher's environment before any Trainer exists.
+
+    `launch.settle_rank` has taken away by then what belongs to no launcher.
+    """
     ranks = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
     return all(os.environ.get(name, "0") == "0" for name in ranks)
 
@@ -63,27 +66,20 @@ class StageDirectory:
         """
         if not is_rank_zero():
             return
+        if self.path in _locks:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("a+")
+            _locks[self.path] = hold_folder(self.path)
+        except HeldError as error:
+            raise CommandError(
+                f"{self.path}: the run directory is in use by {error.holder}; wait for it, stop it, or give another "
+                "folder with --run_dir."
+            ) from error
         except OSError as error:
             raise CommandError(
                 f"{self.path}: cannot be written ({error.strerror}); give another folder with --run_dir."
             ) from error
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            lock.close()
-            raise CommandError(
-                f"{self.path}: the run directory is in use by process {holder}; wait for it, stop it, or give another "
-                "folder with --run_dir."
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        _locks[self.path] = lock
 
     def release(self) -> None:
         """Give the lock back; the end of the process does it too."""
@@ -147,6 +143,10 @@ class StageDirectory:
         if manifest.is_file():
             sha256 = json.loads(manifest.read_text())["sha256"]
             write_atomically(self.path / HANDOFF, json.dumps({"folder": str(manifest.parent), "sha256": sha256}))
+
+    def record_config(self, document: Mapping[str, Any]) -> None:
+        """Remember the complete config of this start."""
+        write_atomically(self.config, yaml.safe_dump(dict(document), sort_keys=False))
 
     def recorded_config(self) -> Config | None:
         """The complete config of the last start, if there was one."""

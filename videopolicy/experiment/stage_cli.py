@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import callbacks as _callbacks
@@ -24,7 +24,9 @@ import lightning_modules as _lightning_modules
 import networks as _networks
 from callbacks import CheckpointHandoff
 from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
+from callbacks.finite_training import FiniteTraining
 from callbacks.progress import StageProgress
+from callbacks.resumed_optimizer import ResumedOptimizer
 from callbacks.run_checkpoints import BestCheckpoint, LastCheckpoint, is_dry_run
 from datamodules import DatasetError
 from lightning_modules import JointStage
@@ -62,8 +64,7 @@ class StageCLI(LightningCLI):
         _quieten()
         parser_kwargs = {"parser_mode": "omegaconf", "exit_on_error": False}
         super().__init__(
-            save_config_callback=StageConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=None,  # `StageConfig` keeps it where the run is, whatever the logger
             seed_everything_default=0,
             parser_kwargs={**parser_kwargs, **{name: dict(parser_kwargs) for name in self.subcommands()}},
             auto_configure_optimizers=False,
@@ -152,13 +153,19 @@ class StageCLI(LightningCLI):
         """Fill in the defaults that depend on the run directory."""
         config = self._get(self.config_init, "trainer")
         folder = self.directory.path if self.subcommand == "fit" else self.directory.path / str(self.subcommand)
-        wanted: dict[str, Any] = {"default_root_dir": config.get("default_root_dir") or str(folder)}
+        if (given := config.get("default_root_dir")) is not None:
+            raise CommandError(
+                f"trainer.default_root_dir: is {given!r}, but a run has one folder for all its files; remove it and "
+                f"say --run_dir {given}."
+            )
+        wanted: dict[str, Any] = {"default_root_dir": str(folder)}
         if config.get("logger") in (None, True):
             wanted["logger"] = TensorBoardLogger(str(folder), name="", version="")
         plugins = config.get("plugins") or []
         wanted["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        given = config.get("callbacks") or []
-        config["callbacks"] = [*(given if isinstance(given, list) else [given]), *self._default_callbacks(config)]
+        callbacks = config.get("callbacks") or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        config["callbacks"] = [*callbacks, *self._default_callbacks(config)]
         return super().instantiate_trainer(**{**wanted, **kwargs})
 
     def _default_callbacks(self, config: Mapping[str, Any]) -> list[Callback]:
@@ -168,7 +175,9 @@ class StageCLI(LightningCLI):
         def wanted(kind: type[Callback]) -> bool:
             return not any(issubclass(other, kind) for other in kinds)
 
-        defaults: list[Callback] = []
+        defaults: list[Callback] = [FiniteTraining(), ResumedOptimizer()]
+        if self.subcommand == "fit":
+            defaults.append(StageConfig(self.directory, self.config_document))
         if config.get("enable_progress_bar") is not False and wanted(ProgressBar):
             defaults.append(StageProgress(self.composed["stage"]))
         if config.get("logger") is not False and wanted(LearningRateMonitor):
@@ -234,8 +243,26 @@ class HelpCLI(StageCLI):
         parser.parse_args(args)
 
 
-class StageConfig(SaveConfigCallback):
-    """Write the complete config beside the checkpoints."""
+class StageConfig(Callback):
+    """Write the complete config beside the checkpoints once the run has begun: a start that was refused leaves none.
+
+    Args:
+        directory: The stage's folder.
+        document: The config.
+    """
+
+    def __init__(self, directory: StageDirectory, document: Config) -> None:
+        self.directory = directory
+        self.document = document
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Everything is restored by now."""
+        if trainer.is_global_zero and not is_dry_run(trainer):
+            self.directory.record_config(self.document)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A stage that had no step to train never started."""
+        self.on_train_start(trainer, pl_module)
 
 
 @contextmanager
