@@ -61,7 +61,9 @@ class FiniteTraining(Callback):
         self._first_bad = torch.where(bad & (self._bad_in_a_row == 0), trainer.global_step, self._first_bad)
         self._bad_in_a_row = torch.where(bad, self._bad_in_a_row + 1, 0)
         cheap = pl_module.device.type == "cpu" and trainer.world_size == 1
-        if cheap or (batch_idx + 1) % (trainer.log_every_n_steps or EVERY_STEPS) == 0:  # ty: counted alike on all ranks
+        if (
+            cheap or (batch_idx + 1) % (getattr(trainer, "log_every_n_steps", 0) or EVERY_STEPS) == 0
+        ):  # the same on all ranks
             self._look(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

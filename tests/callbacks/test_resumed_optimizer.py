@@ -44,7 +44,8 @@ class Line(LightningModule):
         self.make, self.schedule = make, schedule
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        return self.fast(self.slow(torch.ones(2, 3) * (1 + self.trainer.global_step))).square().mean()
+        output: Tensor = self.fast(self.slow(torch.ones(2, 3) * (1 + self.trainer.global_step)))
+        return output.square().mean()
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401
         optimizer = self.make([{"params": self.slow.parameters()}, {"params": self.fast.parameters()}])
