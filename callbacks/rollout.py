@@ -1,15 +1,17 @@
-"""Success rates in a simulator, on every validation epoch."""
+"""Success rates in a simulator, after validations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.clips import log_clip, side_by_side, write_clip
@@ -17,15 +19,18 @@ from callbacks.run_folder import run_folder
 from lightning_modules import PolicyStage, VideoPolicy
 from simulators import EpisodeResult, EpisodeSpec, ResultsFile, RolloutEngine, SimulatorConfig, summarize
 
+SLOWEST_RANK = timedelta(days=7)  # how long ranks that have played their episodes wait for the others
+
 
 class SimulationRollout(Callback):
     """Roll the policy out with the weights of the moment and log how often it succeeds.
 
-    Runs on validation epochs of the action or joint stage (not in the sanity check), and in ``lightning validate`` and
-    ``test``. Logs ``rollout/<task>/success_rate``, ``rollout/success_rate`` (mean over tasks; monitor this), the Wilson
-    95 % interval over all episodes, ``rollout/episode_length``, ``rollout/seconds_per_replan`` and ``rollout/errors``.
-    Under DDP the ranks share the episodes. Recorded episodes become videos with executed above predicted frames, as
-    files and in TensorBoard.
+    Runs at the end of validations of the action or joint stage (not in the sanity check), and in ``lightning validate``
+    and ``test``, in the trainer's precision; where no demo is held out, when there would be a validation. Logs
+    ``rollout/<task>/success_rate``, ``rollout/success_rate`` (mean over tasks; monitor this), the Wilson 95 % interval
+    over all episodes, ``rollout/episode_length``, ``rollout/seconds_per_replan`` and ``rollout/errors``. Under DDP the
+    ranks share the episodes, and wait for the slowest. Recorded episodes become videos with executed above predicted
+    frames, as files and in TensorBoard.
 
     Args:
         simulator: Simulator, tasks and cameras.
@@ -33,8 +38,9 @@ class SimulationRollout(Callback):
         first_seed: Seed of the first episode; choose it so that no demo started from it.
         execute_steps: Actions executed before the policy is asked again.
         num_workers: Simulator processes a rank.
-        every_n_epochs: Roll out on every n-th validation epoch.
-        record_episodes: Episodes to film.
+        every_n_epochs: While training, roll out in every n-th validation: the n-th, the 2n-th, ...; also where several
+            validations fall into one epoch of training, or one into several. A run that goes on counts on.
+        record_episodes: Episodes to film, over all ranks.
         folder: Where results (JSON lines) and videos go; `rollouts` beside the logger's files if None.
         timeout_s: A worker that says nothing for so long is restarted.
         groups: Group name -> tasks; each is logged as ``rollout/<group>/success_rate`` too, the mean over its tasks. If
@@ -55,6 +61,10 @@ class SimulationRollout(Callback):
         timeout_s: float = 300.0,
         groups: dict[str, list[str]] | None = None,
     ) -> None:
+        counts = {"num_episodes": num_episodes, "execute_steps": execute_steps, "num_workers": num_workers}
+        for name, value in {**counts, "every_n_epochs": every_n_epochs}.items():
+            if value < 1:
+                raise MisconfigurationException(f"SimulationRollout.{name} is {value}; it must be at least 1.")
         self.simulator = simulator
         self.num_episodes = num_episodes
         self.first_seed = first_seed
@@ -66,6 +76,8 @@ class SimulationRollout(Callback):
         self.timeout_s = timeout_s
         self.groups = groups
         self._engine: RolloutEngine | None = None
+        self._num_validations = 0  # of this run; the sanity check is none
+        self._patient_group: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out now, not after hours of training, whether the simulator runs and shows what the policy needs."""
@@ -75,13 +87,22 @@ class SimulationRollout(Callback):
                 "move it to stages.action.trainer.callbacks."
             )
         datamodule = getattr(trainer, "datamodule", None)
-        cameras = datamodule.preprocessing.cameras if datamodule is not None else pl_module.data.cameras
+        data = datamodule.preprocessing if datamodule is not None else pl_module.data
+        cameras = data.cameras
         if missing := [camera for camera in cameras if camera not in self.simulator.cameras]:
             raise MisconfigurationException(
                 f"SimulationRollout.simulator.cameras is {list(self.simulator.cameras)} but the policy was trained on "
                 f"{list(cameras)}; add {missing}."
             )
         self.simulator = self.simulator.check()  # on every rank: "all" becomes the task names
+        self._check_groups(datamodule)
+        self._warn_of_what_is_ignored(trainer, data.action_horizon)
+        if datamodule is not None:
+            datamodule.validate_without_demos = True
+        if trainer.world_size > 1:
+            self._patient_group = dist.new_group(backend="gloo", timeout=SLOWEST_RANK)
+
+    def _check_groups(self, datamodule: Any) -> None:  # noqa: ANN401 - any LightningDataModule
         if self.groups is None:
             self.groups = _groups_of(datamodule, self.simulator.tasks)
         for name, members in self.groups.items():
@@ -93,15 +114,41 @@ class SimulationRollout(Callback):
             if name in self.simulator.tasks:
                 raise MisconfigurationException(f"SimulationRollout.groups: {name!r} is a task; name the group anew.")
 
+    def _warn_of_what_is_ignored(self, trainer: Trainer, action_horizon: int) -> None:
+        if self.execute_steps > action_horizon:
+            rank_zero_warn(
+                f"SimulationRollout.execute_steps is {self.execute_steps}, but the policy gives {action_horizon} "
+                f"actions at a time, so it is asked again after {action_horizon}; set execute_steps to at most that."
+            )
+        testing = trainer.state.fn == TrainerFn.TESTING
+        limit = "limit_test_batches" if testing else "limit_val_batches"
+        if not getattr(trainer, limit):
+            rank_zero_warn(
+                f"SimulationRollout rolls out when the trainer validates, but trainer.{limit} is 0, so it never will; "
+                "set it to 1 or more (to train on every demo and still roll out, set data.init_args.val_fraction to 0)."
+            )
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Roll out and log; every rank logs the same numbers."""
-        if trainer.sanity_checking or trainer.current_epoch % self.every_n_epochs:
+        if trainer.sanity_checking:
             return
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._num_validations += 1
+            if self._num_validations % self.every_n_epochs:
+                return
         self._roll_out(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Roll out as on validation."""
         self._roll_out(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many validations there were, for `every_n_epochs`."""
+        return {"num_validations": self._num_validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on."""
+        self._num_validations = state_dict["num_validations"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the protocol, so that `videopolicy evaluate` repeats it from the checkpoint alone."""
@@ -118,23 +165,29 @@ class SimulationRollout(Callback):
         }
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Stop the simulator processes."""
+        """Stop the simulator processes and give the data back as it was."""
+        if getattr(trainer, "datamodule", None) is not None:
+            trainer.datamodule.validate_without_demos = False  # type: ignore[attr-defined]
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+        if self._patient_group is not None:
+            dist.destroy_process_group(self._patient_group)
+            self._patient_group = None
 
     def _roll_out(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, PolicyStage)
+        folder = self._folder(trainer)  # asks rank 0, so before a rank may be late
         episodes = self.simulator.episodes(self.num_episodes, self.first_seed)
         share = episodes[trainer.global_rank :: trainer.world_size]
-        results = self._run(pl_module, share, show_progress=trainer.is_global_zero)
-        folder = self._folder(trainer)
+        with trainer.precision_plugin.val_step_context():
+            results = self._run(trainer, pl_module, share)
         for result in results:
             self._save_recording(trainer, folder, result)
         results = [replace(result, recording=None) for result in results]
         if trainer.world_size > 1:
             shares: list[list[EpisodeResult]] = [[] for _ in range(trainer.world_size)]
-            dist.all_gather_object(shares, results)
+            dist.all_gather_object(shares, results, group=self._patient_group)
             results = [result for part in shares for result in part]
         if trainer.is_global_zero:
             path = folder / f"step_{trainer.global_step:07d}.jsonl"
@@ -143,17 +196,17 @@ class SimulationRollout(Callback):
                 ResultsFile(path).append(result)
         self._log(pl_module, results)
 
-    def _run(self, stage: PolicyStage, share: Sequence[EpisodeSpec], show_progress: bool) -> list[EpisodeResult]:
+    def _run(self, trainer: Trainer, stage: PolicyStage, share: Sequence[EpisodeSpec]) -> list[EpisodeResult]:
         if self._engine is None:
             self._engine = RolloutEngine(
                 self.simulator,
                 num_workers=self.num_workers,
                 execute_steps=self.execute_steps,
                 timeout_s=self.timeout_s,
-                record_episodes=self.record_episodes,
+                record_episodes=len(range(trainer.global_rank, self.record_episodes, trainer.world_size)),
                 record_stride=stage.data.frame_stride,
             )
-        return self._engine.run(VideoPolicy(stage), share, progress=show_progress)
+        return self._engine.run(VideoPolicy(stage), share, progress=trainer.is_global_zero)
 
     def _log(self, pl_module: LightningModule, results: list[EpisodeResult]) -> None:
         summary = summarize(results, self.groups or {})

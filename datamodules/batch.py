@@ -88,6 +88,13 @@ class Batch:
         )
 
     @staticmethod
+    def empty() -> Batch:
+        """A batch of no windows."""
+        nothing = torch.empty(0, 0)
+        flags = nothing.bool()
+        return Batch(nothing, nothing, flags, flags, [], torch.empty(0, dtype=torch.int64))
+
+    @staticmethod
     def collate(windows: Sequence[Window]) -> Batch:
         """Stack windows along a new first axis; frames are kept where every window has them.
 

@@ -25,7 +25,7 @@ from datamodules.sampling import ResumableLoader, WindowSampler, weigh_demos
 from datamodules.split import split_demos
 from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod, compute_statistics
 from datamodules.statistics_file import load_or_compute
-from datamodules.validation import ValidationWindows
+from datamodules.validation import ValidationWindows, loader_without_windows
 from datamodules.windows import ActionPadding, WindowDataset
 
 
@@ -64,6 +64,8 @@ class DemoDataModule(LightningDataModule):
     Attributes:
         train_set: Windows for training, after ``setup``.
         val_set: Windows for validation, after ``setup``; may be empty.
+        validate_without_demos: Where no demo is held out, still give the trainer something to validate on its schedule:
+            a batch of no windows.
         latents: The latent cache, after ``setup``, if one is used.
     """
 
@@ -129,8 +131,9 @@ class DemoDataModule(LightningDataModule):
         self._tasks: set[str] = set()
         self._demos: list[DemoEntry] = []
         self._left_out: set[str] | None = None  # tasks that train_set and val_set were made without
+        self.validate_without_demos = False
         self._read_frames = True
-        self._num_pictured = 1
+        self._num_pictured = 0
         self._preprocessing: Preprocessing | None = None
         self._check_settings()
 
@@ -235,9 +238,10 @@ class DemoDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Window] | list[DataLoader[Window]]:
-        """All validation windows, each beginning of which represents the data; no loader if no demo was held out."""
+        """All validation windows, each beginning of which represents the data."""
         if not len(self.val_set):
-            return []
+            wanted = self.validate_without_demos and self.trainer is not None
+            return loader_without_windows(self.trainer) if wanted else []  # type: ignore[arg-type]
         num_ranks = 1 if self.trainer is None else self.trainer.world_size
         at_once = self.val_batch_size * num_ranks
         num_pictured = math.ceil(self._num_pictured / at_once) * at_once  # a batch has frames, or it has none

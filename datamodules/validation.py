@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Dataset
+from lightning import Trainer
+from torch.utils.data import DataLoader, Dataset
 
-from datamodules.batch import Window
+from datamodules.batch import Batch, Window
 from datamodules.demos import DemoEntry
 from datamodules.windows import WindowDataset
 
@@ -41,6 +44,18 @@ class ValidationWindows(Dataset[Window]):
 
     def __getitem__(self, position: int) -> Window:
         return self.windows.window(int(self.order[position]), pictured=position < self.num_pictured)
+
+
+def loader_without_windows(trainer: Trainer) -> DataLoader[Window]:
+    """Batches of no windows, as many as it takes that a trainer walks at least one and thus validates on its schedule.
+
+    Args:
+        trainer: It leaves a loader out of which it would walk less than one batch.
+    """
+    limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
+    length = math.ceil(1 / limit) + 1 if isinstance(limit, float) and 0 < limit < 1 else 1
+    numbers: Any = range(length * trainer.world_size)
+    return DataLoader(numbers, batch_size=1, collate_fn=lambda _: Batch.empty())
 
 
 def validation_order(demos: Sequence[DemoEntry], seed: int) -> npt.NDArray[np.int64]:

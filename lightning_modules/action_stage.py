@@ -280,6 +280,8 @@ class ActionStage(PolicyStage):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss at fixed levels with draws named by the window; errors of actions sampled for the first windows."""
+        if not len(batch):  # no demo is held out, but rollouts hang on the validation
+            return
         noise = seeded_noise(batch.actions.shape[1:], batch.windows.tolist(), "action", self.device)
         losses = [self.loss(batch, batch.actions.new_full((len(batch),), level), noise) for level in self.val_sigmas]
         self.log_batch({"val/loss": torch.stack(losses).mean()}, batch)

@@ -180,6 +180,8 @@ class JointStage(PolicyStage):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses at fixed levels with draws named by the window; video and actions of the first windows."""
+        if not len(batch):  # no demo is held out, but rollouts hang on the validation
+            return
         latents, conditioning = self.encode(batch)
         seeds = batch.windows.tolist()
         noise = seeded_noise(latents.shape[1:], seeds, "video", self.device)
