@@ -177,7 +177,7 @@ class SimulationRollout(Callback):
 
     def _roll_out(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, PolicyStage)
-        folder = self._folder(trainer)  # asks rank 0, so before a rank may be late
+        folder = self._folder(trainer)
         episodes = self.simulator.episodes(self.num_episodes, self.first_seed)
         share = episodes[trainer.global_rank :: trainer.world_size]
         with trainer.precision_plugin.val_step_context():
