@@ -1,10 +1,10 @@
-"""Find the demo files, check every demo before training starts, and list them."""
+"""Check every demo before training starts, and list them; `videopolicy inspect` makes the same checks."""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import h5py
@@ -12,9 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.errors import DatasetError
-from datamodules.readers import DemoReader, demo_names, masked_names, open_demo_file, require_layout
-
-HDF5_SUFFIXES = (".hdf5", ".h5")
+from datamodules.hdf5 import READ_ERRORS, open_demo_file, why_not_read
+from datamodules.pictures import Orientation, reading_problem
+from datamodules.readers import (
+    DemoReader,
+    PictureTiming,
+    demo_group,
+    demo_names,
+    masked_names,
+    no_images,
+    require_layout,
+)
 
 
 @dataclass(frozen=True)
@@ -24,11 +32,13 @@ class DemoEntry:
     Attributes:
         path: The file.
         name: Its group under ``data``, e.g. ``demo_12``.
-        length: Steps, at least 1.
+        length: Steps that have a picture and an action, at least 1.
         action_width: Numbers in a recorded action.
         image_size: Height and width of its camera images in pixels.
         task: What the file calls the task.
         instruction: What the robot was told.
+        orientation: How its images are stored.
+        first_action: Index of the action that follows picture 0: 1 where pictures were stored after their action.
     """
 
     path: str
@@ -38,111 +48,155 @@ class DemoEntry:
     image_size: int
     task: str
     instruction: str
+    orientation: Orientation = "upright"
+    first_action: int = 0
 
     def __str__(self) -> str:
         return f"{self.path} {self.name}"
 
 
-def find_files(paths: str | Sequence[str]) -> list[Path]:
-    """Resolve files, globs (``**`` too) and folders (searched recursively) to a sorted list without repeats.
+@dataclass(frozen=True)
+class ReadingSettings:
+    """What a data module's arguments say about reading files; None leaves it to the file and its layout.
 
-    Raises:
-        DatasetError: A path matches nothing.
-    """
-    files: dict[Path, None] = {}
-    for text in [paths] if isinstance(paths, str) else paths:
-        path = Path(text).expanduser()
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix in HDF5_SUFFIXES)
-            problem = f"{text}: the folder holds no {' or '.join(HDF5_SUFFIXES)} file"
-        elif glob.has_magic(text) and not path.exists():
-            found = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
-            problem = f"{text}: no file matches this pattern"
-        else:
-            found = [path] if path.exists() else []
-            problem = f"{text}: no such file"
-        if not found:
-            raise DatasetError(f"{problem}; correct data.init_args.paths, or collect demos with `videopolicy collect`.")
-        files.update(dict.fromkeys(found))
-    if not files:
-        raise DatasetError("paths is empty; name at least one HDF5 file, glob or folder in data.init_args.paths.")
-    return list(files)
-
-
-def list_demos(
-    path: Path,
-    reader: DemoReader,
-    cameras: Sequence[str],
-    *,
-    instruction: str | None = None,
-    filter_key: str | None = None,
-    limit: int | None = None,
-) -> list[DemoEntry]:
-    """Check the demos of one file that will be trained on, and list them.
-
-    Args:
-        path: The file.
-        reader: The layout that the file must be in.
+    Attributes:
         cameras: Cameras that every demo must have.
-        instruction: Replaces what the file says.
+        instruction: What the robot was told.
+        orientation: How images are stored.
+        pictures_taken: Whether the picture of a step was taken before or after its action.
         filter_key: Only the demos of ``mask/<filter_key>``.
         limit: Only the first so many.
+        left_out: Tasks whose files are not looked at.
+    """
+
+    cameras: Sequence[str]
+    instruction: str | None = None
+    orientation: Orientation | None = None
+    pictures_taken: PictureTiming | None = None
+    filter_key: str | None = None
+    limit: int | None = None
+    left_out: Sequence[str] = ()
+
+
+def list_demos(path: Path, reader: DemoReader, settings: ReadingSettings) -> list[DemoEntry]:
+    """Check the demos of one file that will be trained on, and list them.
 
     Raises:
         DatasetError: The first problem found.
     """
     with open_demo_file(path) as file:
         require_layout(file, reader)
-        names = demo_names(file) if filter_key is None else masked_names(file, filter_key)
-        task = reader.task(file)
+        if (task := reader.task(file)) in settings.left_out:
+            return []
+        key = settings.filter_key
+        names = demo_names(file) if key is None else masked_names(file, key)
+        orientation = settings.orientation or reader.orientation(file)
+        timing = settings.pictures_taken or reader.picture_timing(file)
         entries = []
-        for name in names[:limit]:
-            demo = file["data"][name]
-            for problem in demo_problems(demo, reader, cameras):
+        for name in names[: settings.limit]:
+            demo = demo_group(file, name)
+            problems = demo_problems(demo, reader, settings.cameras, timing, settings.instruction, num_read=not entries)
+            for problem in problems:
                 raise DatasetError(f"{path} {name}: {problem}")
-            if (text := instruction or reader.instruction(demo)) is None:
-                raise DatasetError(
-                    f"{path} {name}: the file holds no instruction; "
-                    "set data.init_args.instruction to what the robot was told."
-                )
             length, width = demo["actions"].shape
-            size = demo[reader.camera_key(cameras[0])].shape[1]
-            entries.append(DemoEntry(str(path), name, length, width, size, task, text))
-    if not entries:
-        raise DatasetError(f"{path}: no demo left after filter_key={filter_key!r}, limit_demos={limit}; loosen them.")
+            first = first_action(demo, reader, settings.cameras, timing)
+            size = reader.pictures(demo, settings.cameras[0]).shape[1]
+            text = settings.instruction or str(reader.instruction(demo))
+            entries.append(
+                DemoEntry(str(path), name, length - first, width, size, task, text, orientation, first_action=first)
+            )
     return entries
 
 
-def demo_problems(demo: h5py.Group, reader: DemoReader, cameras: Sequence[str]) -> Iterator[str]:
-    """What keeps a demo from being trained on, without reading its contents; each problem with its way out."""
-    actions = demo.get("actions")
-    if not isinstance(actions, h5py.Dataset):
-        yield f"no dataset 'actions', only {sorted(demo)}; record or export the actions."
+def first_action(demo: h5py.Group, reader: DemoReader, cameras: Sequence[str], timing: PictureTiming) -> int:
+    """Index of the action that follows picture 0. With one picture more than actions that is action 0 in any layout."""
+    num_pictures = {len(reader.pictures(demo, camera)) for camera in cameras}
+    return int(timing == "after_action" and num_pictures == {len(demo["actions"])})
+
+
+def demo_problems(
+    demo: h5py.Group,
+    reader: DemoReader,
+    cameras: Sequence[str],
+    timing: PictureTiming,
+    instruction: str | None = None,
+    num_read: int = 0,
+) -> Iterator[str]:
+    """What keeps a demo from being trained on; each problem with its way out.
+
+    Args:
+        demo: The demo.
+        reader: Its layout.
+        cameras: Cameras that it must have.
+        timing: Whether its pictures were taken before or after the action beside them.
+        instruction: What the robot was told, where the file need not say it.
+        num_read: Pictures of a camera to read: 0, 1 for the first, 2 for the last one too.
+    """
+    try:
+        actions = demo.get("actions")
+        if not isinstance(actions, h5py.Dataset):
+            yield f"no dataset 'actions', only {sorted(demo)}; record or export the actions."
+            return
+        if actions.ndim != 2 or actions.dtype.kind not in "fiu":
+            yield f"actions are {actions.dtype} of shape {actions.shape}; expected numbers of shape (steps, dimensions)."
+            return
+    except READ_ERRORS as error:
+        yield f"{why_not_read(demo, 'actions', error)}."
         return
-    if actions.ndim != 2 or actions.dtype.kind not in "fiu":
-        yield f"actions are {actions.dtype} of shape {actions.shape}; expected numbers of shape (steps, dimensions)."
-        return
-    length = actions.shape[0]
+    there = list(reader.keys_by_camera(demo))
+    usable = [camera for camera in cameras if reader.image_key(demo, camera) is not None]
+    yield from _length_problems(demo, timing)
+    if not there:
+        yield no_images(demo)
+    elif missing := [camera for camera in cameras if camera not in usable]:
+        yield f"no camera {missing}; the file has {there}. Set data.init_args.cameras to a subset of these."
+    yield from _image_problems(demo, reader, usable, len(actions), num_read)
+    if not (instruction or reader.instruction(demo)):
+        yield "the file holds no instruction; set data.init_args.instruction to what the robot was told."
+
+
+def _length_problems(demo: h5py.Group, timing: PictureTiming) -> Iterator[str]:
+    length = len(demo["actions"])
+    declared = np.asarray(demo.attrs.get("num_samples", length)).ravel()
     if length < 1:
         yield "no steps, shorter than one step; remove this demo."
-    elif (declared := int(demo.attrs.get("num_samples", length))) != length:
-        yield f"{length} actions but num_samples says {declared}; the demo was cut short, so record it again."
-    there = reader.cameras(demo)
-    if missing := [camera for camera in cameras if camera not in there]:
-        yield f"no camera {missing}; the file has {there}. Set data.init_args.cameras to a subset of these."
-    yield from _image_problems(demo, reader, [camera for camera in cameras if camera in there], length)
+    elif declared.dtype.kind in "iuf" and declared.size == 1 and declared[0] not in (length, length + 1):
+        yield f"{length} actions but num_samples says {declared[0]:g}; the demo was cut short, so record it again."
+    elif length == 1 and timing == "after_action":
+        yield "one step, whose picture was taken after its action, so no picture has an action after it; remove this demo."
 
 
-def _image_problems(demo: h5py.Group, reader: DemoReader, cameras: Sequence[str], length: int) -> Iterator[str]:
+def _image_problems(
+    demo: h5py.Group, reader: DemoReader, cameras: Sequence[str], length: int, num_read: int
+) -> Iterator[str]:
     shape_by_camera: dict[str, tuple[int, int]] = {}
+    count_by_camera: dict[str, int] = {}
     for camera in cameras:
-        images = demo[reader.camera_key(camera)]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            yield f"images of {camera} are {images.dtype} of shape {images.shape}; expected uint8 (steps, H, W, 3)."
+        key = str(reader.image_key(demo, camera))
+        try:
+            images = reader.pictures(demo, camera)
+            shape = images.shape
+        except READ_ERRORS as error:
+            yield f"{why_not_read(demo['obs'], key, error)}."
             continue
-        if len(images) != length:
-            yield f"{len(images)} images of {camera} but {length} actions; the demo was cut short, so record it again."
-        shape_by_camera[camera] = images.shape[1:3]
+        if images.dtype != np.uint8 or len(shape) != 4 or shape[-1] != 3:
+            yield f"images of {camera} are {images.dtype} of shape {shape}; expected uint8 (steps, H, W, 3)."
+            continue
+        if len(images) < length:
+            yield (
+                f"{len(images)} images of {camera} but {length} actions; pictures are missing, so render them anew or "
+                "remove this demo."
+            )
+        elif len(images) > length + 1:
+            yield (
+                f"{len(images)} images of {camera} but {length} actions; which belong together is not known, so store "
+                "one picture an action (or one more, after the last)."
+            )
+        elif length and (problem := reading_problem(demo["obs"], key, (0, length - 1)[:num_read])):
+            yield f"{problem}."
+        shape_by_camera[camera], count_by_camera[camera] = shape[1:3], len(images)
+    if len(set(count_by_camera.values())) > 1:
+        yield f"cameras with different numbers of images ({count_by_camera}); render all cameras anew."
     sizes = {camera: f"{height}x{width}" for camera, (height, width) in shape_by_camera.items()}
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{camera} {size}" for camera, size in sizes.items())
@@ -151,29 +205,18 @@ def _image_problems(demo: h5py.Group, reader: DemoReader, cameras: Sequence[str]
         yield f"images are {next(iter(sizes.values()))}, not square; render or crop them to squares."
 
 
-def read_actions(files: Sequence[Path], dims: Sequence[int]) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-    """Yield the name and the chosen action dimensions (L, D) of every demo of every file, one at a time.
+def read_actions(demos: Iterable[DemoEntry], dims: Sequence[int]) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
+    """Yield the name and the chosen action dimensions (L, D) of every demo, one at a time; no other demo is read.
 
     Raises:
-        DatasetError: An action dataset cannot be read, or is not as wide as it must be.
+        DatasetError: An action dataset cannot be read.
     """
-    for path in files:
+    for path, members in groupby(demos, key=lambda demo: demo.path):
         with open_demo_file(path) as file:
-            for name in demo_names(file):
-                yield f"{path} {name}", _read_demo_actions(file["data"][name], dims)
-
-
-def _read_demo_actions(demo: h5py.Group, dims: Sequence[int]) -> npt.NDArray[np.float64]:
-    where = f"{demo.file.filename} {demo.name.rpartition('/')[2]}"
-    try:
-        actions = np.asarray(demo["actions"][()], dtype=np.float64)
-    except (OSError, KeyError, ValueError) as error:
-        raise DatasetError(
-            f"{where}: actions cannot be read ({' '.join(str(error).split())}); remove this demo."
-        ) from None
-    if actions.ndim != 2 or not len(actions) or actions.shape[1] <= max(dims):
-        raise DatasetError(
-            f"{where}: actions have shape {actions.shape} but action_dims wants dimensions {list(dims)}; "
-            "choose action_dims that are there or remove this demo."
-        )
-    return actions[:, list(dims)]
+            for demo in members:
+                group = demo_group(file, demo.name)
+                try:
+                    actions = np.asarray(group["actions"][demo.first_action :], dtype=np.float64)
+                except READ_ERRORS as error:
+                    raise DatasetError(f"{demo}: {why_not_read(group, 'actions', error)}.") from None
+                yield str(demo), actions[:, list(dims)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ ConstantActions = Literal["error", "zero"]
 
 # Low and high quantile of the "quantile" method; 1 % and 99 % are what OpenVLA and pi0 use.
 QUANTILES = (0.01, 0.99)
+NO_RANGE = 1e-4  # a range below this share of the values themselves is no movement
+SMALLEST_RANGE = 1e-6  # nor is one below a micrometre or a microradian
 
 
 @dataclass(frozen=True)
@@ -86,75 +88,95 @@ def compute_statistics(
     demos: Iterable[tuple[str, npt.NDArray[Any]]],
     method: StatisticsMethod = "minmax",
     constant: ConstantActions = "error",
+    dims: Sequence[int] | None = None,
 ) -> ActionStatistics:
-    """One pass over the actions of every demo.
+    """One pass over the actions of the demos.
 
     Args:
-        demos: Pairs of a demo's name (for messages) and its actions (L, D). "minmax" holds one demo at a
-            time; "quantile" needs all actions at once (float32).
+        demos: Pairs of a demo's name (for messages) and its actions (L, D); all are held at once.
         method: Which two values are mapped to -1 and 1.
-        constant: What to do with a dimension that never changes.
+        constant: What to do with a dimension that never changes, or only by rounding.
+        dims: What messages call the D dimensions; None for 0 to D - 1.
 
     Raises:
         DatasetError: NaN or infinite actions, differing widths, no demo, or a constant dimension.
     """
-    low: npt.NDArray[np.float64] | None = None
-    high: npt.NDArray[np.float64] | None = None
-    kept: list[npt.NDArray[np.float32]] = []
-    first = ""
+    names: list[str] = []
+    kept: list[npt.NDArray[np.float64]] = []
     for name, actions in demos:
-        if not np.isfinite(actions).all():
-            step, dim = np.argwhere(~np.isfinite(actions))[0]
-            raise DatasetError(
-                f"{name}: the action at step {step}, dimension {dim} is {actions[step, dim]}; "
-                "actions must be finite, so remove or repair this demo."
-            )
-        demo_low, demo_high = actions.min(0).astype(np.float64), actions.max(0).astype(np.float64)
-        if low is None or high is None:
-            first, low, high = name, demo_low, demo_high
-        elif demo_low.shape != low.shape:
-            raise DatasetError(
-                f"{name}: actions are {len(demo_low)} wide but those of {first} are {len(low)} wide; "
-                "train on files with one action space."
-            )
-        else:
-            low, high = np.minimum(low, demo_low), np.maximum(high, demo_high)
-        if method == "quantile":
-            kept.append(actions.astype(np.float32))
-    if low is None or high is None:
+        _check_demo(name, actions, names[0] if names else name, kept[0] if kept else actions, dims)
+        names.append(name)
+        kept.append(np.asarray(actions, dtype=np.float64))
+    if not kept:
         raise DatasetError("no demo to compute action statistics from; check the paths.")
-    source = f"{first} and every other demo"
-    _check_constant(low, high, constant, source)
-    if method == "minmax":
-        return ActionStatistics(tuple(low.tolist()), tuple(high.tolist()), method, constant)
-    return _quantile_statistics(np.concatenate(kept), low, high, constant, source)
+    together = np.concatenate(kept)
+    numbers = list(dims or range(together.shape[1]))
+    source = f"{names[0]} and every other demo" if len(names) > 1 else names[0]
+    low, high = together.min(0), together.max(0)
+    still = nearly_constant(low, high)
+    if still.any() and constant == "error":
+        raise DatasetError(f"{source}: {_constant_sentence(low, high, still, numbers)}")
+    low, high = np.where(still, (low + high) / 2, low), np.where(still, (low + high) / 2, high)
+    if method == "quantile":
+        low, high = _quantiles(together, low, high, numbers, source)
+    return ActionStatistics(tuple(low.tolist()), tuple(high.tolist()), method, constant)
 
 
-def _quantile_statistics(
-    actions: npt.NDArray[np.float32],
+def nearly_constant(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which dimensions (D,) move by no more than rounding and sensor noise: they have no scale."""
+    return high - low <= np.maximum(NO_RANGE * np.maximum(np.abs(low), np.abs(high)), SMALLEST_RANGE)
+
+
+def _check_demo(
+    name: str,
+    actions: npt.NDArray[Any],
+    first: str,
+    like: npt.NDArray[Any],
+    dims: Sequence[int] | None,
+) -> None:
+    if not np.isfinite(actions).all():
+        step, dim = np.argwhere(~np.isfinite(actions))[0]
+        raise DatasetError(
+            f"{name}: the action at step {step}, dimension {dims[dim] if dims else dim} is {actions[step, dim]}; "
+            "actions must be finite, so remove or repair this demo."
+        )
+    if actions.shape[1] != like.shape[1]:
+        raise DatasetError(
+            f"{name}: actions are {actions.shape[1]} wide but those of {first} are {like.shape[1]} wide; "
+            "train on files with one action space."
+        )
+
+
+def _quantiles(
+    actions: npt.NDArray[np.float64],
     low: npt.NDArray[np.float64],
     high: npt.NDArray[np.float64],
-    constant: ConstantActions,
+    numbers: Sequence[int],
     source: str,
-) -> ActionStatistics:
-    q_low, q_high = np.quantile(actions, QUANTILES, axis=0).astype(np.float64)
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    q_low, q_high = np.quantile(actions.astype(np.float32), QUANTILES, axis=0).astype(np.float64)
     # A dimension can move and still have equal quantiles (a gripper that closes in one step of a
     # thousand): normalising it to 0 would lose it without a word.
-    if rare := [int(d) for d in np.flatnonzero((q_low == q_high) & (low < high))]:
+    moves = low < high
+    if rare := [numbers[d] for d in np.flatnonzero(nearly_constant(q_low, q_high) & moves)]:
         raise DatasetError(
             f"{source}: the 1 % and 99 % quantiles of action dimensions {rare} are equal although their "
             "values differ; set statistics: minmax."
         )
-    return ActionStatistics(tuple(q_low.tolist()), tuple(q_high.tolist()), "quantile", constant)
+    return np.where(moves, q_low, low), np.where(moves, q_high, high)
 
 
-def _check_constant(
-    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], constant: ConstantActions, source: str
-) -> None:
-    dims = np.flatnonzero(low == high)
-    if dims.size and constant == "error":
-        found = ", ".join(f"{int(d)} (always {low[d]:g})" for d in dims)
-        raise DatasetError(
-            f"{source}: constant action dimensions {found} cannot be scaled to [-1, 1]; "
-            "leave them out with action_dims or set constant_actions: zero."
-        )
+def _constant_sentence(
+    low: npt.NDArray[np.float64],
+    high: npt.NDArray[np.float64],
+    still: npt.NDArray[np.bool_],
+    numbers: Sequence[int],
+) -> str:
+    found = ", ".join(
+        f"{numbers[d]} (always {low[d]:g}" + (f" within {high[d] - low[d]:.1g})" if high[d] > low[d] else ")")
+        for d in np.flatnonzero(still)
+    )
+    return (
+        f"constant action dimensions {found} cannot be scaled to [-1, 1]; "
+        "leave them out with action_dims or set constant_actions: zero."
+    )

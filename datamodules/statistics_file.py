@@ -1,7 +1,7 @@
 """Action statistics are computed once and kept in a small JSON file beside the demos.
 
-The file names what it was computed from (every file with its size and modification time, the dimensions and the
-method), so an appended, replaced or edited demo file makes it stale and it is computed again.
+The file names what it was computed from (every file with its size and modification time, its demos in use, the
+dimensions and the method), so an appended, replaced or edited demo file makes it stale and it is computed again.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import json
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from datamodules.demos import DemoEntry
 from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod
 
 log = logging.getLogger(__name__)
@@ -26,32 +29,41 @@ def load_or_compute(
     method: StatisticsMethod,
     constant: ConstantActions,
     compute: Callable[[], ActionStatistics],
+    demos: Sequence[DemoEntry] = (),
+    find_odd: Callable[[], list[str]] = list,
 ) -> ActionStatistics:
     """Return the stored statistics of these files, or compute and store them.
 
     They are stored in the folder that the files share, or under ``$XDG_CACHE_HOME/videopolicy`` (default
-    ``~/.cache``) if that folder cannot be written. Several processes may do this at the same time.
+    ``~/.cache``) if that folder cannot be written; where neither can be, the run keeps them. Several processes may do
+    this at the same time. What ``find_odd`` tells of the actions of these demos is stored beside, and warned of each time.
     """
-    source = _describe(files, dims, method, constant)
+    source = _describe(files, dims, method, constant, demos)
     candidates = [folder / _file_name(source) for folder in _folders(files)]
-    for path in candidates:
-        if (stored := _load(path, source)) is not None:
-            return stored
-    statistics = compute()
-    for path in candidates:
-        try:
-            _write(path, {"source": source, "statistics": statistics.to_dict()})
-        except OSError as error:
-            log.info("%s: action statistics not stored here (%s)", path, error)
-        else:
-            return statistics
-    log.warning("action statistics of %s could not be stored; they are computed again in every run", files[0])
-    return statistics
+    content = next((stored for path in candidates if (stored := _load(path, source)) is not None), None)
+    if content is None:
+        content = {"source": source, "statistics": compute().to_dict(), "odd": find_odd()}
+        if not any(_stored(path, content) for path in candidates):
+            log.warning("action statistics of %s could not be stored; they are computed again in every run", files[0])
+    for sentence in content["odd"]:
+        warnings.warn(sentence, stacklevel=2)
+    return ActionStatistics.from_dict(content["statistics"])
+
+
+def _stored(path: Path, content: dict[str, Any]) -> bool:
+    try:
+        _write(path, content)
+    except OSError as error:
+        log.info("%s: action statistics not stored here (%s)", path, error)
+        return False
+    return True
 
 
 def _folders(files: Sequence[Path]) -> list[Path]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [_common_folder(files), cache / "videopolicy"]
+    folders = [_common_folder(files)]
+    with suppress(RuntimeError):  # a container's unknown user has no home
+        folders.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "videopolicy")
+    return folders
 
 
 def _common_folder(files: Sequence[Path]) -> Path:
@@ -59,25 +71,30 @@ def _common_folder(files: Sequence[Path]) -> Path:
 
 
 def _describe(
-    files: Sequence[Path], dims: Sequence[int], method: StatisticsMethod, constant: ConstantActions
+    files: Sequence[Path],
+    dims: Sequence[int],
+    method: StatisticsMethod,
+    constant: ConstantActions,
+    demos: Sequence[DemoEntry],
 ) -> dict[str, Any]:
     folder = _common_folder(files)
     described = []
     for path in sorted(path.resolve() for path in files):
         status = path.stat()
         name = path.relative_to(folder).as_posix()
-        described.append({"name": name, "size": status.st_size, "mtime_ns": status.st_mtime_ns})
+        used = [f"{demo.name} from {demo.first_action}" for demo in demos if Path(demo.path).resolve() == path]
+        described.append({"name": name, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "demos": used})
     return {"files": described, "action_dims": list(dims), "method": method, "constant": constant}
 
 
 def _file_name(source: dict[str, Any]) -> str:
     """One name per set of files and settings, whatever the files' contents and wherever the folder lies."""
-    names = [file["name"] for file in source["files"]]
+    names = [[file["name"], file["demos"]] for file in source["files"]]
     key = json.dumps([names, source["action_dims"], source["method"], source["constant"]])
     return f"action_statistics-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
 
 
-def _load(path: Path, source: dict[str, Any]) -> ActionStatistics | None:
+def _load(path: Path, source: dict[str, Any]) -> dict[str, Any] | None:
     try:
         stored = json.loads(path.read_text())
     except FileNotFoundError:
@@ -85,9 +102,7 @@ def _load(path: Path, source: dict[str, Any]) -> ActionStatistics | None:
     except (OSError, ValueError) as error:
         log.warning("%s: unreadable action statistics (%s); computing them again", path, error)
         return None
-    if not isinstance(stored, dict) or stored.get("source") != source:
-        return None
-    return ActionStatistics.from_dict(stored["statistics"])
+    return stored if isinstance(stored, dict) and stored.get("source") == source else None
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
