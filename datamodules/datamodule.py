@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,11 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import PAPER_JITTER, ColourJitter
 from datamodules.batch import Batch, Window
-from datamodules.demos import DemoEntry, find_files, list_demos, read_actions
+from datamodules.demo_files import find_files
+from datamodules.demos import DemoEntry, ReadingSettings, common_size, list_demos, read_actions, used_dims
 from datamodules.errors import DatasetError
 from datamodules.latent_cache import LatentCache
+from datamodules.odd_actions import odd_actions, padding_problem
+from datamodules.pictures import Orientation
 from datamodules.preprocessing import Preprocessing
-from datamodules.readers import READERS, DemoReader, LayoutName, Orientation
+from datamodules.readers import READERS, DemoReader, LayoutName, PictureTiming
 from datamodules.sampling import ResumableLoader, WindowSampler, weigh_demos
 from datamodules.split import split_demos
 from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod, compute_statistics
@@ -41,10 +46,13 @@ class DemoDataModule(LightningDataModule):
         action_horizon: Actions a window.
         action_dims: Which numbers of the recorded action to use. None: the source's default.
         instruction: What the robot was told, in place of what the files say.
-        orientation: How the images are stored; they are turned upright. None: the source's default.
+        orientation: How the images are stored; they are turned upright. None: what the file says, or else the source's
+            default.
+        pictures_taken: Whether the picture of a step was taken before or after its action. Taken after it, a picture
+            goes with the next action. None: what each file shows (docs/data.md); after it in LIBERO's official demos.
         action_padding: Past the end of a demo: raw zeros (published) or the last action.
         statistics: What actions are scaled by: minimum and maximum (published) or the 1 % and 99 % quantiles, of every
-            demo of all files, whether or not it is trained on.
+            demo that ``filter_key``, ``limit_demos`` and the two lists of tasks leave, held out or not.
         constant_actions: A dimension that never changes is an error, or is predicted as 0 and put back.
         val_fraction: Share of each task's demos held out for validation; 0 for none.
         split_seed: Draws these demos.
@@ -88,6 +96,7 @@ class DemoDataModule(LightningDataModule):
         action_dims: list[int] | None = None,
         instruction: str | None = None,
         orientation: Orientation | None = None,
+        pictures_taken: PictureTiming | None = None,
         action_padding: ActionPadding = "zero",
         statistics: StatisticsMethod = "minmax",
         constant_actions: ConstantActions = "error",
@@ -113,7 +122,8 @@ class DemoDataModule(LightningDataModule):
         self.action_horizon = action_horizon
         self.action_dims = action_dims
         self.instruction = instruction
-        self.orientation: Orientation = orientation or self.reader.orientation
+        self.orientation: Orientation | None = orientation
+        self.pictures_taken: PictureTiming | None = pictures_taken
         self.action_padding: ActionPadding = action_padding
         self.statistics: StatisticsMethod = statistics
         self.constant_actions: ConstantActions = constant_actions
@@ -140,7 +150,7 @@ class DemoDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Compute and store the action statistics in one process, before the others look for them."""
         demos = self._list_demos(find_files(self.paths))
-        self._load_statistics(demos, self._used_dims(demos))
+        self._load_statistics(demos, used_dims(demos, self.action_dims, self.default_action_dims))
 
     def setup(self, stage: str | None = None) -> None:
         """List, check and split the demos; the same in every process.
@@ -153,10 +163,10 @@ class DemoDataModule(LightningDataModule):
         filmed_only = set() if self._learns_to_film() else set(self.video_only_tasks)
         if self._preprocessing is None:
             self._demos = self._list_demos(find_files(self.paths))
-            dims = self._used_dims(self._demos)
+            dims = used_dims(self._demos, self.action_dims, self.default_action_dims)
             self._preprocessing = Preprocessing(
                 cameras=tuple(self.cameras),
-                image_size=self._common_size(self._demos),
+                image_size=common_size(self._demos, self.image_size),
                 num_frames=self.num_frames,
                 frame_stride=self.frame_stride,
                 action_horizon=self.action_horizon,
@@ -192,8 +202,9 @@ class DemoDataModule(LightningDataModule):
         """What the latents of these demos depend on besides their files and the networks."""
         return {
             "cameras": list(self.cameras),
-            "image_size": self._common_size(demos),
-            "orientation": self.orientation,
+            "image_size": common_size(demos, self.image_size),
+            "orientation": _only(demo.orientation for demo in demos),
+            "first_action": _only(demo.first_action for demo in demos) or None,  # None before there was the setting
             "colour_jitter": None if self.colour_jitter is None else asdict(self.colour_jitter),
         }
 
@@ -300,23 +311,29 @@ class DemoDataModule(LightningDataModule):
             raise DatasetError(f"data.init_args.weights is {self.weights}; weights must be 0 or more.")
 
     def _list_demos(self, files: Sequence[Path]) -> list[DemoEntry]:
-        listed = []
-        for path in files:
-            listed += list_demos(
-                path,
-                self.reader,
-                self.cameras,
-                instruction=self.instruction,
-                filter_key=self.filter_key,
-                limit=self.limit_demos,
-            )
-        self._tasks = {demo.task for demo in listed} - set(self.evaluation_only_tasks)
+        settings = ReadingSettings(
+            self.cameras,
+            self.instruction,
+            self.orientation,
+            self.pictures_taken,
+            self.filter_key,
+            self.limit_demos,
+            self.evaluation_only_tasks,
+        )
+        listed = [demo for path in files for demo in list_demos(path, self.reader, settings)]
+        self._tasks = {demo.task for demo in listed}
         if not self._tasks:
             raise DatasetError(
                 f"data.init_args.evaluation_only_tasks is {self.evaluation_only_tasks}, which leaves no demo to learn "
                 "from; leave at least one task out of it."
             )
-        return [demo for demo in listed if demo.task in self._tasks]
+        if self.instruction is not None and len(self._tasks) > 1:
+            warnings.warn(
+                f"data.init_args.instruction {self.instruction!r} is given to all of {sorted(self._tasks)}; remove it "
+                "where the files say what the robot was told, or else train on one task at a time.",
+                stacklevel=2,
+            )
+        return listed
 
     def _learns_to_film(self) -> bool:
         """Whether the stage of the moment learns from pictures alone; without one, actions are learned."""
@@ -333,50 +350,32 @@ class DemoDataModule(LightningDataModule):
             )
         return [demo for demo in demos if demo.task not in self.video_only_tasks]
 
-    def _used_dims(self, demos: Sequence[DemoEntry]) -> tuple[int, ...]:
-        first = demos[0]
-        for demo in demos:
-            if demo.action_width != first.action_width:
-                raise DatasetError(
-                    f"{demo}: actions are {demo.action_width} wide but those of {first} are {first.action_width} wide; "
-                    "train on files with one action space."
-                )
-        default = self.default_action_dims or range(first.action_width)
-        dims = tuple(default if self.action_dims is None else self.action_dims)
-        if not dims or len(set(dims)) != len(dims) or min(dims) < 0 or max(dims) >= first.action_width:
-            raise DatasetError(
-                f"{first}: actions are {first.action_width} wide but action_dims is {list(dims)}; "
-                f"set data.init_args.action_dims to some of 0 to {first.action_width - 1}, each once."
-            )
-        return dims
-
-    def _common_size(self, demos: Sequence[DemoEntry]) -> int:
-        if self.image_size is not None:
-            return self.image_size
-        first = demos[0]
-        for demo in demos:
-            if demo.image_size != first.image_size:
-                raise DatasetError(
-                    f"{demo}: images are {demo.image_size} pixels wide but those of {first} {first.image_size}; "
-                    "set data.init_args.image_size to resize both."
-                )
-        return first.image_size
-
     def _demo_weights(self, demos: Sequence[DemoEntry]) -> list[float] | None:
         return None if self.weights is None else weigh_demos(demos, self.weights, known=self._demos)
 
     def _load_statistics(self, demos: Sequence[DemoEntry], dims: tuple[int, ...]) -> ActionStatistics:
         method, constant = self.statistics, self.constant_actions
-        files = [Path(path) for path in dict.fromkeys(demo.path for demo in self._with_actions(demos))]
-        return load_or_compute(
-            files, dims, method, constant, lambda: compute_statistics(read_actions(files, dims), method, constant)
+        used = self._with_actions(demos)
+        files = [Path(path) for path in dict.fromkeys(demo.path for demo in used)]
+        actions = cache(lambda: list(read_actions(used, dims)))
+        statistics = load_or_compute(
+            files,
+            dims,
+            method,
+            constant,
+            lambda: compute_statistics(actions(), method, constant, dims),
+            used,
+            lambda: odd_actions(actions(), dims) if method == "minmax" else [],
         )
+        if self.action_padding == "zero" and (problem := padding_problem(statistics, dims)):
+            warnings.warn(problem, stacklevel=2)
+        return statistics
 
     def _windows(self, demos: Sequence[DemoEntry], preprocessing: Preprocessing) -> WindowDataset:
         return WindowDataset(
             demos,
             preprocessing,
-            *(self.reader, self.orientation, self.action_padding, self._read_frames, self.latents),
+            *(self.reader, self.action_padding, self._read_frames, self.latents),
         )
 
     def _loader(self, windows: Dataset[Window], batch_size: int) -> DataLoader[Window]:
@@ -392,3 +391,9 @@ class DemoDataModule(LightningDataModule):
 
     def _on_gpu(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+
+def _only(values: Iterable[Any]) -> Any:  # noqa: ANN401 - any JSON value
+    """The one value, or all different ones."""
+    different = sorted(set(values))
+    return different[0] if len(different) == 1 else different

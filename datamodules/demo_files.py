@@ -60,7 +60,9 @@ def _expanded(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise DatasetError(f"{text}: there is no home directory here (HOME is not set); write the whole path.") from None
+        raise DatasetError(
+            f"{text}: there is no home directory here (HOME is not set); write the whole path."
+        ) from None
 
 
 def _files_of(match: Path) -> list[Path]:
@@ -85,7 +87,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _pattern(path: Path) -> str:
-    """The path as a pattern, of which a leading part that is there literally, such as a folder ``[old]``, is no pattern."""
+    """The path as a pattern; leading parts that are there as they stand, such as a folder ``[old]``, are no pattern."""
     literal = Path(path.anchor)
     parts = list(path.parts[1:] if path.anchor else path.parts)
     while parts and os.path.lexists(literal / parts[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -91,6 +92,8 @@ def list_demos(path: Path, reader: DemoReader, settings: ReadingSettings) -> lis
         key = settings.filter_key
         names = demo_names(file) if key is None else masked_names(file, key)
         orientation = settings.orientation or reader.orientation(file)
+        if settings.orientation is None and (doubt := reader.orientation_doubt(file)):
+            warnings.warn(f"{path}: {doubt}", stacklevel=2)
         timing = settings.pictures_taken or reader.picture_timing(file)
         entries = []
         for name in names[: settings.limit]:
@@ -98,20 +101,76 @@ def list_demos(path: Path, reader: DemoReader, settings: ReadingSettings) -> lis
             problems = demo_problems(demo, reader, settings.cameras, timing, settings.instruction, num_read=not entries)
             for problem in problems:
                 raise DatasetError(f"{path} {name}: {problem}")
-            length, width = demo["actions"].shape
-            first = first_action(demo, reader, settings.cameras, timing)
-            size = reader.pictures(demo, settings.cameras[0]).shape[1]
-            text = settings.instruction or str(reader.instruction(demo))
-            entries.append(
-                DemoEntry(str(path), name, length - first, width, size, task, text, orientation, first_action=first)
-            )
+            entries.append(describe(demo, reader, settings, task, orientation, timing))
     return entries
 
 
-def first_action(demo: h5py.Group, reader: DemoReader, cameras: Sequence[str], timing: PictureTiming) -> int:
-    """Index of the action that follows picture 0. With one picture more than actions that is action 0 in any layout."""
-    num_pictures = {len(reader.pictures(demo, camera)) for camera in cameras}
-    return int(timing == "after_action" and num_pictures == {len(demo["actions"])})
+def describe(
+    demo: h5py.Group,
+    reader: DemoReader,
+    settings: ReadingSettings,
+    task: str,
+    orientation: Orientation,
+    timing: PictureTiming,
+) -> DemoEntry:
+    """A demo without problems, as training knows it."""
+    images = reader.pictures(demo, settings.cameras[0])
+    length, width = demo["actions"].shape
+    # one picture more than actions: it is the last one that has no action, so the first is before action 0
+    first = int(timing == "after_action" and len(images) == length)
+    return DemoEntry(
+        path=demo.file.filename,
+        name=demo.name.rpartition("/")[2],
+        length=length - first,
+        action_width=width,
+        image_size=images.shape[1],
+        task=task,
+        instruction=settings.instruction or str(reader.instruction(demo)),
+        orientation=orientation,
+        first_action=first,
+    )
+
+
+def used_dims(
+    demos: Sequence[DemoEntry], wanted: Sequence[int] | None, default: Sequence[int] | None
+) -> tuple[int, ...]:
+    """The action numbers to use: those wanted, or else the source's, or else all.
+
+    Raises:
+        DatasetError: Demos of different widths, or a number that is not there or stands twice.
+    """
+    first = demos[0]
+    for demo in demos:
+        if demo.action_width != first.action_width:
+            raise DatasetError(
+                f"{demo}: actions are {demo.action_width} wide but those of {first} are {first.action_width} wide; "
+                "train on files with one action space."
+            )
+    dims = tuple(wanted if wanted is not None else default or range(first.action_width))
+    if not dims or len(set(dims)) != len(dims) or min(dims) < 0 or max(dims) >= first.action_width:
+        raise DatasetError(
+            f"{first}: actions are {first.action_width} wide but action_dims is {list(dims)}; "
+            f"set data.init_args.action_dims to some of 0 to {first.action_width - 1}, each once."
+        )
+    return dims
+
+
+def common_size(demos: Sequence[DemoEntry], wanted: int | None) -> int:
+    """Pixels of a side: those wanted, or else of the images.
+
+    Raises:
+        DatasetError: They differ.
+    """
+    if wanted is not None:
+        return wanted
+    first = demos[0]
+    for demo in demos:
+        if demo.image_size != first.image_size:
+            raise DatasetError(
+                f"{demo}: images are {demo.image_size} pixels wide but those of {first} {first.image_size}; "
+                "set data.init_args.image_size to resize both."
+            )
+    return first.image_size
 
 
 def demo_problems(
@@ -138,7 +197,7 @@ def demo_problems(
             yield f"no dataset 'actions', only {sorted(demo)}; record or export the actions."
             return
         if actions.ndim != 2 or actions.dtype.kind not in "fiu":
-            yield f"actions are {actions.dtype} of shape {actions.shape}; expected numbers of shape (steps, dimensions)."
+            yield f"actions are {actions.dtype} of shape {actions.shape}; expected numbers (steps, dimensions)."
             return
     except READ_ERRORS as error:
         yield f"{why_not_read(demo, 'actions', error)}."
@@ -163,7 +222,7 @@ def _length_problems(demo: h5py.Group, timing: PictureTiming) -> Iterator[str]:
     elif declared.dtype.kind in "iuf" and declared.size == 1 and declared[0] not in (length, length + 1):
         yield f"{length} actions but num_samples says {declared[0]:g}; the demo was cut short, so record it again."
     elif length == 1 and timing == "after_action":
-        yield "one step, whose picture was taken after its action, so no picture has an action after it; remove this demo."
+        yield "one step, with no action after its picture, which was taken after the action; remove this demo."
 
 
 def _image_problems(
@@ -216,7 +275,7 @@ def read_actions(demos: Iterable[DemoEntry], dims: Sequence[int]) -> Iterator[tu
             for demo in members:
                 group = demo_group(file, demo.name)
                 try:
-                    actions = np.asarray(group["actions"][demo.first_action :], dtype=np.float64)
+                    actions = np.asarray(group["actions"][()], dtype=np.float64)
                 except READ_ERRORS as error:
                     raise DatasetError(f"{demo}: {why_not_read(group, 'actions', error)}.") from None
                 yield str(demo), actions[:, list(dims)]

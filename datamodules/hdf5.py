@@ -18,11 +18,26 @@ from datamodules.journal import recover
 if importlib.util.find_spec("hdf5plugin") is not None:
     importlib.import_module("hdf5plugin")  # importing it is what registers its filters
 
-READ_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)  # all that h5py raises for a file that is not whole
+READ_ERRORS = (
+    OSError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+)  # all that h5py raises for a file that is not whole
 MAX_OPEN_FILES = 32  # a process; with eight workers far below the usual limit of 1024 handles
+_NO_LOCK = "unable to lock file"  # in the message of HDF5, whatever the path is
 _BUSY = (errno.EAGAIN, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_FILTER_NAMES = {305: "lzo", 307: "bzip2", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32015: "zstd", 32026: "blosc2"}
+_FILTER_NAMES = {
+    305: "lzo",
+    307: "bzip2",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32015: "zstd",
+    32026: "blosc2",
+}
 _NOT_HDF5 = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"),
     (b"PK", "a zip archive; unpack it and name the HDF5 file inside"),
@@ -56,7 +71,7 @@ def _open(path: str | Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        if error.errno not in _NO_LOCKS or "lock" not in str(error):
+        if error.errno not in _NO_LOCKS or _NO_LOCK not in str(error):
             raise
     return h5py.File(path, "r", locking=False)
 
@@ -72,11 +87,11 @@ def why_not_opened(path: str | Path, error: BaseException) -> str:
         return "a folder, not a file; name the HDF5 files in it, or give it to data.init_args.paths as a folder."
     if code in (errno.EMFILE, errno.ENFILE):
         return "too many files are open in this process or machine; raise the limit with `ulimit -n`."
-    if isinstance(error, PermissionError) and "lock" not in str(error):
+    if isinstance(error, PermissionError) and _NO_LOCK not in str(error):
         return "you may not read this file; change its permissions."
-    if code in _BUSY:
+    if code in _BUSY and _NO_LOCK in str(error):
         return "another process is writing this file; wait until it is done."
-    if "lock" in str(error):
+    if _NO_LOCK in str(error):
         return (
             f"the file system refuses locks ({one_line(error)}); set the environment variable "
             "HDF5_USE_FILE_LOCKING=FALSE to read without them."
@@ -90,13 +105,13 @@ def _why_no_hdf5(path: Path, error: BaseException) -> str:
     if path.stat().st_size == 0:
         return "an empty file (0 bytes), so a copy or download never began; get it again."
     text = one_line(error)
-    if "already open for" in text or "consistency flags" in text:
+    if "file consistency flags" in text or "file is already open for" in text:
         return (
             "its writer still has it open, or was killed before it closed the file; if nothing writes to it any more, "
             "run `h5clear -s FILE` (of the HDF5 tools) on it."
         )
-    if "truncated" in text:
-        return f"truncated ({text}); download or copy it again."
+    if "truncated file" in text:
+        return f"truncated ({text}); download or collect it again."
     start = _first_bytes(path)
     for magic, what in _NOT_HDF5:
         if start.startswith(magic):
@@ -116,7 +131,9 @@ def why_not_read(group: h5py.Group, key: str, error: BaseException) -> str:
     try:
         link = group.get(key, getlink=True)
         if isinstance(link, h5py.ExternalLink) and not _resolves(group, key):
-            return f"{key} is a link to {link.path} in {link.filename}, which cannot be opened; put that file in its place"
+            return (
+                f"{key} is a link to {link.path} in {link.filename}, which cannot be opened; put that file in its place"
+            )
         if isinstance(link, h5py.SoftLink) and not _resolves(group, key):
             return f"{key} is a link to {link.path}, which is not there; write the data or remove the link"
         if missing := missing_filters(group[key]):
@@ -128,7 +145,7 @@ def why_not_read(group: h5py.Group, key: str, error: BaseException) -> str:
         pass  # the message of the first error says more
     if getattr(error, "errno", None) in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN):
         return f"the disk or the network failed while {key} was read ({one_line(error)}); check the mount and try again"
-    return f"{key} cannot be read ({one_line(error)}); the file is damaged there, so restore it or leave this demo out"
+    return f"{key}: {one_line(error)}; the file is damaged there, so restore it or leave this demo out"
 
 
 def missing_filters(data: Any) -> str:  # noqa: ANN401 - h5py is untyped
@@ -178,4 +195,3 @@ class OpenFiles:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_pid": self._pid, "_open": OrderedDict()}
-

@@ -1,23 +1,35 @@
-"""What is in a demo file, what is wrong with it, and how it looks."""
+"""What is in a demo file, and what would keep it from being trained on: all checks of training's set-up."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
 
-from datamodules.demos import demo_problems
+from datamodules.attributes import read_json_attribute
+from datamodules.demos import (
+    DemoEntry,
+    ReadingSettings,
+    common_size,
+    demo_problems,
+    describe,
+    read_actions,
+    used_dims,
+)
 from datamodules.errors import DatasetError
-from datamodules.readers import DemoReader, RobomimicReader, demo_names, detect_reader, open_demo_file, turn_upright
+from datamodules.hdf5 import READ_ERRORS, one_line, open_demo_file
+from datamodules.odd_actions import odd_actions, padding_problem
+from datamodules.readers import DemoReader, demo_group, demo_names, detect_reader, unknown_layout
+from datamodules.statistics import compute_statistics, nearly_constant
 
-THUMBNAIL = 112  # pixels of a side on the contact sheet
-CAPTION = 18  # pixels of height
-GAP = 10  # pixels between two cameras
+TIMING = {
+    "before_action": "picture t was taken before action t, and goes with it",
+    "after_action": "picture t was taken after action t, and goes with action t + 1",
+}
 
 
 @dataclass
@@ -28,138 +40,146 @@ class FileReport:
         path: The file.
         layout: Which layout it is in, and which data module reads it; "unknown" otherwise.
         task: Name of the task.
+        env_version: Release of the simulator it was recorded with, if the file says so.
+        timing: Which picture goes with which action.
+        stored: Which way up pictures are stored.
         lengths: Steps of every demo, in order.
         sizes: Camera to the sizes found, e.g. "256x256".
         instructions: Distinct instructions to their number of demos.
         minimum: Smallest finite value of every action dimension, over all demos of the usual width.
         maximum: Largest ones.
-        problems: What would keep the file from being trained on, one sentence each.
+        problems: What would keep the file from being trained on with its data module's defaults, one sentence each.
+        notes: What is odd, but does not keep it from that.
     """
 
     path: Path
     layout: str = "unknown"
     task: str = ""
+    env_version: str | None = None
+    timing: str = ""
+    stored: str = ""
     lengths: list[int] = field(default_factory=list)
     sizes: dict[str, set[str]] = field(default_factory=dict)
     instructions: dict[str, int] = field(default_factory=dict)
     minimum: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     maximum: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def inspect_file(path: str | Path) -> FileReport:
-    """Look at every demo of a file; problems are listed, not raised. Images are not read, actions are."""
+    """Look at every demo of a file, and at its first and last picture; problems are listed, not raised."""
     report = FileReport(Path(path))
     try:
         with open_demo_file(path) as file:
-            reader = detect_reader(file)
-            if reader is None:
-                report.problems.append("no demo with camera images (data/demo_N/obs/...); collect or render some.")
-                return report
-            report.layout, report.task = f"{reader.title} ({reader.data_module})", reader.task(file)
-            demos = [file["data"][name] for name in demo_names(file)]
-            cameras = sorted({camera for demo in demos for camera in reader.cameras(demo)})
-            for demo in demos:
-                _inspect_demo(report, demo, reader, cameras)
-    except (DatasetError, OSError) as error:
-        report.problems.append(" ".join(str(error).split()).removeprefix(f"{path}: "))
-    constant = [int(d) for d in np.flatnonzero(report.minimum == report.maximum)]
-    if constant:
-        found = ", ".join(f"{d} (always {report.minimum[d]:g})" for d in constant)
-        report.problems.append(f"constant action dimensions {found}; use action_dims or constant_actions: zero.")
+            _inspect(report, file)
+    except (DatasetError, *READ_ERRORS) as error:
+        report.problems.append(one_line(error).removeprefix(f"{path}: ").removeprefix(f"{path} "))
     return report
 
 
-def contact_sheet(paths: Sequence[str | Path], demos_per_file: int = 4, moments: int = 4) -> Image.Image | None:
-    """Picture of a few demos: a row a demo, for every camera some moments from its first to its last step, upright.
-
-    Files and demos that cannot be read are left out; None if that is all of them.
-    """
-    rows = [row for path in paths for row in _file_rows(Path(path), demos_per_file, moments)]
-    if not rows:
-        return None
-    width = max(row.width for row in rows)
-    sheet = Image.new("RGB", (width, sum(row.height for row in rows)), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    return sheet
+def env_version(path: str | Path) -> str | None:
+    """Release of the simulator that a file was recorded with (``env_version`` of its ``env_args``), if it says so."""
+    with open_demo_file(path) as file:
+        return _env_version(file)
 
 
-def _inspect_demo(report: FileReport, demo: h5py.Group, reader: DemoReader, cameras: Sequence[str]) -> None:
-    name = demo.name.rpartition("/")[2]
-    problems = list(demo_problems(demo, reader, cameras))
-    text = reader.instruction(demo)
-    if text is None:
-        problems.append("no instruction; set data.init_args.instruction to what the robot was told.")
-    else:
+def _env_version(file: h5py.File) -> str | None:
+    version = read_json_attribute(file["data"], "env_args").get("env_version")
+    return None if version is None else str(version)
+
+
+def _inspect(report: FileReport, file: h5py.File) -> None:
+    if (reader := detect_reader(file)) is None:
+        report.problems.append(unknown_layout(file))
+        return
+    timing = reader.picture_timing(file)
+    report.layout, report.task = f"{reader.title} ({reader.data_module})", reader.task(file)
+    report.env_version, report.timing = _env_version(file), TIMING[timing]
+    report.stored = orientation = reader.orientation(file)
+    if doubt := reader.orientation_doubt(file):
+        report.notes.append(doubt)
+    settings = ReadingSettings(cameras=reader.default_cameras)
+    entries = []
+    for name in demo_names(file):
+        try:
+            demo = demo_group(file, name)
+            problems = list(demo_problems(demo, reader, settings.cameras, timing, num_read=2))
+            _describe_demo(report, demo, reader)
+            if not problems:
+                entries.append(describe(demo, reader, settings, report.task, orientation, timing))
+        except (DatasetError, *READ_ERRORS) as error:
+            problems = [one_line(error).removeprefix(f"{report.path} {name}: ")]
+        report.problems += [f"{name}: {problem}" for problem in problems]
+    if entries:
+        _inspect_together(report, entries, reader)
+    position = {name: index for index, name in enumerate(demo_names(file))}
+    report.problems.sort(key=lambda problem: position.get(problem.partition(":")[0], len(position)))
+
+
+def _describe_demo(report: FileReport, demo: h5py.Group, reader: DemoReader) -> None:
+    if (text := reader.instruction(demo)) is not None:
         report.instructions[text] = report.instructions.get(text, 0) + 1
-    for camera in reader.cameras(demo):
-        shape = demo[reader.camera_key(camera)].shape
+    for camera in reader.keys_by_camera(demo):
+        shape = reader.pictures(demo, camera).shape
         report.sizes.setdefault(camera, set()).add("x".join(str(n) for n in shape[1:3]))
     actions = demo.get("actions")
-    if isinstance(actions, h5py.Dataset) and actions.ndim == 2:
-        report.lengths.append(len(actions))
-        problems += _merge_actions(report, np.asarray(actions[()], dtype=np.float64))
-    else:
-        report.lengths.append(0)
-    report.problems += [f"{name}: {problem}" for problem in problems]
-
-
-def _merge_actions(report: FileReport, actions: npt.NDArray[np.float64]) -> list[str]:
-    if not len(actions):
-        return []
-    problems = []
-    if count := int((~np.isfinite(actions)).any(1).sum()):
-        problems.append(f"actions of {count} steps are not finite; remove or repair this demo.")
-        actions = np.where(np.isfinite(actions), actions, np.nan)
-    low, high = np.fmin.reduce(actions), np.fmax.reduce(actions)
+    is_table = isinstance(actions, h5py.Dataset) and actions.ndim == 2
+    report.lengths.append(len(actions) if is_table else 0)
+    if not is_table or not len(actions) or actions.dtype.kind not in "fiu":
+        return
+    values = np.asarray(actions[()], dtype=np.float64)
+    values = np.where(np.isfinite(values), values, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a dimension without one finite number
+        low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
     if not len(report.minimum):
         report.minimum, report.maximum = low, high
-    elif len(low) != len(report.minimum):
-        problems.append(f"actions are {len(low)} wide, those before {len(report.minimum)}; remove this demo.")
-    else:
+    elif len(low) == len(report.minimum):
         report.minimum, report.maximum = np.fmin(report.minimum, low), np.fmax(report.maximum, high)
-    return problems
 
 
-def _file_rows(path: Path, num_demos: int, moments: int) -> list[Image.Image]:
-    rows = []
+def _inspect_together(report: FileReport, entries: list[DemoEntry], reader: DemoReader) -> None:
+    """What set-up looks for once every demo is sound by itself."""
+    widths = [entry for entry in entries if entry.action_width != entries[0].action_width]
+    for entry in widths:
+        report.problems.append(
+            f"{entry.name}: actions are {entry.action_width} wide, those before {entries[0].action_width}; "
+            "remove this demo."
+        )
+    entries = [entry for entry in entries if entry not in widths]
     try:
-        with open_demo_file(path) as file:
-            reader = detect_reader(file) or RobomimicReader()
-            names = demo_names(file)
-            chosen = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(num_demos, len(names)))})
-            for name in (names[i] for i in chosen):
-                if row := _demo_row(file["data"][name], reader, f"{reader.task(file)} {name}", moments):
-                    rows.append(row)
-    except (DatasetError, OSError):
-        return rows  # inspect_file reports it
-    return rows
+        common_size(entries, None)
+        dims = used_dims(entries, None, reader.default_action_dims)
+    except DatasetError as error:
+        report.problems.append(str(error).removeprefix(f"{report.path} "))
+        return
+    actions = []
+    for entry, (name, values) in zip(entries, read_actions(entries, dims), strict=True):
+        if count := int((~np.isfinite(values)).any(1).sum()):
+            report.problems.append(
+                f"{entry.name}: actions of {count} steps are not finite; remove or repair this demo."
+            )
+        else:
+            actions.append((name.removeprefix(f"{report.path} "), values))
+    if not actions:
+        return
+    try:
+        statistics = compute_statistics(actions, dims=dims)
+    except DatasetError as error:
+        report.problems.append(str(error).partition(": ")[2])
+    else:
+        report.notes += odd_actions(actions, dims)
+        if problem := padding_problem(statistics, dims):
+            report.notes.append(problem)
+    _note_the_rest(report, entries, reader, dims)
 
 
-def _demo_row(demo: h5py.Group, reader: DemoReader, title: str, moments: int) -> Image.Image | None:
-    strips = []
-    length = 0
-    for camera in reader.cameras(demo):
-        images = demo[reader.camera_key(camera)]
-        if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
-            continue
-        length = len(images)
-        steps = [round(step) for step in np.linspace(0, length - 1, moments)]
-        frames = [turn_upright(images[step], reader.orientation) for step in steps]
-        strips.append((camera, steps, frames))
-    if not strips:
-        return None
-    strip_width = moments * THUMBNAIL + GAP
-    row = Image.new("RGB", (len(strips) * strip_width, 2 * CAPTION + THUMBNAIL + GAP), "white")
-    draw, font = ImageDraw.Draw(row), ImageFont.load_default(13)
-    draw.text((4, 1), f"{title}, {length} steps: {reader.instruction(demo) or 'no instruction'}", "black", font)
-    for s, (camera, steps, frames) in enumerate(strips):
-        left = s * strip_width
-        draw.text((left + 4, CAPTION), f"{camera}, steps {', '.join(map(str, steps))}", "dimgray", font)
-        for f, frame in enumerate(frames):
-            thumbnail = Image.fromarray(np.ascontiguousarray(frame)).resize((THUMBNAIL, THUMBNAIL))
-            row.paste(thumbnail, (left + f * THUMBNAIL, 2 * CAPTION))
-    return row
+def _note_the_rest(report: FileReport, entries: list[DemoEntry], reader: DemoReader, dims: tuple[int, ...]) -> None:
+    still = np.flatnonzero(nearly_constant(report.minimum, report.maximum))
+    if unused := [f"{d} (always {report.minimum[d]:g})" for d in still if d not in dims]:
+        report.notes.append(
+            f"constant action dimensions {', '.join(unused)}, which {reader.data_module} does not use by default."
+        )
+    if len(entries) == 1:
+        report.notes.append("one demo, so none can be held out: set data.init_args.val_fraction to 0.")

@@ -64,8 +64,15 @@ def _outliers(demos: NamedActions, dims: Sequence[int]) -> Iterator[str]:
 def _copies(demos: NamedActions) -> Iterator[str]:
     """Demos with the same actions to the bit, of which one may be held out while the other is trained on."""
     first_by_digest: dict[bytes, str] = {}
+    copies = []
     for name, actions in demos:
         if len(actions) > 1 and (actions != actions[0]).any():
             digest = hashlib.sha256(np.ascontiguousarray(actions).tobytes()).digest()
             if (first := first_by_digest.setdefault(digest, name)) != name:
-                yield f"{name}: has the actions of {first}, so one is a copy; leave one out, or held-out demos are not."
+                copies.append((name, first))
+    if copies:
+        more = f" (and {len(copies) - 1} more)" if len(copies) > 1 else ""
+        yield (
+            f"{copies[0][0]}: has the actions of {copies[0][1]}{more}, so one is a copy; leave one out, or a demo that "
+            "is held out is trained on all the same."
+        )

@@ -51,7 +51,9 @@ class DemoReader(ABC):
 
     def keys_by_camera(self, demo: h5py.Group) -> dict[str, str]:
         """Cameras that a demo has images of, and their keys under ``obs``: named as images, or holding some."""
-        keys = [key for key in _obs(demo) if key.endswith(("_image", "_rgb")) or are_pictures(_member(demo, f"obs/{key}"))]
+        keys = [
+            key for key in _obs(demo) if key.endswith(("_image", "_rgb")) or are_pictures(_member(demo, f"obs/{key}"))
+        ]
         cameras = sorted({self._camera(_SUFFIX.sub("", key)) for key in keys})
         return {camera: key for camera in cameras if (key := self.image_key(demo, camera)) is not None}
 
@@ -183,8 +185,8 @@ class LiberoReader(DemoReader):
     def picture_timing(self, file: h5py.File) -> PictureTiming:
         """After it in official demos (LIBERO steps, then stores), before it in those that OpenVLA's script regenerated.
 
-        The recorded joints decide where they are there: ``states[t]`` is before action t, ``obs/joint_states`` goes with
-        the picture. Else the attributes do, which regenerated files lack.
+        The recorded joints decide where they are there: ``states[t]`` is before action t, ``obs/joint_states`` goes
+        with the picture. Else the attributes do, which regenerated files lack.
         """
         official = any(name in file["data"].attrs for name in ("problem_info", "bddl_file_name"))
         by_attributes: PictureTiming = "after_action" if official else "before_action"
@@ -240,7 +242,9 @@ def require_layout(file: h5py.File, reader: DemoReader) -> None:
 def unknown_layout(file: h5py.File) -> str:
     """What a file holds whose layout is none of the three."""
     if not demo_names(file):
-        return f"no demo under 'data' (expected data/demo_0, ...; found {sorted(file['data'])[:5]}); collect some first."
+        return (
+            f"no demo under 'data' (expected data/demo_0, ...; found {sorted(file['data'])[:5]}); collect some first."
+        )
     return no_images(_pictured_demo(file))
 
 

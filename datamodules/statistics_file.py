@@ -36,7 +36,7 @@ def load_or_compute(
 
     They are stored in the folder that the files share, or under ``$XDG_CACHE_HOME/videopolicy`` (default
     ``~/.cache``) if that folder cannot be written; where neither can be, the run keeps them. Several processes may do
-    this at the same time. What ``find_odd`` tells of the actions of these demos is stored beside, and warned of each time.
+    this at the same time. What ``find_odd`` tells of these demos' actions is stored beside, and warned of each time.
     """
     source = _describe(files, dims, method, constant, demos)
     candidates = [folder / _file_name(source) for folder in _folders(files)]
@@ -78,12 +78,22 @@ def _describe(
     demos: Sequence[DemoEntry],
 ) -> dict[str, Any]:
     folder = _common_folder(files)
+    used: dict[str, list[str]] = {}
+    for demo in demos:
+        used.setdefault(demo.path, []).append(demo.name)
+    used_by_file = {Path(path).resolve(): names for path, names in used.items()}
     described = []
     for path in sorted(path.resolve() for path in files):
         status = path.stat()
         name = path.relative_to(folder).as_posix()
-        used = [f"{demo.name} from {demo.first_action}" for demo in demos if Path(demo.path).resolve() == path]
-        described.append({"name": name, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "demos": used})
+        described.append(
+            {
+                "name": name,
+                "size": status.st_size,
+                "mtime_ns": status.st_mtime_ns,
+                "demos": used_by_file.get(path, []),
+            }
+        )
     return {"files": described, "action_dims": list(dims), "method": method, "constant": constant}
 
 

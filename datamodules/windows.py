@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import h5py
 import numpy as np
@@ -16,34 +15,14 @@ from torch.utils.data import Dataset
 from datamodules.batch import Window
 from datamodules.demos import DemoEntry
 from datamodules.errors import DatasetError
+from datamodules.hdf5 import READ_ERRORS, OpenFiles, why_not_read
 from datamodules.latent_cache import LatentCache, Latents
+from datamodules.pictures import EncodedPictures, turn_upright
 from datamodules.preprocessing import Preprocessing
-from datamodules.readers import DemoReader, Orientation, open_demo_file, turn_upright
+from datamodules.readers import DemoReader
 
 ActionPadding = Literal["zero", "hold"]
 Visit = tuple[int, int]  # index of a window, and the seed of what is drawn for it this time
-
-
-class DemoFiles:
-    """Open each file once per process, when it is first needed.
-
-    HDF5 handles survive neither pickling nor a fork, so neither carries them over.
-    """
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._open: dict[str, h5py.File] = {}
-
-    def demo(self, entry: DemoEntry) -> h5py.Group:
-        """The group of a demo."""
-        if self._pid != os.getpid():
-            self._pid, self._open = os.getpid(), {}
-        if entry.path not in self._open:
-            self._open[entry.path] = open_demo_file(entry.path)
-        return self._open[entry.path]["data"][entry.name]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_pid": self._pid, "_open": {}}
 
 
 class WindowDataset(Dataset[Window]):
@@ -57,7 +36,6 @@ class WindowDataset(Dataset[Window]):
         demos: Demos in order.
         preprocessing: Cameras, sizes, horizons and statistics.
         reader: Layout of the files.
-        orientation: How images are stored; they leave upright.
         action_padding: What stands past the end of a demo.
         read_frames: False leaves the frames empty, for training from a feature cache.
         latents: Read latents in place of frames.
@@ -68,7 +46,6 @@ class WindowDataset(Dataset[Window]):
         demos: Sequence[DemoEntry],
         preprocessing: Preprocessing,
         reader: DemoReader,
-        orientation: Orientation = "upright",
         action_padding: ActionPadding = "zero",
         read_frames: bool = True,
         latents: LatentCache | None = None,
@@ -76,11 +53,10 @@ class WindowDataset(Dataset[Window]):
         self.demos = list(demos)
         self.preprocessing = preprocessing
         self.reader = reader
-        self.orientation = orientation
         self.action_padding = action_padding
         self.read_frames = read_frames
         self.latents = latents
-        self._files = DemoFiles()
+        self._files = OpenFiles()
         self._ends = np.cumsum([demo.length for demo in self.demos], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -111,17 +87,13 @@ class WindowDataset(Dataset[Window]):
         """
         entry, start = self.locate(index)
         pre = self.preprocessing
-        group = self._files.demo(entry)
+        group = self._files.group(entry.path, entry.name)
         action_steps = start + np.arange(pre.action_horizon)
         frame_steps = start + np.arange(pre.num_frames) * pre.frame_stride
         use_latents = self.read_frames and self.latents is not None
         use_frames = self.read_frames and (not use_latents or pictured)
-        try:
-            actions = self._actions(group, start, entry.length)
-            frames = self._frames(group, frame_steps, entry.length) if use_frames else torch.empty(0)
-        except (OSError, KeyError) as error:
-            what = " ".join(str(error).split())
-            raise DatasetError(f"{entry}: step {start} cannot be read ({what}); the file is damaged.") from error
+        actions = self._actions(group, entry, start)
+        frames = self._frames(group, entry, frame_steps) if use_frames else torch.empty(0)
         return Window(
             frames=frames,
             actions=actions,
@@ -138,27 +110,38 @@ class WindowDataset(Dataset[Window]):
         last = steps[steps < entry.length][-1]  # held, as the frames are
         return self.latents.window(entry, np.minimum(steps, last), seed)
 
-    def _actions(self, group: h5py.Group, start: int, length: int) -> Tensor:
+    def _actions(self, group: h5py.Group, entry: DemoEntry, start: int) -> Tensor:
         pre = self.preprocessing
-        stop = min(start + pre.action_horizon, length)
-        raw = group["actions"][start:stop][:, list(pre.action_dims)].astype(np.float64)
+        first, last = start + entry.first_action, entry.length + entry.first_action
+        try:
+            raw = group["actions"][first : min(first + pre.action_horizon, last)][:, list(pre.action_dims)]
+        except READ_ERRORS as error:
+            raise _unreadable(entry, start, why_not_read(group, "actions", error)) from error
+        raw = raw.astype(np.float64)
         padding = ((0, pre.action_horizon - len(raw)), (0, 0))
         padded = np.pad(raw, padding, mode="constant" if self.action_padding == "zero" else "edge")
         return pre.normalize_actions(torch.from_numpy(padded)).float()
 
-    def _frames(self, group: h5py.Group, steps: npt.NDArray[np.int64], length: int) -> Tensor:
+    def _frames(self, group: h5py.Group, entry: DemoEntry, steps: npt.NDArray[np.int64]) -> Tensor:
         """Frames (V, T, 3, S, S) uint8 at these steps; the last one inside the demo stands in for later ones."""
         images = {}
         for camera in self.preprocessing.cameras:
-            data = group[self.reader.camera_key(camera)]
-            clip = read_frames(data, steps[steps < length])
+            try:
+                clip = read_frames(self.reader.pictures(group, camera), steps[steps < entry.length])
+            except READ_ERRORS as error:
+                key = self.reader.image_key(group, camera) or camera
+                raise _unreadable(entry, steps[0], why_not_read(group["obs"], key, error)) from error
             if held := len(steps) - len(clip):
                 clip = np.concatenate([clip, *[clip[-1:]] * held])
-            images[camera] = turn_upright(clip, self.orientation)
+            images[camera] = turn_upright(clip, entry.orientation)
         return self.preprocessing.stack(images).contiguous()
 
 
-def read_frames(data: h5py.Dataset, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+def _unreadable(entry: DemoEntry, step: int, why: str) -> DatasetError:
+    return DatasetError(f"{entry}: step {step} cannot be read: {why}.")
+
+
+def read_frames(data: h5py.Dataset | EncodedPictures, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     """Read the frames at evenly spaced steps.
 
     One by one is fastest if a frame has its own chunk, or none: HDF5's own strided selections are 10 to 70 times

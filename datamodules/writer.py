@@ -13,9 +13,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from datamodules.attributes import read_json_attribute
 from datamodules.errors import DatasetError
 from datamodules.journal import JournaledFile
-from datamodules.readers import demo_names, read_json_attribute
+from datamodules.readers import demo_names
 
 
 @dataclass

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from datamodules.demos import find_files
+from datamodules.contact_sheet import contact_sheet
+from datamodules.demo_files import find_files
 from datamodules.errors import DatasetError
-from datamodules.inspection import FileReport, contact_sheet, inspect_file
+from datamodules.inspection import FileReport, inspect_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +40,14 @@ def run(args: argparse.Namespace) -> int:
 
 def print_report(console: Console, report: FileReport) -> None:
     """Print what is known of one file."""
-    table = Table(title=str(report.path), title_justify="left", title_style="bold", show_header=False, box=None)
+    table = Table(title=Text(str(report.path)), title_justify="left", title_style="bold", show_header=False, box=None)
     table.add_column(style="cyan")
     table.add_column(overflow="fold")
     for name, value in rows(report):
-        table.add_row(name, _plain(value))
+        table.add_row(name, Text(value))
     console.print(table)
+    for note in report.notes:
+        console.print(f"  note: {note}", style="yellow", markup=False)
     for problem in report.problems:
         console.print(f"  problem: {problem}", style="red", markup=False)
     if not report.problems:
@@ -53,15 +57,18 @@ def print_report(console: Console, report: FileReport) -> None:
 
 def rows(report: FileReport) -> list[tuple[str, str]]:
     """Name and value of every line of a report."""
-    if not report.lengths:
+    if report.layout == "unknown" or not report.lengths:
         return [("layout", report.layout)]
     lengths = report.lengths
     spread = f"{min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):.1f}, {sum(lengths)} in all"
     described = [
         ("layout", report.layout),
         ("task", report.task),
+        *([("env_version", report.env_version)] if report.env_version else []),
         ("demos", str(len(lengths))),
         ("steps", spread),
+        ("pairing", report.timing),
+        ("stored", report.stored),
         *(("camera", f"{camera} {', '.join(sorted(sizes))}") for camera, sizes in sorted(report.sizes.items())),
         *(("instruction", f"{text} ({count})") for text, count in list(report.instructions.items())[:10]),
     ]
@@ -79,14 +86,10 @@ def save_contact_sheet(path: Path, files: list[Path], demos: int) -> None:
         DatasetError: No demo can be drawn, or the picture cannot be written.
     """
     sheet = contact_sheet(files, demos_per_file=demos)
-    if sheet is None:
-        raise DatasetError(f"{files[0]}: no demo can be drawn; see the problems above.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path, format="PNG")
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be written ({error.strerror}); choose another --contact-sheet.") from None
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")  # rich would read [..] as markup
+        raise DatasetError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another --contact-sheet."
+        ) from None

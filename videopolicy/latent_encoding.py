@@ -17,9 +17,14 @@ from torch import Tensor
 
 from datamodules.datamodule import DemoDataModule
 from datamodules.demos import DemoEntry
+<<<<<<< HEAD
 from datamodules.latent_cache import LEAD
+=======
+from datamodules.hdf5 import open_demo_file
+from datamodules.latent_cache import FORMAT, LEAD
+>>>>>>> 18b7cf4 (Demo files as people have them: one place that knows layouts, checks shared by inspect and set-up, true reasons)
 from datamodules.latent_writer import LatentCacheWriter, LatentShard
-from datamodules.readers import open_demo_file, turn_upright
+from datamodules.pictures import turn_upright
 from lightning_modules.latent_key import latent_key
 from networks.autoencoders import Autoencoder
 from networks.text import TextEncoder
@@ -124,9 +129,10 @@ class FrameEncoder:
         """First step and pictures (N, 3, S, S) in [-1, 1] of one stretch of a camera after another."""
         pre = self.data.preprocessing
         with open_demo_file(demo.path) as file:
-            images = file["data"][demo.name][self.data.reader.camera_key(camera)]
+            images = self.data.reader.pictures(file["data"][demo.name], camera)
             for start in range(0, demo.length, FRAMES_AT_ONCE):
-                clip = turn_upright(images[start : start + FRAMES_AT_ONCE], self.data.orientation)
+                stop = min(start + FRAMES_AT_ONCE, demo.length)
+                clip = turn_upright(images[start:stop], demo.orientation)
                 yield start, pre.to_float(pre.resized(camera, clip).to(self.device))
 
     def _coloured(self, frames: Tensor, demo: DemoEntry, camera: str, variant: int) -> Tensor:

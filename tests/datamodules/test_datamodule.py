@@ -2,6 +2,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_defaults_fit_each_source(
     assert drawer.train_set[0].frames.shape == (3, 8, 3, 16, 16)
     assert drawer.train_set[0].instruction == "close the drawer"
     milk = LiberoDataModule(str(libero_file()), instruction="fetch the milk")
-    assert milk.orientation == "flip_vertical"
+    assert {demo.orientation for demo in milk.demos()} == {"flip_vertical"}
     assert milk.preprocessing.image_size == 16
     assert milk.train_set[0].instruction == "fetch the milk"
 
@@ -168,13 +169,16 @@ def test_window_loader_goes_over_a_split_in_order_with_frames(robomimic_file: Fi
     assert not next(iter(data.train_dataloader())).has_frames
 
 
-def test_limit_demos_and_filter_key_choose_demos_but_not_statistics(robomimic_file: FileFactory) -> None:
+def test_limit_demos_and_filter_key_choose_demos_and_what_is_measured(robomimic_file: FileFactory) -> None:
     path = str(robomimic_file(lengths=(5, 6, 7)))
     everything = RobosuiteDataModule(path, val_fraction=0)
     first = RobosuiteDataModule(path, val_fraction=0, limit_demos=1)
     masked = RobosuiteDataModule(path, val_fraction=0, filter_key="first_two")
     assert (everything.num_train_windows, first.num_train_windows, masked.num_train_windows) == (18, 5, 11)
-    assert first.preprocessing.statistics == everything.preprocessing.statistics == masked.preprocessing.statistics
+    with h5py.File(path) as file:
+        actions = [demo["actions"][()] for demo in file["data"].values()]
+    for module, used in ((everything, actions), (first, actions[:1]), (masked, actions[:2])):
+        assert module.preprocessing.statistics.maximum == tuple(np.concatenate(used).max(0))
 
 
 def test_files_globs_and_folders_are_found_once_each(robomimic_file: FileFactory, tmp_path: Path) -> None:
@@ -197,7 +201,7 @@ LAYOUTS = {"robomimic": RobosuiteDataModule, "robocasa": RoboCasaDataModule, "li
     ("corruption", "message"),
     [
         ("truncated", r"truncated .*download or collect it again\."),
-        ("not_hdf5", r"not an HDF5 file, or damaged .*download or collect it again\."),
+        ("not_hdf5", r"a Git LFS pointer, not the file itself; fetch it with `git lfs pull`\."),
         ("no_data_group", r"no group 'data', only \['episodes', 'mask'\]"),
         ("no_demos", r"no demo under 'data'"),
         ("no_actions", r"demo_1: no dataset 'actions', only"),
@@ -246,7 +250,7 @@ def test_a_wrong_layout_is_told_by_name(request: pytest.FixtureRequest, written:
 def test_a_file_without_instruction_asks_for_one(robomimic_file: FileFactory, libero_file: FileFactory) -> None:
     for data in (
         RobosuiteDataModule(str(robomimic_file(corruption="no_instruction"))),
-        LiberoDataModule(str(libero_file(corruption="no_instruction"))),
+        LiberoDataModule(str(libero_file(name="milk.hdf5", corruption="no_instruction"))),
     ):
         with pytest.raises(DatasetError, match=r"no instruction; set data\.init_args\.instruction"):
             data.setup()

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules import Batch, DatasetError, LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule, WindowDataset
-from datamodules.readers import Orientation
+from datamodules.pictures import Orientation
 from datamodules.windows import read_frames
 
 FileFactory = Callable[..., Path]

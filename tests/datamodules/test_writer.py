@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from datamodules import DatasetError, Demo, RobomimicWriter, RobosuiteDataModule, journal
+from datamodules.hdf5 import open_demo_file
 from datamodules.journal import JournaledFile, journal_path, recover
-from datamodules.readers import open_demo_file
 
 
 def make_demo(length: int = 6, size: int = 16, seed: int = 0) -> Demo:
