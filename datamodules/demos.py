@@ -95,7 +95,7 @@ def list_demos(path: Path, reader: DemoReader, settings: ReadingSettings) -> lis
         if settings.orientation is None and (doubt := reader.orientation_doubt(file)):
             warnings.warn(f"{path}: {doubt}", stacklevel=2)
         timing = settings.pictures_taken or reader.picture_timing(file)
-        entries = []
+        entries: list[DemoEntry] = []
         for name in names[: settings.limit]:
             demo = demo_group(file, name)
             problems = demo_problems(demo, reader, settings.cameras, timing, settings.instruction, num_read=not entries)
@@ -228,7 +228,7 @@ def _length_problems(demo: h5py.Group, timing: PictureTiming) -> Iterator[str]:
 def _image_problems(
     demo: h5py.Group, reader: DemoReader, cameras: Sequence[str], length: int, num_read: int
 ) -> Iterator[str]:
-    shape_by_camera: dict[str, tuple[int, int]] = {}
+    shape_by_camera: dict[str, tuple[int, ...]] = {}
     count_by_camera: dict[str, int] = {}
     for camera in cameras:
         key = str(reader.image_key(demo, camera))

@@ -17,12 +17,8 @@ from torch import Tensor
 
 from datamodules.datamodule import DemoDataModule
 from datamodules.demos import DemoEntry
-<<<<<<< HEAD
-from datamodules.latent_cache import LEAD
-=======
 from datamodules.hdf5 import open_demo_file
-from datamodules.latent_cache import FORMAT, LEAD
->>>>>>> 18b7cf4 (Demo files as people have them: one place that knows layouts, checks shared by inspect and set-up, true reasons)
+from datamodules.latent_cache import LEAD
 from datamodules.latent_writer import LatentCacheWriter, LatentShard
 from datamodules.pictures import turn_upright
 from lightning_modules.latent_key import latent_key
