@@ -246,7 +246,7 @@ def _image_problems(
                 f"{len(images)} images of {camera} but {length} actions; pictures are missing, so render them anew or "
                 "remove this demo."
             )
-        elif len(images) > length + 1:
+        elif len(images) > length + 1 and length:
             yield (
                 f"{len(images)} images of {camera} but {length} actions; which belong together is not known, so store "
                 "one picture an action (or one more, after the last)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import importlib
 import importlib.util
 import os
@@ -68,12 +69,17 @@ def open_demo_file(path: str | Path) -> h5py.File:
 
 
 def _open(path: str | Path) -> h5py.File:
+    # asked beforehand: after an open that failed for want of locks HDF5 refuses another without them
+    return h5py.File(path, "r") if _has_locks(path) else h5py.File(path, "r", locking=False)
+
+
+def _has_locks(path: str | Path) -> bool:
     try:
-        return h5py.File(path, "r")
+        with open(path, "rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in _NO_LOCKS or _NO_LOCK not in str(error):
-            raise
-    return h5py.File(path, "r", locking=False)
+        return error.errno not in _NO_LOCKS
+    return True
 
 
 def why_not_opened(path: str | Path, error: BaseException) -> str:
