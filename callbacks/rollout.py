@@ -128,15 +128,17 @@ class SimulationRollout(Callback):
                 "set it to 1 or more (to train on every demo and still roll out, set data.init_args.val_fraction to 0)."
             )
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count; at the start, since a run that is stopped in the middle goes on after this validation."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._num_validations += 1
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Roll out and log; every rank logs the same numbers."""
         if trainer.sanity_checking:
             return
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._num_validations += 1
-            if self._num_validations % self.every_n_epochs:
-                return
-        self._roll_out(trainer, pl_module)
+        if trainer.state.fn != TrainerFn.FITTING or self._num_validations % self.every_n_epochs == 0:
+            self._roll_out(trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Roll out as on validation."""

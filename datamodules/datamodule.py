@@ -30,7 +30,7 @@ from datamodules.sampling import ResumableLoader, WindowSampler, weigh_demos
 from datamodules.split import split_demos
 from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod, compute_statistics
 from datamodules.statistics_file import load_or_compute
-from datamodules.validation import ValidationWindows, loader_without_windows
+from datamodules.validation import ValidationWindows, loader_without_windows, nothing_to_validate
 from datamodules.windows import ActionPadding, WindowDataset
 
 
@@ -251,8 +251,11 @@ class DemoDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Window] | list[DataLoader[Window]]:
         """All validation windows, each beginning of which represents the data."""
         if not len(self.val_set):
-            wanted = self.validate_without_demos and self.trainer is not None
-            return loader_without_windows(self.trainer) if wanted else []  # type: ignore[arg-type]
+            return (
+                loader_without_windows(self.trainer)
+                if self.validate_without_demos
+                else nothing_to_validate(self.trainer)
+            )
         num_ranks = 1 if self.trainer is None else self.trainer.world_size
         at_once = self.val_batch_size * num_ranks
         num_pictured = math.ceil(self._num_pictured / at_once) * at_once  # a batch has frames, or it has none

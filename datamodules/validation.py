@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from lightning import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batch import Batch, Window
@@ -46,16 +48,29 @@ class ValidationWindows(Dataset[Window]):
         return self.windows.window(int(self.order[position]), pictured=position < self.num_pictured)
 
 
-def loader_without_windows(trainer: Trainer) -> DataLoader[Window]:
+def loader_without_windows(trainer: Trainer | None) -> DataLoader[Window]:
     """Batches of no windows, as many as it takes that a trainer walks at least one and thus validates on its schedule.
 
     Args:
         trainer: It leaves a loader out of which it would walk less than one batch.
     """
-    limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
-    length = math.ceil(1 / limit) + 1 if isinstance(limit, float) and 0 < limit < 1 else 1
-    numbers: Any = range(length * trainer.world_size)
+    length, limit = 1, 1.0
+    if trainer is not None:
+        length, limit = trainer.world_size, trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
+    if isinstance(limit, float) and 0 < limit < 1:
+        length *= math.ceil(1 / limit) + 1
+    numbers: Any = range(length)
     return DataLoader(numbers, batch_size=1, collate_fn=lambda _: Batch.empty())
+
+
+def nothing_to_validate(trainer: Trainer | None) -> list[DataLoader[Window]]:
+    """No loader; said where validating was all that was asked for."""
+    if trainer is not None and trainer.state.fn in (TrainerFn.VALIDATING, TrainerFn.TESTING):
+        rank_zero_warn(
+            "data.init_args.val_fraction is 0: no demo is held out, so there is nothing to measure; set it above 0, or "
+            "give the trainer a SimulationRollout, which needs no held-out demos."
+        )
+    return []
 
 
 def validation_order(demos: Sequence[DemoEntry], seed: int) -> npt.NDArray[np.int64]:

@@ -21,7 +21,7 @@ from tests.datamodules.test_latent_cache import cached, fill
 from tests.stage_parts import lift_datamodule, quiet_trainer
 
 FileFactory = Callable[..., Path]
-UNEQUAL = {"Lift": (30, 8, 12), "Stack": (5,), "Door": (9,) * 7}
+UNEQUAL = {"Lift": (30, 8, 12), "Stack": (5, 6), "Door": (9,) * 7}
 
 
 class Watcher(LightningModule):
@@ -56,7 +56,7 @@ class Watcher(LightningModule):
 
 @pytest.fixture
 def three_tasks(robomimic_file: FileFactory) -> str:
-    """Files of three tasks with 3, 1 and 7 demos."""
+    """Files of three tasks with 3, 2 and 7 demos."""
     files = [
         robomimic_file(f"{task}.hdf5", lengths, task=task, seed=i) for i, (task, lengths) in enumerate(UNEQUAL.items())
     ]
@@ -64,7 +64,7 @@ def three_tasks(robomimic_file: FileFactory) -> str:
 
 
 def held_out(paths: str, **arguments: object) -> RobosuiteDataModule:
-    """Nearly everything held out: 2 demos of Lift, the one of Stack, 6 of Door."""
+    """Nearly everything held out: 2 demos of Lift, one of Stack, 6 of Door."""
     data = RobosuiteDataModule(paths, num_frames=1, val_fraction=0.9, batch_size=2, **arguments)  # type: ignore[arg-type]
     data.setup()
     return data
@@ -156,6 +156,21 @@ def test_a_pass_over_the_validation_windows_draws_nothing(three_tasks: str) -> N
     before = torch.get_rng_state()
     list(data.val_dataloader())
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_only_demo_of_a_task_is_trained_on_and_said_not_to_be_validated(robomimic_file: FileFactory) -> None:
+    robomimic_file("Stack.hdf5", (5,), task="Stack")
+    path = robomimic_file("Lift.hdf5", (5, 6), task="Lift").parent
+    with pytest.warns(UserWarning, match=r"\['Stack'\] have one demo each"):
+        data = held_out(str(path))
+    assert {demo.task for demo in data.train_set.demos} == {"Stack", "Lift"}
+    assert {demo.task for demo in data.val_set.demos} == {"Lift"}
+
+
+def test_validate_without_anything_held_out_says_so(robomimic_file: FileFactory, tmp_path: Path) -> None:
+    data = lift_datamodule(robomimic_file(), val_fraction=0)
+    with pytest.warns(UserWarning, match="no demo is held out, so there is nothing to measure"):
+        quiet_trainer(tmp_path, 1).validate(Watcher(), data, verbose=False)
 
 
 def test_an_order_of_no_demos_is_empty() -> None:

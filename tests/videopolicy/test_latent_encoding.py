@@ -1,5 +1,6 @@
 """Training on cached latents is training on frames, up to float16."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def test_conditions_are_of_noisy_jittered_frames_drawn_once_a_demo_and_camera(
     plain.setup()
     lead = data.preprocessing.to_float(torch.cat([plain.train_set[i].frames[0, :1] for i in range(demo.length)]))
     clip = jitter.seeded(lead, seed_of(demo, "agentview.colours", 1))
-    window = data.train_set[3].latents
+    window = data.train_set.window(3, seed=0).latents
     assert torch.allclose(window.moments[0, 0].float(), video.autoencoder.moments(clip)[3], atol=2e-2, rtol=2e-3)
     for row, name in enumerate(("lead.condition", "agentview.condition")):
         noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(seed_of(demo, name, 1)))
@@ -151,6 +152,37 @@ def test_a_run_trains_and_validates_on_the_cache_with_pictures(
         assert {"val/loss", "val/psnr", "val/ssim"} <= set(trainer.callback_metrics)
         assert stage.predicted is not None
         assert stage.predicted[0].shape == (2, 2, NUM_FRAMES, 3, 16, 16)
+
+
+@pytest.mark.forks
+def test_two_ranks_walk_a_full_validation_on_the_cache_and_predict_as_many_as_asked(
+    robomimic_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """9 held-out windows: one rank's last batch is filled up."""
+    path = robomimic_file(lengths=(9, 9, 9))
+    fill(tmp_path / "cache", svd_video_model(), lift_datamodule(path))
+    data = lift_datamodule(path, latent_cache=str(tmp_path / "cache"), val_batch_size=2)
+    stage = tiny_video_stage(svd_video_model(), num_predicted=3)
+    ranks = {"devices": 2, "strategy": "ddp_fork", "num_sanity_val_steps": 0, "val_check_interval": 1}
+    trainer = quiet_trainer(tmp_path, 1, **ranks)
+    environment = dict(os.environ)
+    fit(trainer, stage, data)
+    os.environ.clear()
+    os.environ.update(environment)  # the launcher leaves its address and rank behind
+    assert {"val/loss", "val/psnr", "val/ssim"} <= set(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize("make", [tiny_video_stage, tiny_joint_stage])
+def test_a_run_on_the_cache_needs_no_held_out_demos(
+    robomimic_file: Callable[..., Path], tmp_path: Path, make: Callable[..., Stage]
+) -> None:
+    path = robomimic_file()
+    fill(tmp_path / "cache", svd_video_model(), lift_datamodule(path))
+    data = lift_datamodule(path, latent_cache=str(tmp_path / "cache"), val_fraction=0)
+    trainer = quiet_trainer(tmp_path, 1, val_check_interval=1)
+    fit(trainer, make(svd_video_model()), data)
+    assert "train/loss" in trainer.callback_metrics
+    assert "val/loss" not in trainer.callback_metrics
 
 
 def test_a_cache_of_other_weights_is_refused_at_set_up(robomimic_file: Callable[..., Path], tmp_path: Path) -> None:
