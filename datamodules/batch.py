@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,8 +72,10 @@ class Batch:
 
     def first(self, count: int) -> Batch:
         """The first windows."""
-        values = {part.name: getattr(self, part.name) for part in fields(self)}
-        return Batch(**{name: None if value is None else value[:count] for name, value in values.items()})
+        values: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
+        for name, value in values.items():
+            values[name] = None if value is None else value[:count]
+        return Batch(**values)
 
     def pin_memory(self) -> Batch:
         """Copy every tensor to page-locked memory; the DataLoader calls this."""
