@@ -121,8 +121,11 @@ def _describe_demo(report: FileReport, demo: h5py.Group, reader: DemoReader) -> 
     if (text := reader.instruction(demo)) is not None:
         report.instructions[text] = report.instructions.get(text, 0) + 1
     for camera in reader.keys_by_camera(demo):
-        shape = reader.pictures(demo, camera).shape
-        report.sizes.setdefault(camera, set()).add("x".join(str(n) for n in shape[1:3]))
+        try:
+            size = "x".join(str(n) for n in reader.pictures(demo, camera).shape[1:3])
+        except READ_ERRORS:  # a problem already
+            size = "unreadable"
+        report.sizes.setdefault(camera, set()).add(size)
     actions = demo.get("actions")
     is_table = isinstance(actions, h5py.Dataset) and actions.ndim == 2
     report.lengths.append(len(actions) if is_table else 0)

@@ -146,3 +146,15 @@ def test_an_experiment_opens_with_its_command_hardware_and_expected_result(path:
     )
     assert "Hardware:" in header
     assert "Expected:" in header
+
+
+def test_no_console_takes_brackets_in_names_for_markup() -> None:
+    """Paths and instructions are printed; rich would swallow ``[old]`` and stumble over ``[/b]``."""
+    made = [
+        (path, ast.unparse(node))
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Console"
+    ]
+    assert len(made) >= 8
+    assert not [call for _, call in made if "markup=False" not in call and "quiet=True" not in call]

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from videopolicy.profile import chosen_device
 
     device = chosen_device(args.device)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     data, autoencoder, text_encoder, condition_noise = parts(line, stage)
     demos = data.demos()
     encoder = FrameEncoder(data, autoencoder.to(device), text_encoder.to(device), condition_noise, args.variants)

@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     settings = ExpertSettings(noise=args.noise, random_steps=args.random_steps, mistakes=args.mistakes)
     config = config.check()
     episodes = config.episodes(args.episodes, args.seed)
-    console = Console()
+    console = Console(markup=False)
     status = 0
     for path, tasks in output_files(args.output, config.tasks).items():
         wanted = [spec for spec in episodes if spec.task in tasks]

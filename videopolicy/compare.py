@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.format == "markdown":
         print(to_markdown(comparison, args, notes))
     else:
-        console = Console(width=None if sys.stdout.isatty() else 140)  # a file has room for the tasks' names
+        console = Console(markup=False, width=None if sys.stdout.isatty() else 140)  # room for names
         console.print(to_table(comparison))
         for line in (f"A: {args.a}", f"B: {args.b}", *notes, METHOD):
             console.print(line, soft_wrap=True, highlight=False)

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and print what was found and written."""
-    console = Console()
+    console = Console(markup=False)
     require_usable(args)
     description = Description(args.config, args.video, args.statistics) if args.config else None
     with progress_bar(console) as progress:
@@ -144,6 +144,6 @@ def input_size(path: str) -> int | None:
 @contextmanager
 def progress_bar(console: Console) -> Iterator[Progress]:
     """Bytes read and written; gone when done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         yield progress

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
     Two pipelines share the cores, one thread each: the policy, and its controls.
     """
-    console = Console()
+    console = Console(markup=False)
     start = time.monotonic()
     run_dir: Path = args.run_dir or Path(f"runs/demo_seed{args.seed}" if args.seed else "runs/demo")
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print the table, and say where results and videos are."""
-    console = Console()
+    console = Console(markup=False)
     policy, identity, protocol = prepare(args)
     output: Path = args.output or default_output(args.checkpoint, identity, protocol)
     videos = sys.maxsize if args.record else args.videos

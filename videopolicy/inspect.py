@@ -25,16 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one report a file; returns 1 if there is any problem."""
     files = find_files(args.paths)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(markup=False, soft_wrap=True, highlight=False)
     reports = [inspect_file(path) for path in files]
     for report in reports:
         print_report(console, report)
     if len(reports) > 1:
         demos, steps = sum(len(r.lengths) for r in reports), sum(sum(r.lengths) for r in reports)
-        console.print(f"{len(reports)} files, {demos} demos, {steps} steps", markup=False)
+        console.print(f"{len(reports)} files, {demos} demos, {steps} steps")
     if args.contact_sheet:
         save_contact_sheet(Path(args.contact_sheet), files, args.demos)
-        console.print(f"contact sheet: {args.contact_sheet}", markup=False)
+        console.print(f"contact sheet: {args.contact_sheet}")
     return int(any(report.problems for report in reports))
 
 
@@ -47,9 +47,9 @@ def print_report(console: Console, report: FileReport) -> None:
         table.add_row(name, Text(value))
     console.print(table)
     for note in report.notes:
-        console.print(f"  note: {note}", style="yellow", markup=False)
+        console.print(f"  note: {note}", style="yellow")
     for problem in report.problems:
-        console.print(f"  problem: {problem}", style="red", markup=False)
+        console.print(f"  problem: {problem}", style="red")
     if not report.problems:
         console.print("  no problems found", style="green")
     console.print()

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from videopolicy.profiling.tables import print_stage, stage_document, ways_document, ways_table
 
     device = None if args.meta or args.fits else chosen_device(args.device)
-    console = Console(highlight=False)
+    console = Console(markup=False, highlight=False)
     documents: dict[str, Any] = {}
     for stage in stages:
         setting = setting_of(line, stage)

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Execute the action; returns the exit status."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 140)
     if args.action == "list":
         console.print(list_table())
         return 0
@@ -226,7 +226,7 @@ def print_check(console: Console, check: Check, pictures: Sequence[Path]) -> Non
     table.add_column(style="cyan")
     table.add_column(overflow="fold")
     for title, text in check.lines.items():
-        table.add_row(title, text.replace("[", r"\["))
+        table.add_row(title, text)
     for path in pictures:
         table.add_row("picture", str(path))
     console.print(table)

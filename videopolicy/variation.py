@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if twice := [kind for kind in kinds if kind in protocol.simulator.variation]:
         raise CommandError(f"--variation and --kinds both name {twice}; vary a kind in one of them only.")
     require_able(protocol.simulator, kinds, levels)
-    console = Console()
+    console = Console(markup=False)
     videos = sys.maxsize if args.record else args.videos
     curve = Curve(dict(identity), protocol.name, protocol.episodes_per_task, protocol.simulator.to_dict())
     try:
