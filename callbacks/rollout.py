@@ -15,9 +15,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.clips import log_clip, side_by_side, write_clip
+from callbacks.demo_differences import differences
 from callbacks.run_folder import run_folder
+from datamodules.demo_origin import origin_of
 from lightning_modules import PolicyStage, VideoPolicy
 from simulators import EpisodeResult, EpisodeSpec, ResultsFile, RolloutEngine, SimulatorConfig, summarize
+from simulators.survey import Survey
 
 SLOWEST_RANK = timedelta(days=7)  # how long ranks that have played their episodes wait for the others
 
@@ -27,10 +30,10 @@ class SimulationRollout(Callback):
 
     Runs at the end of validations of the action or joint stage (not in the sanity check), and in ``lightning validate``
     and ``test``, in the trainer's precision; where no demo is held out, when there would be a validation. Logs
-    ``rollout/<task>/success_rate``, ``rollout/success_rate`` (mean over tasks; monitor this), the Wilson 95 % interval
-    over all episodes, ``rollout/episode_length``, ``rollout/seconds_per_replan`` and ``rollout/errors``. Under DDP the
-    ranks share the episodes, and wait for the slowest. Recorded episodes become videos with executed above predicted
-    frames, as files and in TensorBoard.
+    ``rollout/<task>/success_rate``, ``rollout/success_rate`` (mean over tasks; monitor this), its 95 % interval
+    (Wilson's, with the tasks as strata), ``rollout/episode_length``, ``rollout/seconds_per_replan`` and
+    ``rollout/errors``. Under DDP the ranks share the episodes, and wait for the slowest. Recorded episodes become
+    videos with executed above predicted frames, as files and in TensorBoard.
 
     Args:
         simulator: Simulator, tasks and cameras.
@@ -94,13 +97,21 @@ class SimulationRollout(Callback):
                 f"SimulationRollout.simulator.cameras is {list(self.simulator.cameras)} but the policy was trained on "
                 f"{list(cameras)}; add {missing}."
             )
-        self.simulator = self.simulator.check()  # on every rank: "all" becomes the task names
+        self._look_at(self.simulator.survey(), datamodule)  # on every rank
         self._check_groups(datamodule)
         self._warn_of_what_is_ignored(trainer, data.action_horizon)
         if datamodule is not None:
             datamodule.validate_without_demos = True
         if trainer.world_size > 1:
             self._patient_group = dist.new_group(backend="gloo", timeout=SLOWEST_RANK)
+
+    def _look_at(self, survey: Survey, datamodule: Any) -> None:  # noqa: ANN401 - any LightningDataModule
+        """Name the tasks, and warn of what rollouts show and tell the policy otherwise than the demos."""
+        if self.simulator.tasks == ["all"]:
+            self.simulator = replace(self.simulator, tasks=survey.tasks)
+        if (origin := origin_of(datamodule)) is not None:
+            for difference in differences(origin, self.simulator, survey):
+                rank_zero_warn(f"SimulationRollout: {difference}")
 
     def _check_groups(self, datamodule: Any) -> None:  # noqa: ANN401 - any LightningDataModule
         if self.groups is None:
@@ -163,6 +174,7 @@ class SimulationRollout(Callback):
             "num_episodes": self.num_episodes,
             "first_seed": self.first_seed,
             "execute_steps": self.execute_steps,
+            "timeout_s": self.timeout_s,
             "groups": self.groups or {},
         }
 
@@ -223,8 +235,8 @@ class SimulationRollout(Callback):
         pl_module.log_dict(
             {
                 "rollout/success_rate": summary.mean_success_rate,
-                "rollout/success_rate_low": total.low,
-                "rollout/success_rate_high": total.high,
+                "rollout/success_rate_low": summary.mean_interval[0],
+                "rollout/success_rate_high": summary.mean_interval[1],
                 "rollout/episode_length": total.mean_steps,
                 "rollout/seconds_per_replan": total.seconds_per_replan,
                 "rollout/errors": float(total.errors),

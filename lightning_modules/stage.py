@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from datamodules import Batch, DatasetError, Preprocessing
+from datamodules.demo_origin import DemoOrigin, origin_of
 from lightning_modules.differences import differing_keys
 from lightning_modules.latent_key import latent_key
 from lightning_modules.sharding import shard
@@ -64,6 +65,7 @@ class Stage(LightningModule):
     Attributes:
         preprocessing: Camera layout, window and action statistics; taken from the datamodule at set-up and from the
             checkpoint on load, so that a checkpoint is all that a rollout needs.
+        demo_origin: Which episodes the demos were and how they were filmed; travels in the checkpoint too.
         learns_actions: Whether the demos' actions are used; the datamodule leaves ``video_only_tasks`` out if so.
         lora: How the video U-Net is adapted; None trains its own weights.
     """
@@ -91,6 +93,7 @@ class Stage(LightningModule):
         self.dropout_scope = dropout_scope
         self.sampler = sampler or Sampler()
         self.preprocessing: Preprocessing | None = None
+        self.demo_origin: DemoOrigin | None = None
         self._is_adapted = False
         self._num_to_predict = 0
         self._drawn_for = (-1, 0)  # optimizer step and batch within it that torch's global stream was seeded for
@@ -111,6 +114,7 @@ class Stage(LightningModule):
                     "(RobosuiteDataModule, RoboCasaDataModule, LiberoDataModule) to fit, validate or test."
                 )
             self.attach(datamodule.preprocessing)
+            self.demo_origin = origin_of(datamodule)
         latents = getattr(getattr(self.trainer, "datamodule", None), "latents", None)
         if latents is not None:
             video = self.video
@@ -154,6 +158,8 @@ class Stage(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store plain, unpickled descriptions, so that the file loads with ``weights_only=True``."""
         checkpoint["preprocessing"] = self.data.to_dict()
+        if self.demo_origin is not None:
+            checkpoint["demo_origin"] = self.demo_origin.to_dict()
         if self.lora is not None:
             state = checkpoint["state_dict"]
             checkpoint["lora"] = {"config": self.lora.config, "weights": self.lora.apart(state)}

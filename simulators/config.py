@@ -10,6 +10,7 @@ from typing import Any
 from simulators.errors import SimulatorError
 from simulators.protocol import EpisodeSpec
 from simulators.registry import entry
+from simulators.survey import Survey
 from simulators.variations import external_cameras, read_variation
 
 GL_BACKENDS = ("egl", "osmesa", "glfw")
@@ -34,6 +35,7 @@ class SimulatorConfig:
         num_init_states: Recorded initial states a task; the simulator's own number if None.
         options: Further arguments of the adapter.
         variation: Kind (`position`, `appearance`, `camera`, `instruction`) -> level; 0 is the standard and left out.
+        instructions: Task -> words that the policy is given in place of the simulator's, for instance the demos'.
     """
 
     name: str
@@ -50,6 +52,7 @@ class SimulatorConfig:
     num_init_states: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     variation: dict[str, float] = field(default_factory=dict)
+    instructions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         found = entry(self.name)  # raises for an unknown simulator
@@ -84,12 +87,15 @@ class SimulatorConfig:
         if num_episodes < 1:
             raise SimulatorError(f"the number of episodes is {num_episodes}; it must be at least 1.")
         assert self.tasks != ["all"], "check() names the tasks"
-        specs = []
-        for index in range(num_episodes):
-            seed = first_seed + index // len(self.tasks)
-            init_state = seed % self.num_init_states if self.num_init_states else None
-            specs.append(EpisodeSpec(self.suite, self.tasks[index % len(self.tasks)], seed, init_state))
-        return specs
+        return [
+            self.episode(self.tasks[index % len(self.tasks)], first_seed + index // len(self.tasks))
+            for index in range(num_episodes)
+        ]
+
+    def episode(self, task: str, seed: int) -> EpisodeSpec:
+        """The episode of a task that a seed stands for; where there are recorded states, from number seed modulo n."""
+        init_state = seed % self.num_init_states if self.num_init_states else None
+        return EpisodeSpec(self.suite, task, seed, init_state)
 
     def check(self) -> SimulatorConfig:
         """Start one worker and ask it whether it could run every task; takes as long as importing the simulator.
@@ -100,10 +106,14 @@ class SimulatorConfig:
         Raises:
             SimulatorError: Not installed, unknown task or camera, no OpenGL, or no such interpreter.
         """
-        from simulators.worker_process import check_simulator  # here: worker_process imports this module
-
-        available = check_simulator(self)
+        available = self.survey().tasks
         return replace(self, tasks=available) if self.tasks == ["all"] else self
+
+    def survey(self) -> Survey:
+        """As `check`, and say what the worker has beside the tasks: packages, and the words of the tasks."""
+        from simulators.worker_process import survey_simulator  # here: worker_process imports this module
+
+        return survey_simulator(self)
 
     @property
     def interpreter(self) -> str:

@@ -66,14 +66,16 @@ class _Episode:
 class RolloutEngine:
     """Run episodes; a context manager that keeps its workers alive between runs.
 
-    Same episodes, same policy: the same results for any number of workers. A worker that crashes or hangs costs its own
-    episode only, which starts again on a new worker and is recorded with `success=None` when its retries are used up.
+    Same episodes, same policy: starts and the policy's noise are equal for any number of workers. A network answers
+    whoever waits in one batch, so its actions are equal up to rounding, which contacts may amplify. A worker that
+    crashes or hangs costs its own episode only, which starts again on a new worker and is recorded with `success=None`
+    when its retries are used up.
 
     Args:
         config: Which simulator.
         num_workers: Worker processes.
         execute_steps: Actions executed of every chunk before the policy is asked again.
-        timeout_s: A chunk or reset that takes longer counts as a hang; a worker's first reset gets at least 300 s.
+        timeout_s: A chunk or reset that takes longer counts as a hang; a reset that builds a task gets at least 300 s.
         max_retries: How often an episode starts again after losing its worker.
         record_episodes: Keep pictures of the first so many episodes of a run.
         record_stride: Steps between kept pictures.

@@ -11,7 +11,7 @@ import numpy as np
 from simulators.availability import import_simulator, read_options, require_known
 from simulators.errors import SimulatorError
 from simulators.libero_assets import find_assets, import_libero
-from simulators.libero_tasks import STEP_LIMITS, load_init_states, suite_tasks
+from simulators.libero_tasks import STEP_LIMITS, bddl_language, load_init_states, suite_tasks
 from simulators.mujoco_simulator import MujocoSimulator
 from simulators.mujoco_types import Environment
 from simulators.protocol import Array, EpisodeSpec
@@ -54,6 +54,16 @@ class LiberoSimulator(MujocoSimulator):
         import_libero(options["assets"])
         check_gl()
         return [task.name for task in suite_tasks(config.suite)]
+
+    @classmethod
+    def instructions(cls, config: SimulatorConfig) -> dict[str, str]:
+        """Words of every task of the suite, see `Survey`."""
+        options = read_options("libero", config.options, OPTIONS)
+        tasks = suite_tasks(config.suite)
+        if options["instruction"] == "benchmark":
+            return {task.name: task.language for task in tasks}
+        folder = Path(import_libero(options["assets"]).get_libero_path("bddl_files"))
+        return {task.name: bddl_language(folder / task.problem_folder / task.bddl_file) for task in tasks}
 
     @classmethod
     def assets(cls, config: SimulatorConfig) -> dict[str, str]:
@@ -152,7 +162,12 @@ class LiberoSimulator(MujocoSimulator):
     def demo_attrs(self) -> dict[str, str]:
         """Arguments, task file and instruction in the form of LIBERO's own demos."""
         bddl = f"{self._task.problem_folder}/{self._task.bddl_file}"
-        env_args = {"env_name": self.task, "type": 1, "env_kwargs": {"bddl_file_name": bddl, **self._make_args()}}
+        env_args = {
+            "env_name": self.task,
+            "env_version": import_simulator("robosuite", "robosuite").__version__,
+            "type": 1,
+            "env_kwargs": {"bddl_file_name": bddl, **self._make_args()},
+        }
         return {
             "env_args": json.dumps(env_args),
             "problem_info": json.dumps({"language_instruction": self.instruction}),

@@ -61,6 +61,21 @@ def suite_tasks(suite: str) -> list[LiberoTask]:
     return [LiberoTask(name, suite) for name in names[suite]]
 
 
+def bddl_language(path: Path) -> str:
+    """The words of a task file, in small letters as LIBERO reads them; the official demos store these.
+
+    Raises:
+        SimulatorError: The file is missing, or holds no words.
+    """
+    try:
+        words = re.search(r"\(:language\s([^)]*)\)", re.sub(r";.*", "", path.read_text()).lower())
+    except OSError as error:
+        raise SimulatorError(f"{path}: cannot be read ({error.strerror}); reinstall LIBERO.") from error
+    if words is None:
+        raise SimulatorError(f"{path}: has no (:language ...); reinstall LIBERO.")
+    return " ".join(words[1].split())
+
+
 def load_init_states(path: Path) -> Array:
     """The recorded initial states (N, S) float64 of one task, from the torch file that LIBERO ships.
 

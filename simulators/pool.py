@@ -48,7 +48,8 @@ class WorkerPool:
         config: What they simulate.
         num_workers: How many processes.
         timeout_s: A request that takes longer counts as a hang.
-        start_timeout_s: The same for a worker's first request, which imports the simulator.
+        start_timeout_s: The same for a worker's first request, which imports the simulator, and for the first of every
+            task that it turns to, which builds it.
         max_retries: An episode is tried this many times again after losing its worker.
     """
 
@@ -68,7 +69,7 @@ class WorkerPool:
         self.start_timeout_s = max(start_timeout_s, timeout_s)
         self.max_retries = max_retries
         self._workers: dict[int, WorkerProcess] = {}
-        self._answered: set[int] = set()  # slots whose worker has answered once: imports are done
+        self._answered: dict[int, str] = {}  # slot -> task of its worker's last answer: imported and built
         self._jobs: dict[int, Job] = {}
         self._deadlines: dict[int, float] = {}
         self._tasks: dict[int, str] = {}  # what a slot's worker has built
@@ -133,7 +134,8 @@ class WorkerPool:
             self._workers[slot].send(verb, **arguments)
         except WorkerDied as death:
             return self._bury(slot, death)
-        limit = self.timeout_s if slot in self._answered else self.start_timeout_s
+        has_built = self._answered.get(slot) == self._tasks[slot]
+        limit = self.timeout_s if has_built else self.start_timeout_s
         self._deadlines[slot] = time.monotonic() + limit
         return None
 
@@ -158,7 +160,7 @@ class WorkerPool:
             reply = self._workers[slot].receive(self.timeout_s)
         except WorkerDied as death:
             return self._bury(slot, death)
-        self._answered.add(slot)
+        self._answered[slot] = self._jobs[slot].spec.task
         self._ever_answered = True
         return Event(slot, self._jobs[slot], reply)
 
@@ -179,7 +181,7 @@ class WorkerPool:
         self._jobs.pop(slot, None)
         self._deadlines.pop(slot, None)
         self._tasks.pop(slot, None)
-        self._answered.discard(slot)
+        self._answered.pop(slot, None)
         if slot in self._workers:
             self._workers.pop(slot).kill()
 

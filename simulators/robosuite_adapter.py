@@ -78,6 +78,11 @@ class RobosuiteSimulator(MujocoSimulator):
         return list(TASKS)
 
     @classmethod
+    def instructions(cls, config: SimulatorConfig) -> dict[str, str]:
+        """Words of every task, see `Survey`."""
+        return {task: words for task, (words, _) in TASKS.items()}
+
+    @classmethod
     def assets(cls, config: SimulatorConfig) -> dict[str, str]:
         """Folder of the meshes; see `describe`."""
         models: ModuleType = importlib.import_module("robosuite.models")
@@ -130,5 +135,10 @@ class RobosuiteSimulator(MujocoSimulator):
     def demo_attrs(self) -> dict[str, str]:
         """Arguments and model in robomimic's form."""
         args = self._make_args(self.task or "")
-        env_args = {"env_name": args.pop("env_name"), "type": 1, "env_kwargs": args}  # 1: robomimic's robosuite type
+        env_args = {
+            "env_name": args.pop("env_name"),
+            "env_version": import_robosuite().__version__,
+            "type": 1,  # robomimic's robosuite
+            "env_kwargs": args,
+        }
         return {"env_args": json.dumps(env_args), "model_file": self.env.sim.model.get_xml()}

@@ -14,12 +14,43 @@ Z95 = 1.959963984540054
 
 def wilson_interval(successes: int, n: int, z: float = Z95) -> tuple[float, float]:
     """Wilson score interval of a success rate; (0, 1) if there were no episodes."""
-    if n == 0:
-        return 0.0, 1.0
-    rate = successes / n
+    return _wilson(successes / n, n, z) if n else (0.0, 1.0)
+
+
+def _wilson(rate: float, n: float, z: float = Z95) -> tuple[float, float]:
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def mean_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """95 % interval of the mean success rate over tasks; (0, 1) if there were no episodes.
+
+    Tasks are strata: how they differ from one another does not widen it. It is Wilson's interval with the effective
+    number of episodes, at which a single rate would vary as the mean does (E. L. Korn and B. I. Graubard, Survey
+    Methodology 24 (1998) 193-201). With one task, or tasks of equal rates and numbers, it is that of all episodes.
+
+    Args:
+        counts: Successes and episodes of each task; tasks without episodes are left out.
+    """
+    counts = [(successes, n) for successes, n in counts if n]
+    if not counts:
+        return 0.0, 1.0
+    # Jeffreys' rates in the variance: a task that was solved every time is not thereby certain
+    rates = [(successes + 0.5) / (n + 1) for successes, n in counts]
+    variance = sum(rate * (1 - rate) / n for rate, (_, n) in zip(rates, counts)) / len(counts) ** 2
+    middle = sum(rates) / len(counts)
+    return _wilson(sum(successes / n for successes, n in counts) / len(counts), middle * (1 - middle) / variance)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values of several tests, so corrected that all of them together are wrong as seldom as one (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min((len(p_values) - rank) * p_values[index], 1.0))
+        corrected[index] = largest
+    return corrected
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -27,7 +58,11 @@ def wilson_interval(successes: int, n: int, z: float = Z95) -> tuple[float, floa
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """Results of one task, or of several together; episodes that ended in an error count in `errors` only."""
+    """Results of one task, or of several together; episodes that ended in an error count in `errors` only.
+
+    `starts` is how many recorded initial states, or else seeds, the episodes began from: fewer than episodes, and
+    these are repeats, for which the interval is too narrow.
+    """
 
     task: str
     successes: int
@@ -37,6 +72,7 @@ class TaskSummary:
     high: float
     mean_steps: float
     seconds_per_replan: float
+    starts: int
 
     @property
     def success_rate(self) -> float:
@@ -52,11 +88,13 @@ class GroupSummary:
         name: Name of the group.
         total: All its episodes together.
         mean_success_rate: Mean over its tasks.
+        mean_interval: Its 95 % interval, see `mean_interval`.
     """
 
     name: str
     total: TaskSummary
     mean_success_rate: float
+    mean_interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -66,6 +104,7 @@ class Summary:
     tasks: list[TaskSummary]
     total: TaskSummary
     mean_success_rate: float
+    mean_interval: tuple[float, float]
     groups: list[GroupSummary] = field(default_factory=list)
 
 
@@ -84,14 +123,16 @@ def summarize(results: Iterable[EpisodeResult], groups: Mapping[str, Sequence[st
     for name, members in (groups or {}).items():
         if run := [task for task in members if task in by_task]:
             together = _summarize(name, [result for task in run for result in by_task[task]])
-            rows.append(GroupSummary(name, together, _mean_rate([tasks[task] for task in run])))
+            rows.append(GroupSummary(name, together, *_mean_rate([tasks[task] for task in run])))
     total = _summarize("total", [result for part in by_task.values() for result in part])
-    return Summary(list(tasks.values()), total, _mean_rate(list(tasks.values())), rows)
+    return Summary(list(tasks.values()), total, *_mean_rate(list(tasks.values())), groups=rows)
 
 
-def _mean_rate(tasks: Sequence[TaskSummary]) -> float:
+def _mean_rate(tasks: Sequence[TaskSummary]) -> tuple[float, tuple[float, float]]:
+    """Mean over the tasks that have a rate, and its interval."""
     rates = [task.success_rate for task in tasks if task.episodes]
-    return sum(rates) / len(rates) if rates else math.nan
+    mean = sum(rates) / len(rates) if rates else math.nan
+    return mean, mean_interval([(task.successes, task.episodes) for task in tasks])
 
 
 def _summarize(name: str, results: Sequence[EpisodeResult]) -> TaskSummary:
@@ -99,6 +140,7 @@ def _summarize(name: str, results: Sequence[EpisodeResult]) -> TaskSummary:
     successes = sum(result.success is True for result in valid)
     low, high = wilson_interval(successes, len(valid))
     replans = sum(result.replans for result in valid)
+    starts = {(result.task, result.seed if result.init_state is None else result.init_state) for result in valid}
     return TaskSummary(
         task=name,
         successes=successes,
@@ -108,6 +150,7 @@ def _summarize(name: str, results: Sequence[EpisodeResult]) -> TaskSummary:
         high=high,
         mean_steps=sum(result.steps for result in valid) / len(valid) if valid else math.nan,
         seconds_per_replan=sum(result.policy_s for result in valid) / replans if replans else math.nan,
+        starts=len(starts),
     )
 
 
@@ -176,6 +219,16 @@ class Comparison:
     only_in_b: int
     errors: int
 
+    @property
+    def mean_difference(self) -> float:
+        """Mean over tasks of A's success rate minus B's; NaN without pairs."""
+        return sum(task.difference for task in self.tasks) / len(self.tasks) if self.tasks else math.nan
+
+    @property
+    def mean_difference_interval(self) -> tuple[float, float]:
+        """95 % interval of `mean_difference`: Newcombe's, with means over tasks in place of rates."""
+        return _mean_difference_interval(self.tasks)
+
 
 def compare(a: Iterable[EpisodeResult], b: Iterable[EpisodeResult]) -> Comparison:
     """Pair two runs by episode."""
@@ -210,9 +263,27 @@ def newcombe_interval(both: int, only_a: int, only_b: int, neither: int, z: floa
     if n == 0:
         return -1.0, 1.0
     successes_a, successes_b = both + only_a, both + only_b
-    rate_a, rate_b = successes_a / n, successes_b / n
-    (low_a, high_a), (low_b, high_b) = wilson_interval(successes_a, n, z), wilson_interval(successes_b, n, z)
-    phi = _phi(both, only_a, only_b, neither)
+    intervals = wilson_interval(successes_a, n, z), wilson_interval(successes_b, n, z)
+    return _recovered((successes_a / n, successes_b / n), intervals, _phi(both, only_a, only_b, neither))
+
+
+def _mean_difference_interval(tasks: Sequence[Pairs]) -> tuple[float, float]:
+    if not tasks:
+        return -1.0, 1.0
+    counts = [[(task.successes[side], task.episodes) for task in tasks] for side in (0, 1)]
+    rates = [[successes / n for successes, n in part] for part in counts]
+    covariance = sum((t.both / t.episodes - a * b) / t.episodes for t, a, b in zip(tasks, *rates))
+    variances = [sum(rate * (1 - rate) / t.episodes for t, rate in zip(tasks, part)) for part in rates]
+    scale = math.sqrt(variances[0] * variances[1])
+    means = (sum(rates[0]) / len(tasks), sum(rates[1]) / len(tasks))
+    return _recovered(means, (mean_interval(counts[0]), mean_interval(counts[1])), covariance / scale if scale else 0.0)
+
+
+def _recovered(
+    rates: tuple[float, float], intervals: tuple[tuple[float, float], tuple[float, float]], phi: float
+) -> tuple[float, float]:
+    """Interval of a difference from the intervals of both and their correlation."""
+    (rate_a, rate_b), ((low_a, high_a), (low_b, high_b)) = rates, intervals
 
     def distance(x: float, y: float) -> float:
         return math.sqrt(max(x * x - 2 * phi * x * y + y * y, 0.0))  # rounding may pass 0

@@ -14,9 +14,9 @@ def simulator_versions() -> dict[str, str]:
 
     Runs inside a worker and imports none of them.
     """
-    found = {}
+    found: dict[str, str] = {}
     for distribution in distributions():
         name = distribution.metadata["Name"]
         if name and _PACKAGES.search(name) and "assets" not in name:
-            found[name] = distribution.version
+            found.setdefault(name, distribution.version)  # the first of a name on the path is imported
     return {"python": platform.python_version(), **dict(sorted(found.items()))}

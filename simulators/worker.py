@@ -52,18 +52,20 @@ class Worker:
         """Execute one request.
 
         The verbs are the protocol's methods and `step_expert` (the scripted expert chooses), `record` (a scripted
-        demo), `versions` and `describe`.
+        demo), `versions`, `describe` and `survey` (what `Survey` holds).
         """
         if verb == "versions":
             return simulator_versions()
         if verb == "describe":
             return describe(self.adapter(), self.config)
         if verb == "check":
-            require_variable(self.config.name, self.config.variation, getattr(self.adapter(), "variations", ()))
-            return self.adapter().check(self.config)
+            return self._check()
+        if verb == "survey":
+            tasks, words = self._check(), getattr(self.adapter(), "instructions", None)
+            words_by_task = {} if words is None else words(self.config)
+            return {"tasks": tasks, "packages": simulator_versions(), "instructions": words_by_task}
         if verb == "record":
-            level = self.config.variation.get("instruction", 0.0)
-            return reworded(record_episode(self.simulator, **arguments), arguments["spec"], level)
+            return self._worded(record_episode(self.simulator, **arguments), arguments["spec"])
         if verb == "reset":
             self._spec, self._expert = arguments["spec"], None
             return self._described(self.simulator.reset(**arguments))
@@ -82,14 +84,24 @@ class Worker:
             self._expert = self.simulator.make_expert(self._spec)
         return self._expert
 
+    def _check(self) -> list[str]:
+        """Tasks of the suite; `SimulatorError` where the simulator does not run as configured."""
+        require_variable(self.config.name, self.config.variation, getattr(self.adapter(), "variations", ()))
+        return self.adapter().check(self.config)
+
     def _described(self, observation: Observation | None) -> Observation | None:
-        """Add what the adapter knows of the task, and vary the words, so that no adapter has to."""
+        """Add what the adapter knows of the task, and its words as they were asked for."""
         if observation is None:
             return None
         assert self._spec is not None
-        observation = reworded(observation, self._spec, self.config.variation.get("instruction", 0.0))
+        described: Observation = self._worded(observation, self._spec)
         width, limit = getattr(self.simulator, "action_dim", 0), getattr(self.simulator, "max_steps", 0)
-        return replace(observation, action_dim=int(width), max_steps=int(limit or 0))
+        return replace(described, action_dim=int(width), max_steps=int(limit or 0))
+
+    def _worded(self, reply: Any, spec: EpisodeSpec) -> Any:  # noqa: ANN401 - an observation or a demo
+        """Choose and vary the words, so that no adapter has to."""
+        words = self.config.instructions.get(spec.task, reply.instruction)
+        return reworded(replace(reply, instruction=words), spec, self.config.variation.get("instruction", 0.0))
 
     def close(self) -> None:
         """Free the simulator."""

@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from simulators import wire
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError, WorkerDied
+from simulators.survey import Survey
 
 
 class WorkerProcess:
@@ -164,16 +166,17 @@ def ask_once(config: SimulatorConfig, verb: str, timeout_s: float = 300.0, **arg
             worker.close()
 
 
-def check_simulator(config: SimulatorConfig, timeout_s: float = 300.0) -> list[str]:
-    """Ask a fresh worker for the suite's tasks and compare the config's with them.
+def survey_simulator(config: SimulatorConfig, timeout_s: float = 300.0) -> Survey:
+    """Ask a fresh worker what it has and compare the config's tasks with it.
 
     Raises:
         SimulatorError: See `SimulatorConfig.check`.
     """
-    available: list[str] = ask_once(config, "check", timeout_s)
-    unknown = [] if config.tasks == ["all"] else [task for task in config.tasks if task not in available]
+    found = Survey(**ask_once(config, "survey", timeout_s))
+    unknown = [] if config.tasks == ["all"] else [task for task in config.tasks if task not in found.tasks]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], available, n=1)
+        near = difflib.get_close_matches(unknown[0], found.tasks, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise SimulatorError(f"{config.suite} has no task {unknown}; there are {available}.{hint}")
-    return available
+        raise SimulatorError(f"{config.suite} has no task {unknown}; there are {found.tasks}.{hint}")
+    words = {task: words for task, words in found.instructions.items() if task not in config.instructions}
+    return replace(found, instructions={**words, **config.instructions})

@@ -12,25 +12,32 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from simulators import Comparison, EpisodeResult, Pairs, ResultsFile, compare, wilson_interval
 from videopolicy.errors import CommandError
-from videopolicy.evaluation.results_directory import differing_keys, read_protocol_document
+from videopolicy.evaluation.results_directory import (
+    UNKNOWN_RELEASES,
+    differing_keys,
+    read_protocol_document,
+    releases_of,
+)
 
 METHOD = (
     "Difference: Newcombe's 95 % interval for paired proportions (1998, method 10); p: McNemar's exact test; "
-    "rates: Wilson 95 % intervals."
+    "rates: Wilson 95 % intervals; mean over tasks: the same with the tasks as strata."
 )
 # What may differ, because comparing it is the purpose: who acts, what it sees, how often it replans, and the variation.
 _COMPARED = (
     "policy.",
     "protocol.simulator.variation.",
+    "protocol.simulator.instructions.",
     "protocol.simulator.cameras",
     "protocol.simulator.image_size",
     "protocol.execute_steps",
 )
-_SEEDS = ("protocol.first_seed",)  # the episodes themselves say what this changes
+_SEEDS = ("protocol.first_seed", "protocol.episodes")  # the episodes themselves say what this changes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         console = Console(markup=False, width=None if sys.stdout.isatty() else 140)  # room for names
         console.print(to_table(comparison))
         for line in (f"A: {args.a}", f"B: {args.b}", *notes, METHOD):
-            console.print(line, soft_wrap=True, highlight=False)
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
     return 0
 
 
@@ -105,8 +112,10 @@ def require_same_protocol(paths: Sequence[Path], documents: Sequence[Mapping[str
             f"{paths[0]} and {paths[1]} followed different protocols ({listed}); "
             "run one of them again with the options of the other."
         )
+    unknown = [path for path, document in zip(paths, documents, strict=True) if not releases_of(document or {})]
+    assumed = [UNKNOWN_RELEASES.format(path) for path in unknown] if len(unknown) == 1 else []
     noted = {key: values for key, values in changed.items() if not key.startswith(("policy.", *_SEEDS))}
-    return [f"They differ in {key}: A {a!r}, B {b!r}." for key, (a, b) in noted.items()]
+    return [*assumed, *(f"They differ in {key}: A {a!r}, B {b!r}." for key, (a, b) in noted.items())]
 
 
 def require_pairs(args: argparse.Namespace, comparison: Comparison) -> list[str]:
@@ -165,18 +174,26 @@ def to_table(comparison: Comparison) -> Table:
         rates = [(k / pairs.episodes, wilson_interval(k, pairs.episodes)) for k in pairs.successes]
         low, high = pairs.interval
         table.add_row(
-            pairs.task,
+            escape(pairs.task),
             f"{pairs.both}/{pairs.only_a}/{pairs.only_b}/{pairs.neither}",
             *(f"{rate:.3f}\n{low:.2f} to {high:.2f}" for rate, (low, high) in rates),
             f"{pairs.difference:+.3f}\n{low:+.2f} to {high:+.2f}",
             f"{pairs.p_value:.3g}",
         )
+    if len(comparison.tasks) > 1:
+        low, high = comparison.mean_difference_interval
+        difference = f"{comparison.mean_difference:+.3f}\n{low:+.2f} to {high:+.2f}"
+        table.add_row("mean over tasks", "", "", "", difference, "")
     return table
 
 
 def to_markdown(comparison: Comparison, args: argparse.Namespace, notes: Sequence[str]) -> str:
     """For a document."""
     lines = [_HEADER, ["---", *["---:"] * (len(_HEADER) - 1)], *map(_cells, _rows(comparison))]
+    if len(comparison.tasks) > 1:
+        low, high = comparison.mean_difference_interval
+        difference = f"{comparison.mean_difference:+.3f} ({low:+.3f} to {high:+.3f})"
+        lines.append(["mean over tasks", *[""] * 6, difference, ""])
     table = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([*table, "", f"A: `{args.a}`, B: `{args.b}`.", *notes, METHOD])
 
@@ -188,6 +205,9 @@ def to_dict(comparison: Comparison, args: argparse.Namespace, notes: Sequence[st
         "b": str(args.b),
         "tasks": [_content(pairs) for pairs in comparison.tasks],
         "total": _content(comparison.total),
+        "mean_difference": comparison.mean_difference,
+        "mean_difference_low": comparison.mean_difference_interval[0],
+        "mean_difference_high": comparison.mean_difference_interval[1],
         "only_in_a": comparison.only_in_a,
         "only_in_b": comparison.only_in_b,
         "errors": comparison.errors,

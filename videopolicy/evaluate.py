@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +19,7 @@ from lightning_modules import VideoPolicy, load_policy
 from networks import read_checkpoint
 from networks.inference import CompileMode, Precision
 from simulators import (
+    EpisodeResult,
     Policy,
     RandomPolicy,
     ScriptedPolicy,
@@ -25,6 +28,7 @@ from simulators import (
     summarize,
 )
 from videopolicy.errors import CommandError
+from videopolicy.evaluation.fairness import compared_with_demos, judged_fairly, picture_size
 from videopolicy.evaluation.live_table import success_table
 from videopolicy.evaluation.protocol import (
     Protocol,
@@ -44,7 +48,7 @@ FIRST_SEED = 200_000  # neither demos (from 0) nor the rollouts during training 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments; what is not given is the protocol's, or what the checkpoint was trained with."""
-    parser.add_argument("--checkpoint", type=Path, help="a .ckpt of the action stage")
+    parser.add_argument("--checkpoint", type=home_path, help="a .ckpt of the action stage")
     parser.add_argument(
         "--policy",
         choices=POLICIES,
@@ -54,18 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", metavar="NAME|FILE", help=f"one of {', '.join(protocol_names())}, or a file of your own"
     )
-    parser.add_argument("--tasks", help="names or indices, comma separated, or 'all'")
-    parser.add_argument("--episodes", type=int, help="episodes of each task")
-    parser.add_argument("--first-seed", type=int, help="seed of every task's first episode")
-    parser.add_argument("--execute-steps", type=int, help="actions executed before the policy is asked again")
-    parser.add_argument("--max-steps", type=int, help="step limit of an episode")
-    parser.add_argument(
-        "--variation",
-        action="append",
-        default=[],
-        metavar="KIND[=LEVEL]",
-        help="vary position, appearance, camera or instruction (level 1 unless given; may be repeated)",
-    )
+    _add_episode_arguments(parser)
     parser.add_argument("--simulator", help="robosuite, libero, robocasa or package.module:Class, without a protocol")
     parser.add_argument("--suite", help="suite of tasks, for instance libero_10")
     parser.add_argument("--python", help="interpreter of the simulator's workers")
@@ -87,26 +80,86 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile", choices=get_args(CompileMode), help="torch.compile's mode; reduce-overhead is CUDA graphs on a GPU"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="results; episodes that are already there are not run again"
+        "--output", type=home_path, metavar="DIR", help="results; episodes that are already there are not run again"
     )
 
 
+def _add_episode_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which episodes are judged, and what a protocol says of them."""
+    parser.add_argument("--tasks", help="names or indices, comma separated, or 'all'")
+    parser.add_argument("--episodes", type=int, help="episodes of each task")
+    parser.add_argument(
+        "--first-seed", type=int, help="seed of every task's first episode; episodes are then taken as they come"
+    )
+    parser.add_argument(
+        "--as-in-training",
+        action="store_true",
+        help="judge the episodes of the rollouts during training (with --protocol: all of its episodes), also those "
+        "that chose the checkpoint or stood in its demos (default: held-out episodes)",
+    )
+    parser.add_argument(
+        "--words",
+        choices=("simulator", "demos"),
+        default="simulator",
+        help="whose words the policy is given: the simulator's (default), or the demos' where these had others",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="seconds a simulator may take over a chunk or reset (default: the protocol's, or the training's)",
+    )
+    parser.add_argument("--execute-steps", type=int, help="actions executed before the policy is asked again")
+    parser.add_argument("--max-steps", type=int, help="step limit of an episode")
+    parser.add_argument(
+        "--variation",
+        action="append",
+        default=[],
+        metavar="KIND[=LEVEL]",
+        help="vary position, appearance, camera or instruction (level 1 unless given; may be repeated)",
+    )
+
+
+def home_path(text: str) -> Path:
+    """A path; `~` is the home folder also where the shell left it, as in `--output=~/results`."""
+    return Path(text).expanduser()
+
+
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print the table, and say where results and videos are."""
+    """Evaluate, print the table, and say where results and videos are; 1 if no episode could be run."""
     console = Console(markup=False)
     policy, identity, protocol = prepare(args)
+    say_warnings(protocol, console)
     output: Path = args.output or default_output(args.checkpoint, identity, protocol)
     videos = sys.maxsize if args.record else args.videos
     try:
         results = evaluate(policy, identity, protocol, output, args.workers, videos, args.device, console, args.threads)
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command goes on with what is missing in {output}")
+        console.print(f"stopped; the same command goes on with what is missing in {output}", markup=False)
         return 130
-    console.print(success_table({identity["kind"]: summarize(results, protocol.groups)}))
-    console.print(f"results: {output}/results.md, .json, .csv (all of the directory), .jsonl", soft_wrap=True)
+    notes = json.loads((output / "results.json").read_text())["warnings"]
+    console.print(success_table({identity["kind"]: summarize(results, protocol.groups)}, notes))
+    say = partial(console.print, soft_wrap=True, markup=False)
+    say(f"results: {output}/results.md, .json, .csv (all of the directory), .jsonl")
     if (output / "videos").is_dir():
-        console.print(f"videos:  {output}/videos/*.mp4", soft_wrap=True)
-    return 0
+        say(f"videos:  {output}/videos/*.mp4")
+    return require_outcome(results, say)
+
+
+def say_warnings(protocol: Protocol, console: Console) -> None:
+    """Say before the first episode what the rates will have to be read with."""
+    for warning in protocol.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def require_outcome(results: Sequence[EpisodeResult], say: Callable[[str], None]) -> int:
+    """Exit status: 1, with a sentence, if every episode ended in an error."""
+    if any(result.success is not None for result in results):
+        return 0
+    first = next((result.error for result in results if result.error), None)
+    reason = (first or "no reason given").strip().splitlines()[0]
+    say(f"none of the {len(results)} episodes could be run ({reason}); mend this, the same command tries again")
+    return 1
 
 
 # --- what is judged, and how ------------------------------------------------------------------------------------------
@@ -125,6 +178,9 @@ def prepare(args: argparse.Namespace) -> tuple[Policy, dict[str, Any], Protocol]
         read_protocol(file)  # a slip in it must not wait for the checkpoint
     if args.policy == "checkpoint" and args.checkpoint is None:
         raise CommandError("no policy: give --checkpoint FILE, or --policy scripted, random or zero.")
+    if args.checkpoint is None and (args.as_in_training or args.words == "demos"):
+        option = "--as-in-training" if args.as_in_training else "--words demos"
+        raise CommandError(f"{option}: only a checkpoint knows its training; give --checkpoint FILE, or leave it out.")
     sampling = SamplingOverrides.of(args)
     if args.policy != "checkpoint" and sampling.given():
         options = ", ".join(f"--{name.replace('_', '-')}" for name in sampling.given())
@@ -133,11 +189,15 @@ def prepare(args: argparse.Namespace) -> tuple[Policy, dict[str, Any], Protocol]
     network = None
     if args.policy == "checkpoint":
         network = load_policy(args.checkpoint, args.device, document, args.precision, args.compile)
-    protocol = choose_protocol(args, file, document.get("rollout"), network)
+    protocol = choose_protocol(args, file, document, network)
     protocol = overridden(protocol, args)
     if network is not None:
         require_fit(network, protocol, args.checkpoint)
     protocol = protocol.with_tasks(args.tasks)
+    if document:
+        chosen = args.as_in_training or args.first_seed is not None
+        protocol = judged_fairly(protocol, document, args.checkpoint, args.words, chosen)
+        protocol = replace(protocol, origin=None) if network is None else compared_with_demos(protocol)
     if network is not None:
         sampling.apply(network)
         identity = checkpoint_identity(args.checkpoint) | {"sampling": sampling.given()}
@@ -162,19 +222,20 @@ def checkpoint_identity(checkpoint: Path, kind: str = "checkpoint") -> dict[str,
 
 
 def choose_protocol(
-    args: argparse.Namespace, file: Path | None, stored: Mapping[str, Any] | None, network: VideoPolicy | None
+    args: argparse.Namespace, file: Path | None, document: Mapping[str, Any], network: VideoPolicy | None
 ) -> Protocol:
     """The protocol named on the command line, else the checkpoint's own, else one made of options.
 
     Args:
         args: The command line.
         file: The file of `--protocol`.
-        stored: What `SimulationRollout` left in the checkpoint.
+        document: Content of the checkpoint; empty without one.
         network: The policy, which decides cameras and image size where nothing else does.
     """
     data = None if network is None else network.stage.data
+    stored = document.get("rollout")
     if file is not None:
-        protocol = read_protocol(file) if data is None else read_protocol(file, data.image_size)
+        protocol = read_protocol(file) if data is None else read_protocol(file, picture_size(document, data))
         if args.simulator not in (None, protocol.simulator.name):
             raise CommandError(
                 f"--simulator {args.simulator}: protocol {protocol.name!r} is of {protocol.simulator.name}; "
@@ -185,9 +246,10 @@ def choose_protocol(
             return replace(protocol, simulator=replace(protocol.simulator, cameras=list(data.cameras)))
         return protocol
     if stored is not None and args.simulator in (None, stored["simulator"]["name"]):
-        return stored_protocol(stored, f"training of {args.checkpoint.stem}")
+        protocol = stored_protocol(stored, f"training of {args.checkpoint.stem}")
+        return protocol if args.as_in_training else replace(protocol, first_seed=FIRST_SEED)
     if data is not None and args.simulator and args.tasks:
-        simulator = SimulatorConfig(args.simulator, ["all"], list(data.cameras), data.image_size)
+        simulator = SimulatorConfig(args.simulator, ["all"], list(data.cameras), picture_size(document, data))
         steps = max(data.action_horizon // 2, 1)
         return Protocol("command line", "options of the command line", simulator, 20, FIRST_SEED, steps)
     known = ", ".join(protocol_names())
@@ -211,6 +273,7 @@ def overridden(protocol: Protocol, args: argparse.Namespace) -> Protocol:
         "episodes_per_task": args.episodes,
         "first_seed": args.first_seed,
         "execute_steps": args.execute_steps,
+        "timeout_s": args.timeout,
     }
     return replace(protocol, simulator=config, **{name: value for name, value in rest.items() if value is not None})
 

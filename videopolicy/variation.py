@@ -7,10 +7,11 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 
-from simulators import SimulatorConfig
+from simulators import EpisodeResult, SimulatorConfig
 from simulators.variations import KINDS
 from videopolicy import evaluate as evaluate_verb
 from videopolicy.errors import CommandError
@@ -44,24 +45,34 @@ def run(args: argparse.Namespace) -> int:
     if twice := [kind for kind in kinds if kind in protocol.simulator.variation]:
         raise CommandError(f"--variation and --kinds both name {twice}; vary a kind in one of them only.")
     require_able(protocol.simulator, kinds, levels)
+<<<<<<< HEAD
     console = Console(markup=False)
+=======
+    console = Console()
+    evaluate_verb.say_warnings(protocol, console)
+>>>>>>> 674c498 (Evaluate judges held-out episodes, results know their circumstances, means over tasks have intervals)
     videos = sys.maxsize if args.record else args.videos
     curve = Curve(dict(identity), protocol.name, protocol.episodes_per_task, protocol.simulator.to_dict())
+    everything: list[EpisodeResult] = []
     try:
         for point in points(kinds, levels):
             console.print(f"{point.kind or STANDARD} {point.level:g}", style="bold")
             variation = {**protocol.simulator.variation, **({point.kind: point.level} if point.kind else {})}
             varied = replace(protocol, simulator=replace(protocol.simulator, variation=variation))
             folder = args.output / point.folder
-            results = evaluate(policy, identity, varied, folder, args.workers, videos, args.device, console)
+            results = evaluate(
+                policy, identity, varied, folder, args.workers, videos, args.device, console, args.threads
+            )
+            everything += results
             curve.add(point, results)
             write_curve(curve, args.output)
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command goes on with what is missing in {args.output}")
+        console.print(f"stopped; the same command goes on with what is missing in {args.output}", markup=False)
         return 130
     console.print(curve.table())
-    console.print(f"curve: {args.output}/curve.png, .md, .json", soft_wrap=True)
-    return 0
+    say = partial(console.print, soft_wrap=True, markup=False)
+    say(f"curve: {args.output}/curve.png, .md, .json")
+    return evaluate_verb.require_outcome(everything, say)
 
 
 def read_kinds(text: str) -> list[str]:

@@ -2,10 +2,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from simulators.results import EpisodeResult
-from simulators.statistics import Pairs, compare, mcnemar_exact, summarize, wilson_interval
+from simulators.statistics import (
+    Comparison,
+    Pairs,
+    compare,
+    holm,
+    mcnemar_exact,
+    mean_interval,
+    summarize,
+    wilson_interval,
+)
 
 
 def result(seed: int, success: bool | None, task: str = "up", **rest: object) -> EpisodeResult:
@@ -29,6 +39,56 @@ def test_wilson_interval_has_its_published_values(successes: int, n: int, low: f
 @pytest.mark.parametrize(("only_a", "only_b", "p"), [(0, 0, 1.0), (1, 9, 22 / 1024), (0, 5, 2 / 32), (3, 3, 1.0)])
 def test_mcnemar_is_the_two_sided_binomial(only_a: int, only_b: int, p: float) -> None:
     assert mcnemar_exact(only_a, only_b) == pytest.approx(p)
+
+
+def test_holm_gives_the_values_of_rs_p_adjust() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize("counts", [[(34, 40)], [(17, 20), (17, 20)], [(34, 40), (0, 0)]])
+def test_interval_of_a_mean_over_like_tasks_is_that_of_all_episodes(counts: list[tuple[int, int]]) -> None:
+    assert mean_interval(counts) == pytest.approx((0.7093, 0.9294), abs=5e-5)  # Wilson, 34 of 40
+
+
+def test_interval_of_a_mean_holds_the_variance_within_tasks_only() -> None:
+    """Rates .9 and .1 of 100 each: by hand, variance (.896 x .104 / 100) / 2 by Jeffreys' rates, so n is 537."""
+    low, high = mean_interval([(90, 100), (10, 100)])
+    assert (low, high) == pytest.approx((0.4579, 0.5421), abs=1e-4)
+    pooled = wilson_interval(100, 200)
+    assert high - low < 0.65 * (pooled[1] - pooled[0])
+    certain = mean_interval([(50, 50), (0, 50)])  # solved always and never is not certain
+    assert certain[0] < 0.485 < 0.515 < certain[1]
+    assert mean_interval([]) == mean_interval([(0, 0)]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("tasks", "episodes", "lowest"), [(24, 5, 0.85), (10, 50, 0.2), (5, 10, 0.0)])
+def test_interval_of_a_mean_covers_it_nineteen_times_in_twenty(tasks: int, episodes: int, lowest: float) -> None:
+    rng = np.random.default_rng(0)
+    rates = np.linspace(lowest, 0.98, tasks)
+    draws = rng.binomial(episodes, rates, size=(2000, tasks))
+    intervals = [mean_interval([(int(count), episodes) for count in row]) for row in draws]
+    covered = np.mean([low <= rates.mean() <= high for low, high in intervals])
+    assert 0.935 < covered < 0.985
+
+
+def test_means_have_an_interval_in_summaries_and_comparisons() -> None:
+    results = [result(seed, seed < 3) for seed in range(4)] + [result(0, True, task="down")]
+    summary = summarize(results, {"one": ["up"]})
+    assert summary.mean_interval == mean_interval([(3, 4), (1, 1)])
+    assert summary.groups[0].mean_interval == pytest.approx(wilson_interval(3, 4))
+    like = Comparison([Pairs("a", 18, 6, 1, 0), Pairs("b", 18, 6, 1, 0)], Pairs("total", 36, 12, 2, 0), 0, 0, 0)
+    assert like.mean_difference == pytest.approx(0.2)
+    assert like.mean_difference_interval == pytest.approx((0.0569, 0.3404), abs=2e-3)  # Newcombe, 36, 12, 2, 0
+    assert Comparison([], Pairs("total", 0, 0, 0, 0), 0, 0, 0).mean_difference_interval == (-1.0, 1.0)
+
+
+def test_episodes_from_one_recorded_state_are_one_start() -> None:
+    results = [EpisodeResult("libero", task, seed, seed % 3, True) for task in ("a", "b") for seed in range(5)]
+    summary = summarize(results)
+    assert [(row.episodes, row.starts) for row in (*summary.tasks, summary.total)] == [(5, 3), (5, 3), (10, 6)]
+    assert summarize([result(seed, True) for seed in range(5)]).total.starts == 5
 
 
 def test_errors_count_neither_as_success_nor_as_failure() -> None:

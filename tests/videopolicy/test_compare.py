@@ -13,7 +13,7 @@ import pytest
 from simulators import EpisodeResult, ResultsFile
 from videopolicy import compare
 from videopolicy.errors import CommandError
-from videopolicy.evaluation.results_directory import open_directory, write_protocol_document
+from videopolicy.evaluation.results_directory import open_directory
 
 
 def protocol(**changes: object) -> dict[str, Any]:
@@ -27,7 +27,6 @@ def protocol(**changes: object) -> dict[str, Any]:
 
 def write(path: Path, outcomes: Iterable[tuple[str, int, bool | None]], kind: str = "zero", **changes: object) -> Path:
     with open_directory(path, {"kind": kind}, protocol(**changes)) as directory:
-        write_protocol_document(directory, {})
         for task, seed, success in outcomes:
             directory.append(EpisodeResult("counting", task, seed, None, success))
     return path

@@ -72,7 +72,9 @@ def test_checkpoint_alone_decides_the_protocol(
     assert "0.439 to 1.000" in printed  # Wilson, 3 of 3
     output = next((tmp_path / "run" / "evaluations").glob("last_*"))
     assert len(lines(output)) == 3
-    assert [path.name for path in (output / "videos").iterdir()] == ["up_seed100000.mp4"]
+    assert [path.name for path in (output / "videos").iterdir()] == [
+        "up_seed200000.mp4"
+    ]  # neither a demo's nor the training's
     document = json.loads((output / "protocol.json").read_text())
     assert document["policy"]["kind"] == "checkpoint"
     assert len(document["policy"]["sha256"]) == 64

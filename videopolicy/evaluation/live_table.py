@@ -9,8 +9,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from simulators import EpisodeResult, EpisodeSpec, Summary, summarize, wilson_interval
+from simulators import EpisodeResult, EpisodeSpec, GroupSummary, Summary, summarize, wilson_interval
 from simulators.progress import clock
 
 MAX_NAME = 40  # letters of a task's name
@@ -95,10 +96,17 @@ class LiveTable:
             self._live.stop()
 
 
-def success_table(summaries: dict[str, Summary]) -> Table:
-    """Success rates by policy and task, each with its Wilson 95 % interval; fits into 80 columns."""
+def success_table(summaries: dict[str, Summary], notes: Sequence[str] = ()) -> Table:
+    """Success rates by policy and task, each with its Wilson 95 % interval; fits into 80 columns.
+
+    Args:
+        summaries: Name of a policy -> its rates.
+        notes: What a reader of the rates has to know, below them.
+    """
     single = len(summaries) == 1
     table = Table(title=f"Success rates{f' of {next(iter(summaries))}' if single else ''} (Wilson 95 % intervals)")
+    if notes:
+        table.caption = Text("\n".join(f"warning: {note}" for note in notes), style="yellow", justify="left")
     if not single:
         table.add_column("policy", no_wrap=True)
     table.add_column("task", overflow="fold")  # the only one that gives way on a narrow terminal
@@ -124,6 +132,11 @@ def _rows(summary: Summary) -> Iterator[list[str]]:
             f"{row.seconds_per_replan:.3f}",
         ]
     if several:
-        yield ["mean over tasks", "", f"{summary.mean_success_rate:.3f}"]
+        yield _mean("tasks", summary)
     for group in summary.groups:
-        yield [f"mean over {group.name}", "", f"{group.mean_success_rate:.3f}"]
+        yield _mean(group.name, group)
+
+
+def _mean(name: str, summary: Summary | GroupSummary) -> list[str]:
+    low, high = summary.mean_interval
+    return [f"mean over {name}", "", f"{summary.mean_success_rate:.3f}", f"{low:.3f} to {high:.3f}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -9,8 +10,12 @@ from typing import Any
 
 import yaml
 
+from datamodules.demo_origin import DemoOrigin
 from simulators import EpisodeSpec, SimulatorConfig, SimulatorError
+from simulators.survey import Survey
 from videopolicy.errors import CommandError
+from videopolicy.evaluation.held_out import HeldOut
+from videopolicy.evaluation.typed_keys import require_types
 from videopolicy.experiment.files import nearest
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "protocols"
@@ -29,6 +34,12 @@ class Protocol:
         first_seed: Seed of every task's first episode.
         execute_steps: Actions executed before the policy is asked again.
         groups: Group name -> tasks that are also reported together.
+        timeout_s: Seconds that a worker may take over a chunk or a reset; a task that it has not built gets 300 at
+            least.
+        held_out: Which of the episodes from `first_seed` on are left out; no key of a file.
+        warnings: What a reader of the rates has to know; no key of a file.
+        survey: What the simulator's worker said, once it was asked; no key of a file.
+        origin: Of the policy's demos, where it knows them; no key of a file.
     """
 
     name: str
@@ -38,12 +49,19 @@ class Protocol:
     first_seed: int
     execute_steps: int
     groups: dict[str, list[str]] = field(default_factory=dict)
+    timeout_s: float = 300.0
+    held_out: HeldOut = field(default_factory=HeldOut)
+    warnings: tuple[str, ...] = ()
+    survey: Survey | None = None
+    origin: DemoOrigin | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("episodes_per_task", 1), ("execute_steps", 1), ("first_seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise CommandError(f"protocol {self.name!r}: {name} is {value!r}; it must be a number from {least} on.")
+        if not 0 < self.timeout_s < math.inf:
+            raise CommandError(f"protocol {self.name!r}: timeout_s is {self.timeout_s!r}; it must be above 0.")
 
     def with_tasks(self, selection: str | None = None) -> Protocol:
         """Name the tasks, asking the simulator for them.
@@ -53,27 +71,38 @@ class Protocol:
                 protocol's own tasks.
 
         Raises:
-            SimulatorError: The simulator does not run here.
+            SimulatorError: The simulator does not run here, or cannot vary the tasks as asked.
             CommandError: There is no such task; lists those there are.
         """
-        available = replace(self.simulator, tasks=["all"]).check().tasks
-        own = available if self.simulator.tasks == ["all"] else self.simulator.tasks
+        # without variation: what other tasks of the suite cannot vary is of no concern
+        survey = replace(self.simulator, tasks=["all"], variation={}).survey()
+        own = survey.tasks if self.simulator.tasks == ["all"] else self.simulator.tasks
         grouped = [task for members in self.groups.values() for task in members]
-        if unknown := sorted({*own, *grouped} - set(available)):
+        if unknown := sorted({*own, *grouped} - set(survey.tasks)):
             raise CommandError(
                 f"protocol {self.name!r} names tasks {unknown} that {self.simulator.suite} does not have; "
-                f"there are {available}."
+                f"there are {survey.tasks}."
             )
-        tasks = own if selection in (None, "all") else select_tasks(selection or "", own, available)
-        return replace(self, simulator=replace(self.simulator, tasks=tasks))
+        tasks = own if selection in (None, "all") else select_tasks(selection or "", own, survey.tasks)
+        simulator = replace(self.simulator, tasks=tasks)
+        if simulator.variation:
+            simulator.check()
+        return replace(self, simulator=simulator, survey=survey)
 
     def episodes(self) -> list[EpisodeSpec]:
         """All episodes, one of each task after the other."""
-        return self.simulator.episodes(self.episodes_per_task * len(self.simulator.tasks), self.first_seed)
+        return self.held_out.episodes(self.simulator, self.episodes_per_task, self.first_seed)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
-        return {item.name: getattr(self, item.name) for item in fields(self)} | {"simulator": self.simulator.to_dict()}
+        kept = {name: getattr(self, name) for name in FILE_KEYS} | {"simulator": self.simulator.to_dict()}
+        chosen = "held out" if self.held_out.changes(self.simulator, self.first_seed) else None  # by their seeds alone
+        return kept | {"episodes": chosen, "warnings": list(self.warnings)}
+
+
+_NO_KEYS = ("held_out", "warnings", "survey", "origin")
+FILE_KEYS = tuple(item.name for item in fields(Protocol) if item.name not in _NO_KEYS)
+"""Keys of a protocol file."""
 
 
 def select_tasks(selection: str, own: Sequence[str], available: Sequence[str]) -> list[str]:
@@ -149,32 +178,32 @@ def read_protocol(path: Path, image_size: int = 256) -> Protocol:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CommandError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
-        raise CommandError(f"{path}: a protocol is a mapping with the keys {_keys(Protocol)}.")
+        raise CommandError(f"{path}: a protocol is a mapping with the keys {list(FILE_KEYS)}.")
     if "fingerprint" in content and isinstance(content.get("protocol"), dict):  # protocol.json of an evaluation
-        content = dict(content["protocol"])
+        content = {key: value for key, value in content["protocol"].items() if key in FILE_KEYS}
     content.setdefault("name", path.stem)
-    _require_keys(path, "", content, Protocol, optional={"groups"})
+    _require_keys(path, "", content, FILE_KEYS, optional={"groups", "timeout_s"})
     section = content["simulator"]
     if not isinstance(section, dict):
         raise CommandError(f"{path}: simulator is {section!r}; it must be a mapping with the keys of SimulatorConfig.")
-    _require_keys(path, "simulator.", section, SimulatorConfig, optional=set(_keys(SimulatorConfig)[3:]))
+    keys = [item.name for item in fields(SimulatorConfig)]
+    _require_keys(path, "simulator.", section, keys, optional=set(keys[3:]))
+    require_types(path, "", {key: value for key, value in content.items() if key != "simulator"}, Protocol)
+    require_types(path, "simulator.", section, SimulatorConfig)
     try:
         return Protocol(**{**content, "simulator": SimulatorConfig(**{"image_size": image_size, **section})})
     except SimulatorError as error:
         raise SimulatorError(f"{path}: {error}") from error
 
 
-def _keys(cls: type) -> list[str]:
-    return [item.name for item in fields(cls)]
-
-
-def _require_keys(path: Path, prefix: str, content: Mapping[str, Any], cls: type, optional: set[str]) -> None:
-    known = _keys(cls)
+def _require_keys(
+    path: Path, prefix: str, content: Mapping[str, Any], known: Sequence[str], optional: set[str]
+) -> None:
     for key in content:
         if key not in known:
             raise CommandError(f"{path}: no key {prefix}{key}; {nearest(str(key), known)}")
     if missing := [prefix + key for key in known if key not in content and key not in optional]:
-        raise CommandError(f"{path}: {missing} is missing; a protocol has the keys {_keys(Protocol)}.")
+        raise CommandError(f"{path}: {missing} is missing; a protocol has the keys {list(FILE_KEYS)}.")
 
 
 def stored_protocol(stored: Mapping[str, Any], name: str) -> Protocol:
@@ -194,6 +223,7 @@ def stored_protocol(stored: Mapping[str, Any], name: str) -> Protocol:
         first_seed=stored["first_seed"],
         execute_steps=stored["execute_steps"],
         groups={group: list(members) for group, members in (stored.get("groups") or {}).items()},
+        timeout_s=stored.get("timeout_s", Protocol.timeout_s),  # an older checkpoint does not say
     )
 
 

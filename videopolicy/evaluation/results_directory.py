@@ -6,12 +6,13 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from simulators import EpisodeResult, ResultsFile
+from simulators.survey import releases
 from videopolicy.errors import CommandError
 from videopolicy.experiment.run_directory import write_atomically
 
@@ -26,6 +27,8 @@ _FREE = (
     "protocol.simulator.tasks",
     "protocol.simulator.python",
     "protocol.simulator.gl",
+    "protocol.timeout_s",
+    "protocol.warnings",
 )
 
 
@@ -33,7 +36,7 @@ def fingerprint(document: Mapping[str, Any]) -> str:
     """16 hexadecimal digits of all that an episode's result depends on, the episode itself apart.
 
     Args:
-        document: Content of ``protocol.json``; only ``policy`` and ``protocol`` are read.
+        document: Content of ``protocol.json``; ``policy``, ``protocol`` and the simulator's releases are read.
     """
     text = json.dumps(_identity(document), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -48,13 +51,24 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]
 def differing_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Key -> both values, wherever two ``protocol.json`` disagree in what an episode's result depends on."""
     first, second = _identity(a), _identity(b)
+    if not (releases_of(a) and releases_of(b)):  # an older directory does not say: taken to be the same
+        first, second = (
+            {key: value for key, value in part.items() if not key.startswith("releases.")} for part in (first, second)
+        )
     keys = sorted(key for key in first | second if first.get(key) != second.get(key))
     return {key: (first.get(key), second.get(key)) for key in keys}
 
 
+def releases_of(document: Mapping[str, Any]) -> dict[str, str]:
+    """Packages that decide how the document's simulator behaves -> release; empty where it does not say."""
+    name = document.get("protocol", {}).get("simulator", {}).get("name", "")
+    return releases(name, (document.get("versions") or {}).get("simulator") or {})
+
+
 def _identity(document: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value, without the free keys and without what is empty, so that new settings may be added."""
-    flat = dict(_flatten("", {"policy": document.get("policy", {}), "protocol": document.get("protocol", {})}))
+    content = {name: document.get(name, {}) for name in ("policy", "protocol")} | {"releases": releases_of(document)}
+    flat = dict(_flatten("", content))
     free = tuple(f"{key}." for key in _FREE)
     return {
         key: value for key, value in flat.items() if not f"{key}.".startswith(free) and value not in (None, "", [], {})
@@ -77,13 +91,13 @@ class ResultsDirectory:
     Args:
         path: The directory.
         document: Content of ``protocol.json`` for this run.
-        repaired: A line that a kill had cut was taken away.
+        notes: What the user should hear about the state that it was found in.
     """
 
-    def __init__(self, path: Path, document: dict[str, Any], repaired: bool) -> None:
+    def __init__(self, path: Path, document: dict[str, Any], notes: Sequence[str]) -> None:
         self.path = path
         self.document = document
-        self.repaired = repaired
+        self.notes = notes
         self._file = ResultsFile(path / "results.jsonl")
 
     def results(self) -> dict[str, EpisodeResult]:
@@ -101,55 +115,66 @@ class ResultsDirectory:
 
 
 @contextmanager
-def open_directory(path: Path, policy: Mapping[str, Any], protocol: Mapping[str, Any]) -> Iterator[ResultsDirectory]:
-    """Take hold of a directory for a run; what other runs left in it is kept.
+def open_directory(
+    path: Path, policy: Mapping[str, Any], protocol: Mapping[str, Any], versions: Mapping[str, Any] | None = None
+) -> Iterator[ResultsDirectory]:
+    """Take hold of a directory for a run and write its ``protocol.json``; what other runs left in it is kept.
 
     Args:
         path: The directory; made if it is not there.
         policy: ``kind``, and whatever else says which policy it is.
         protocol: `Protocol.to_dict`.
+        versions: What this run runs on; ``simulator`` holds the packages of the worker's interpreter.
 
     Raises:
-        CommandError: Another run is writing there, or it holds results of another policy or protocol.
+        CommandError: Another run is writing there, it cannot be written, or it holds results of another policy,
+            protocol or simulator release.
     """
     if path.exists() and not path.is_dir():
         raise CommandError(f"--output {path}: is a file; results go into a directory now, so give another name.")
     document: dict[str, Any] = {"format": FORMAT, "policy": dict(policy), "protocol": dict(protocol)}
-    document["fingerprint"] = fingerprint(document)
+    document["versions"] = dict(versions or {})
     try:
         path.mkdir(parents=True, exist_ok=True)
+        stream = (path / ".lock").open("a+")
     except OSError as error:
-        raise CommandError(f"--output {path}: cannot be made ({error.strerror}); choose another place.") from error
-    with _locked(path):
-        _require_same(path, document)
-        repaired = ResultsFile(path / "results.jsonl").repair()
-        yield ResultsDirectory(path, document, repaired)
+        raise CommandError(
+            f"--output {path}: cannot be made or written ({error.strerror}); choose another place."
+        ) from error
+    with stream:
+        notes = [*_lock(stream, path), *_require_same(path, document)]
+        document["fingerprint"] = fingerprint(document)
+        results = ResultsFile(path / "results.jsonl")
+        if results.repair():
+            notes.append(f"{results.path}: a kill had cut its last line; the line was removed, its episode runs again")
+        write_atomically(path / "protocol.json", json.dumps(document, indent=2) + "\n")
+        yield ResultsDirectory(path, document, notes)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the directory's lock; the kernel gives it back however the run ends."""
-    with (path / ".lock").open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            stream.seek(0)
-            raise CommandError(
-                f"{path}: another run (process {stream.read().strip() or 'unknown'}) is writing results there; "
-                "wait until it has ended, or give another --output."
-            ) from error
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield
+def _lock(stream: IO[str], path: Path) -> list[str]:
+    """Take the directory's lock, which the kernel gives back however the run ends; a note where there are none."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        stream.seek(0)
+        raise CommandError(
+            f"{path}: another run (process {stream.read().strip() or 'unknown'}) is writing results there; "
+            "wait until it has ended, or give another --output."
+        ) from error
+    except OSError as error:  # some network file systems
+        return [f"{path}: this file system has no locks ({error.strerror}); write to it from one run only"]
+    stream.truncate(0)
+    stream.write(str(os.getpid()))
+    stream.flush()
+    return []
 
 
-def _require_same(path: Path, document: dict[str, Any]) -> None:
-    """Refuse another policy's or protocol's directory; take over which tasks and episodes it has."""
+def _require_same(path: Path, document: dict[str, Any]) -> list[str]:
+    """Refuse another policy's or protocol's directory; take over what it has, and return what is assumed of it."""
     if not (path / "protocol.json").is_file():
         if (path / "results.jsonl").is_file():
             raise CommandError(f"{path}: results.jsonl has no protocol.json beside it; give another --output.")
-        return
+        return []
     earlier = read_protocol_document(path)
     assert earlier is not None
     if changed := differences(earlier, document):
@@ -160,14 +185,13 @@ def _require_same(path: Path, document: dict[str, Any]) -> None:
     tasks = [*theirs["simulator"]["tasks"], *ours["simulator"]["tasks"]]
     ours["simulator"] = {**ours["simulator"], "tasks": list(dict.fromkeys(tasks))}
     ours["episodes_per_task"] = max(ours["episodes_per_task"], theirs["episodes_per_task"])
-    document["versions"] = earlier.get("versions", {})
+    ours["warnings"] = list(dict.fromkeys([*theirs.get("warnings", []), *ours.get("warnings", [])]))
+    assumed = [] if releases_of(earlier) or not releases_of(document) else [UNKNOWN_RELEASES.format(path)]
+    document["versions"] = {**document["versions"], **earlier.get("versions", {})}  # those of the first run
+    return assumed
 
 
-def write_protocol_document(directory: ResultsDirectory, versions: Mapping[str, Any]) -> None:
-    """Write ``protocol.json``; the versions are those of the first run."""
-    document = {**directory.document, "versions": directory.document.get("versions") or dict(versions)}
-    directory.document = document
-    write_atomically(directory.path / "protocol.json", json.dumps(document, indent=2) + "\n")
+UNKNOWN_RELEASES = "{}/protocol.json does not say its simulator's releases; they are taken to be the same."
 
 
 def read_protocol_document(path: Path) -> dict[str, Any] | None:

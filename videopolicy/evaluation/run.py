@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import torch
 from rich.console import Console
 
 from callbacks.clips import side_by_side, write_clip
+from callbacks.demo_differences import WORDS, unseen_words, words_warning
 from lightning_modules import VideoPolicy
-from simulators import EpisodeResult, Policy, RolloutEngine, SimulatorConfig
+from simulators import EpisodeResult, Policy, RolloutEngine
 from simulators.worker_process import ask_once
 from videopolicy.evaluation.live_table import LiveTable
 from videopolicy.evaluation.protocol import Protocol
-from videopolicy.evaluation.results_directory import ResultsDirectory, open_directory, write_protocol_document
+from videopolicy.evaluation.results_directory import ResultsDirectory, open_directory
 from videopolicy.evaluation.summary_files import now, write_summary
 from videopolicy.evaluation.threads import policy_threads
 from videopolicy.profiling.stopwatch import hardware
@@ -54,19 +56,22 @@ def evaluate(
         One result for each of the protocol's episodes.
     """
     episodes = protocol.episodes()
-    with policy_threads(threads, workers, device), open_directory(output, identity, protocol.to_dict()) as directory:
-        say = console.print if console is not None else print
-        if directory.repaired:
-            say(f"{output}/results.jsonl: a kill had cut its last line; the line was removed, its episode runs again")
+    with (
+        policy_threads(threads, workers, device),
+        open_directory(output, identity, protocol.to_dict(), versions(protocol, device)) as directory,
+    ):
+        say = partial(console.print, markup=False, soft_wrap=True) if console is not None else print
+        for note in directory.notes:
+            say(note)
         known = directory.results()
         if there := sum(spec.key in known and known[spec.key].success is not None for spec in episodes):
             say(f"{there} of {len(episodes)} episodes are already in {output}")
-        write_protocol_document(directory, versions(protocol.simulator, device))
         stride = policy.stage.data.frame_stride if isinstance(policy, VideoPolicy) else FRAME_STRIDE
         engine = RolloutEngine(
             protocol.simulator,
             num_workers=workers,
             execute_steps=protocol.execute_steps,
+            timeout_s=protocol.timeout_s,
             record_episodes=videos,
             record_stride=stride,
         )
@@ -74,7 +79,9 @@ def evaluate(
             this_run = _Run(directory, table, workers)
             plain = console is not None and not console.is_terminal
             results = engine.run(policy, episodes, known, progress=plain, on_result=this_run.keep)
-        write_summary(output, directory.document, list(directory.results().values()), this_run.record())
+        everything = list(directory.results().values())
+        note_words(directory.document["protocol"], protocol, everything)
+        write_summary(output, directory.document, everything, this_run.record())
     return results
 
 
@@ -104,7 +111,26 @@ class _Run:
         return {"started": self.started, "seconds": seconds, "episodes": self.episodes, "workers": self.workers}
 
 
-def versions(simulator: SimulatorConfig, device: str) -> dict[str, Any]:
+def note_words(document: dict[str, Any], protocol: Protocol, results: Sequence[EpisodeResult]) -> None:
+    """Warn of words that training never saw and that no adapter told beforehand; they stand in the results.
+
+    Args:
+        document: The directory's protocol, whose warnings grow.
+        protocol: This run's.
+        results: With the words that the policy was given.
+    """
+    told = any(warning.startswith(WORDS) for warning in document["warnings"])
+    if protocol.origin is None or told or protocol.simulator.variation.get("instruction"):
+        return
+    words: dict[str, list[str]] = {}
+    for result in results:
+        if result.instruction:
+            words.setdefault(result.task, []).append(result.instruction)
+    if unseen := unseen_words(protocol.origin, list(words), words):
+        document["warnings"].append(words_warning(unseen, len(words)))
+
+
+def versions(protocol: Protocol, device: str) -> dict[str, Any]:
     """What else a repetition needs to know: packages of both sides, commit, hardware."""
     environment = describe_environment()
     own = {name: version for name, version in environment["packages"].items() if name in PACKAGES}
@@ -116,5 +142,5 @@ def versions(simulator: SimulatorConfig, device: str) -> dict[str, Any]:
         "device": device,
         "device_name": hardware(torch.device(device)),
         "packages": own,
-        "simulator": ask_once(simulator, "versions"),
+        "simulator": protocol.survey.packages if protocol.survey else ask_once(protocol.simulator, "versions"),
     }

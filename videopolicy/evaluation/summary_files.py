@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simulators import EpisodeResult, Summary, summarize
-from simulators.statistics import TaskSummary
+from simulators.statistics import GroupSummary, TaskSummary
 from videopolicy.experiment.run_directory import write_atomically
 
 
@@ -65,13 +65,12 @@ def to_dict(summary: Summary, document: Mapping[str, Any], runs: Sequence[Mappin
         "policy": document["policy"],
         "protocol": document["protocol"]["name"],
         "date": runs[-1]["started"][:10],
-        "interval": "Wilson, 95 %",
+        "interval": "Wilson, 95 %; means over tasks: with the tasks as strata",
+        "warnings": notes(summary, document),
         "tasks": [_row(task) for task in summary.tasks],
         "total": _row(summary.total),
-        "mean_success_rate": _number(summary.mean_success_rate),
-        "groups": [
-            {**_row(group.total), "mean_success_rate": _number(group.mean_success_rate)} for group in summary.groups
-        ],
+        **_mean(summary),
+        "groups": [{**_row(group.total), **_mean(group)} for group in summary.groups],
         "episodes_per_hour": round(3600 * episodes / seconds, 1) if episodes and seconds else None,
         "runs": [dict(run) for run in runs],
     }
@@ -80,6 +79,25 @@ def to_dict(summary: Summary, document: Mapping[str, Any], runs: Sequence[Mappin
 def _row(task: TaskSummary) -> dict[str, Any]:
     content = {name: _number(value) for name, value in asdict(task).items()}
     return {**content, "success_rate": _number(task.success_rate)}
+
+
+def _mean(summary: Summary | GroupSummary) -> dict[str, Any]:
+    low, high = summary.mean_interval
+    return {"mean_success_rate": _number(summary.mean_success_rate), "mean_low": low, "mean_high": high}
+
+
+def notes(summary: Summary, document: Mapping[str, Any]) -> list[str]:
+    """What a reader of the rates has to know: what the protocol warns of, and episodes from equal starts."""
+    repeated = [row for row in summary.tasks if row.starts < row.episodes]
+    if not repeated:
+        return list(document["protocol"].get("warnings", []))
+    most = max(repeated, key=lambda row: row.episodes / row.starts)
+    named = ", ".join(row.task for row in repeated[:3]) + (" and others" if len(repeated) > 3 else "")
+    return [
+        *document["protocol"].get("warnings", []),
+        f"repeated states: the {most.episodes} episodes of a task ({named}) start from {most.starts} recorded initial "
+        "states; repeats are not independent, so the intervals are too narrow.",
+    ]
 
 
 def _number(value: Any) -> Any:  # noqa: ANN401
@@ -93,10 +111,11 @@ def to_markdown(summary: Summary, document: Mapping[str, Any], date: str) -> str
     lines += [_markdown_row(task.task, task) for task in summary.tasks]
     if len(summary.tasks) > 1:
         lines.append(_markdown_row("all episodes", summary.total))
-        lines.append(f"| **mean over tasks** | | **{_rate(summary.mean_success_rate)}** | |")
+        lines.append(_mean_row("mean over tasks", summary))
     for group in summary.groups:
         lines.append(_markdown_row(f"{group.name}: all episodes", group.total))
-        lines.append(f"| **{group.name}: mean over tasks** | | **{_rate(group.mean_success_rate)}** | |")
+        lines.append(_mean_row(f"{group.name}: mean over tasks", group))
+    lines += [line for note in notes(summary, document) for line in ("", f"**Warning:** {note}")]
     simulator = protocol["simulator"]
     what = f"`{policy.get('sha256', '')[:16]}`" if policy.get("sha256") else "none"
     lines += [
@@ -104,8 +123,10 @@ def to_markdown(summary: Summary, document: Mapping[str, Any], date: str) -> str
         f"Policy: {policy['kind']}, checkpoint {what}. Protocol: {protocol['name']}"
         f" ({simulator['name']}, suite {simulator['suite']}; {protocol['execute_steps']} actions executed a replan;"
         f" step limit {simulator.get('max_steps') or 'of each task'};"
-        f" seeds from {protocol['first_seed']}){_varied(simulator)}. Source: {protocol['source']}.",
-        f"Wilson score intervals. Episodes that ended in an error, in no rate: {summary.total.errors}. "
+        f" seeds from {protocol['first_seed']}{', held-out episodes' if protocol.get('episodes') else ''})"
+        f"{_varied(simulator)}. Source: {protocol['source']}.",
+        "Wilson score intervals, those of means with the tasks as strata. "
+        f"Episodes that ended in an error, in no rate: {summary.total.errors}. "
         f"Fingerprint {document['fingerprint']}. {date}.",
     ]
     return "\n".join(lines) + "\n"
@@ -119,6 +140,12 @@ def _varied(simulator: Mapping[str, Any]) -> str:
 def _markdown_row(name: str, row: TaskSummary) -> str:
     interval = f"{_rate(row.low)} to {_rate(row.high)}"
     return f"| {name} | {row.successes}/{row.episodes} | {_rate(row.success_rate)} | {interval} |"
+
+
+def _mean_row(name: str, summary: Summary | GroupSummary) -> str:
+    low, high = summary.mean_interval
+    interval = f"{_rate(low)} to {_rate(high)}"
+    return f"| **{name}** | | **{_rate(summary.mean_success_rate)}** | **{interval}** |"
 
 
 def _rate(value: float) -> str:

@@ -10,13 +10,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from simulators import EpisodeResult, compare, summarize
+from simulators.statistics import holm
 from videopolicy.experiment.run_directory import write_atomically
 
 FORMAT = 1
-NOTE = "lost, won: episodes that only the standard or only the varied one solved, by seed; p: McNemar's exact test."
+NOTE = (
+    "lost, won: episodes that only the standard or only the varied one solved, by seed; p: McNemar's exact test, "
+    "corrected for the {} comparisons of this table (Holm)."
+)
 STYLES = {
     "position": ("tab:blue", "o"),
     "appearance": ("tab:orange", "s"),
@@ -114,14 +119,22 @@ class Curve:
 
     def rows(self) -> list[list[str]]:
         """Cells of a table, the head first."""
-        head = ["kind", "level", "solved", "rate", "Wilson 95 %", "lost", "won", "p", "errors"]
-        return [head, *(_cells(point) for point in self.points)]
+        head = ["kind", "level", "solved", "rate", "Wilson 95 %", "lost", "won", "p (Holm)", "errors"]
+        corrected = self.corrected()
+        return [head, *(_cells(point, corrected.get(point.folder)) for point in self.points)]
+
+    def corrected(self) -> dict[str, float]:
+        """Folder of a varied point -> its p value, corrected for all that were tested (Holm)."""
+        tested = {point.folder: point.p_value for point in self.points if point.p_value is not None}
+        return dict(zip(tested, holm(list(tested.values())), strict=True))
 
     def table(self) -> Table:
         """For the terminal."""
         shown = slice(None) if any(point.errors for point in self.points) else slice(-1)  # 80 columns are few
         head, *rows = (row[shown] for row in self.rows())
-        result = Table(title=self.title())
+        result = Table(
+            title=escape(self.title()), caption=f"p corrected for {len(self.corrected())} comparisons (Holm)"
+        )
         for column in head:
             result.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
         for row in rows:
@@ -136,10 +149,10 @@ class Curve:
         return f"{name}, {self.protocol}: {self.episodes_per_task} episodes a task and point"
 
 
-def _cells(point: Point) -> list[str]:
+def _cells(point: Point, corrected: float | None) -> list[str]:
     solved = f"{point.successes}/{point.episodes}"
     rate = "" if point.rate is None else f"{point.rate:.2f}"
-    pairs = ["", "", ""] if point.p_value is None else [str(point.lost), str(point.won), f"{point.p_value:.3g}"]
+    pairs = ["", "", ""] if corrected is None else [str(point.lost), str(point.won), f"{corrected:.3g}"]
     interval = f"{point.low:.2f} to {point.high:.2f}"
     return [point.kind or "standard", f"{point.level:g}", solved, rate, interval, *pairs, str(point.errors)]
 
@@ -149,6 +162,7 @@ def write_curve(curve: Curve, folder: Path) -> None:
     content = {"format": FORMAT, **asdict(curve)}
     for point, written in zip(curve.points, content["points"], strict=True):
         written["rate"] = point.rate
+        written["p_value_holm"] = curve.corrected().get(point.folder)
     write_atomically(folder / "curve.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
     write_atomically(folder / "curve.md", to_markdown(curve))
     if curve.kinds():
@@ -162,7 +176,7 @@ def to_markdown(curve: Curve) -> str:
     head, *rows = curve.rows()
     lines = [f"# Success over variation: {curve.title()}", ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
-    lines += ["", NOTE]
+    lines += ["", NOTE.format(len(curve.corrected()))]
     return "\n".join(lines) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import subprocess
@@ -20,7 +21,6 @@ from videopolicy.evaluation.results_directory import (
     fingerprint,
     open_directory,
     read_protocol_document,
-    write_protocol_document,
 )
 
 POLICY = {"kind": "checkpoint", "path": "runs/last.ckpt", "sha256": "ab" * 32}
@@ -44,8 +44,8 @@ def document(change: Callable[[dict[str, Any]], object] = lambda d: None) -> dic
 def begin(path: Path, content: dict[str, Any] | None = None) -> None:
     """One run that only writes protocol.json."""
     content = content or document()
-    with open_directory(path, content["policy"], content["protocol"]) as directory:
-        write_protocol_document(directory, {"python": "3"})
+    with open_directory(path, content["policy"], content["protocol"], content.get("versions", {"python": "3"})):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,54 @@ def test_another_policy_or_protocol_is_refused_and_the_keys_are_named(
     assert len(differences(document(), changed)) == 1
 
 
+def on_release(release: str, package: str = "robosuite") -> dict[str, Any]:
+    return {**document(), "versions": {"simulator": {"python": "3", package: release, "mujoco": "3.8.1"}}}
+
+
+@pytest.mark.parametrize(
+    ("package", "release", "message"),
+    [
+        ("robosuite", "1.5.1", r"releases\.robosuite: '1\.4\.0' there, '1\.5\.1' now"),
+        ("praxis-robosuite", "1.5.2", r"releases\.robosuite: '1\.4\.0' there, 'praxis-robosuite 1\.5\.2' now"),
+    ],
+)
+def test_another_simulator_release_is_refused_by_name_and_both_releases(
+    tmp_path: Path, package: str, release: str, message: str
+) -> None:
+    begin(tmp_path, on_release("1.4.0"))
+    begin(tmp_path, on_release("1.4.0"))
+    with pytest.raises(CommandError, match=message):
+        begin(tmp_path, on_release(release, package))
+    assert fingerprint(on_release("1.4.0")) != fingerprint(on_release("1.5.1"))
+    assert differences(on_release("1.4.0"), on_release("1.5.1")) == ["releases.robosuite: '1.4.0' there, '1.5.1' now"]
+
+
+def test_packages_that_decide_no_episode_may_change(tmp_path: Path) -> None:
+    begin(tmp_path, on_release("1.4.0"))
+    other = on_release("1.4.0")
+    other["versions"]["simulator"] |= {"numpy": "9", "hf-libero": "0.2", "python": "3.13"}
+    begin(tmp_path, other)
+
+
+def test_a_directory_of_before_releases_were_kept_stays_usable_and_what_is_assumed_is_said(tmp_path: Path) -> None:
+    begin(tmp_path)
+    content = on_release("1.4.0")
+    with open_directory(tmp_path, content["policy"], content["protocol"], content["versions"]) as directory:
+        assert "does not say its simulator's releases; they are taken to be the same" in directory.notes[0]
+    with pytest.raises(CommandError, match=r"releases\.robosuite"):
+        begin(tmp_path, on_release("1.5.1"))
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with open_directory(tmp_path, POLICY, PROTOCOL) as directory:
+        assert directory.notes == [f"{tmp_path}: this file system has no locks (No locks available); "
+                                   "write to it from one run only"]  # fmt: skip
+
+
 def test_tasks_and_episodes_of_several_runs_add_up(tmp_path: Path) -> None:
     begin(tmp_path)
     begin(tmp_path, document(lambda d: d["protocol"]["simulator"].update(tasks=["Stack"])))
@@ -110,6 +158,14 @@ def test_tasks_and_episodes_of_several_runs_add_up(tmp_path: Path) -> None:
     assert written["protocol"]["simulator"]["tasks"] == ["Lift", "Stack"]
     assert written["protocol"]["episodes_per_task"] == 5
     assert written["versions"] == {"python": "3"}
+
+
+def test_warnings_of_several_runs_add_up(tmp_path: Path) -> None:
+    begin(tmp_path, document(lambda d: d["protocol"].update(warnings=["a"])))
+    begin(tmp_path, document(lambda d: d["protocol"].update(warnings=["b", "a"])))
+    written = read_protocol_document(tmp_path)
+    assert written is not None
+    assert written["protocol"]["warnings"] == ["a", "b"]
 
 
 def test_a_second_run_is_refused_with_the_firsts_process_and_may_come_later(tmp_path: Path) -> None:
@@ -129,13 +185,13 @@ def test_a_second_run_is_refused_with_the_firsts_process_and_may_come_later(tmp_
 def test_a_half_written_line_is_removed_and_said(tmp_path: Path) -> None:
     begin(tmp_path)
     with open_directory(tmp_path, POLICY, PROTOCOL) as directory:
-        assert not directory.repaired
+        assert not directory.notes
         for seed in range(2):
             directory.append(EpisodeResult("robosuite", "Lift", seed, None, True))
     lines = tmp_path / "results.jsonl"
     lines.write_bytes(lines.read_bytes()[:-7])
     with open_directory(tmp_path, POLICY, PROTOCOL) as directory:
-        assert directory.repaired
+        assert "a kill had cut its last line" in directory.notes[0]
         assert list(directory.results()) == ["robosuite/Lift/seed0"]
     assert lines.read_bytes().endswith(b"}\n")
 

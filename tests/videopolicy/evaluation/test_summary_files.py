@@ -63,11 +63,32 @@ def test_a_table_for_a_paper(tmp_path: Path) -> None:
     write_summary(tmp_path, DOCUMENT, results(), RUN)
     text = (tmp_path / "results.md").read_text()
     assert "| up | 2/2 | 1.000 | 0.342 to 1.000 |" in text  # Wilson, 2 of 2
-    assert "| **mean over tasks** | | **0.500** | |" in text
-    assert "| **held_out: mean over tasks** | | **0.000** | |" in text
+    assert "| **mean over tasks** | | **0.500** | **" in text
+    assert "| **held_out: mean over tasks** | | **0.000** | **0.000 to 0.793** |" in text  # Wilson, 0 of 1
     assert "checkpoint `abababababababab`" in text
     for part in ("Protocol: toy", "variation position 1.5", "Source: a paper", "in no rate: 1", "2026-11-22"):
         assert part in text
+
+
+def test_the_mean_over_tasks_has_an_interval(tmp_path: Path) -> None:
+    write_summary(tmp_path, DOCUMENT, results(), RUN)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert 0.0 < content["mean_low"] < 0.5 < content["mean_high"] < 1.0
+    assert (content["groups"][0]["mean_low"], content["groups"][0]["mean_high"]) == pytest.approx((0, 0.793), abs=1e-3)
+
+
+def test_warnings_and_repeated_states_stand_in_both_files(tmp_path: Path) -> None:
+    document = {**DOCUMENT, "protocol": {**DOCUMENT["protocol"], "warnings": ["not held out: of up no state is left"]}}
+    several = [EpisodeResult("toys", "up", seed, seed % 2, True) for seed in range(5)]
+    write_summary(tmp_path, document, several, RUN)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert (content["tasks"][0]["episodes"], content["tasks"][0]["starts"]) == (5, 2)
+    first, second = content["warnings"]
+    assert first == "not held out: of up no state is left"
+    assert "the 5 episodes of a task (up) start from 2 recorded initial states" in second
+    text = (tmp_path / "results.md").read_text()
+    assert f"**Warning:** {first}" in text
+    assert f"**Warning:** {second}" in text
 
 
 def test_one_row_an_episode_for_a_spreadsheet(tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def test_table_says_what_was_solved_lost_and_won(curve: Curve) -> None:
     text = to_markdown(curve)
     assert "# Success over variation: scripted, lift: 4 episodes a task and point" in text
     assert "| standard | 0 | 3/4 | 0.75 | 0.30 to 0.95 |  |  |  | 0 |" in text
-    assert "| camera | 2 | 1/3 | 0.33 | 0.06 to 0.79 | 2 | 0 | 0.5 | 1 |" in text
+    assert "| camera | 2 | 1/3 | 0.33 | 0.06 to 0.79 | 2 | 0 | 1 | 1 |" in text  # p .5, the smallest of three: Holm
+    assert "corrected for the 3 comparisons of this table (Holm)" in text
     assert curve.table().row_count == 4
 
 
@@ -65,6 +66,7 @@ def test_files_hold_the_points_and_the_picture_a_line_a_kind(curve: Curve, tmp_p
         ("", 0.0, 0.75),
         ("camera", 2.0, 1 / 3),
     ]
+    assert [(point["p_value"], point["p_value_holm"]) for point in content["points"][:2]] == [(None, None), (0.5, 1.0)]
     assert content["policy"] == {"kind": "scripted"}
     picture = Image.open(tmp_path / "curve.png").convert("RGB")
     colours = {colour for _, colour in picture.getcolors(picture.width * picture.height) or []}
