@@ -45,12 +45,8 @@ def run(args: argparse.Namespace) -> int:
     if twice := [kind for kind in kinds if kind in protocol.simulator.variation]:
         raise CommandError(f"--variation and --kinds both name {twice}; vary a kind in one of them only.")
     require_able(protocol.simulator, kinds, levels)
-<<<<<<< HEAD
     console = Console(markup=False)
-=======
-    console = Console()
     evaluate_verb.say_warnings(protocol, console)
->>>>>>> 674c498 (Evaluate judges held-out episodes, results know their circumstances, means over tasks have intervals)
     videos = sys.maxsize if args.record else args.videos
     curve = Curve(dict(identity), protocol.name, protocol.episodes_per_task, protocol.simulator.to_dict())
     everything: list[EpisodeResult] = []
