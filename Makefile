@@ -144,6 +144,10 @@ test: $(VENV)/.installed-all ## the tests that take seconds each (under 20 minut
 test-slow: $(VENV)/.installed-all ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m "slow and not full and not gpu" --color=no $(ARGS)
 
+.PHONY: test-docs
+test-docs: $(VENV)/.installed-all ## every command that README.md and docs/ print, run once against small parts; part of test-slow
+	@$(BIN)/python -m pytest -m docs --color=no $(ARGS)
+
 .PHONY: test-full
 test-full: $(VENV)/.installed-all ## the networks at their real size against the published ones: 10 GiB, 2 to 5 minutes on 2 cores
 	@nice $(BIN)/python -m pytest -m "full and not gpu" -rP --color=no $(ARGS)

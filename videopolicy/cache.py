@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from videopolicy.errors import CommandError
-from videopolicy.experiment.command_line import CommandLine, parse
+from videopolicy.experiment.command_line import CommandLine, add_overrides, parse
 from videopolicy.experiment.files import STAGES
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="DIR", help="the cache (default: latents/<name of the experiment file>)")
     parser.add_argument("--device", help="where to encode, for instance cuda (default: a GPU if there is one)")
     parser.add_argument("--rebuild", action="store_true", help="replace what was made with other settings or files")
-    parser.add_argument("overrides", nargs="*", help="after --: keys of the experiment, as in -- --data.image_size 128")
+    add_overrides(parser, "--data.image_size 128")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from videopolicy.errors import CommandError
-from videopolicy.experiment.command_line import CommandLine, parse
+from videopolicy.experiment.command_line import CommandLine, add_overrides, parse
 from videopolicy.experiment.files import STAGES
 
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fits", action="store_true", help="only: what fits, by what is trained, optimizer and devices"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the report as JSON")
-    parser.add_argument("overrides", nargs="*", help="after --: keys of the experiment, as in -- --data.batch_size 4")
+    add_overrides(parser, "--data.batch_size 4")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -87,7 +87,7 @@ class CountingSimulator:
                 if where != "always":
                     mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-        return CountingExpert(spec)
+        return CountingExpert(spec, self.action_dim)
 
     def state(self) -> Array:
         return np.array([self.steps, self.total])
@@ -122,7 +122,8 @@ class CountingSimulator:
 class CountingExpert(Expert):
     """Counts up; gives up on odd seeds."""
 
-    def __init__(self, spec: EpisodeSpec) -> None:
+    def __init__(self, spec: EpisodeSpec, action_dim: int) -> None:
+        self.action_dim = action_dim
         self.step = 0.0 if spec.seed % 2 else 0.5
 
     @property
@@ -130,7 +131,7 @@ class CountingExpert(Expert):
         return False
 
     def noise_scale(self) -> Array:
-        return np.zeros(2)
+        return np.zeros(self.action_dim)
 
     def act(self) -> Array:
-        return np.full(2, self.step, dtype=np.float32)
+        return np.full(self.action_dim, self.step, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,6 +130,13 @@ def parse(arguments: Sequence[str]) -> CommandLine:
                 value = rest.pop(0)
             _take(line, name, value)
     return line
+
+
+def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
+    """Declare how verbs other than `lightning` take keys of the experiment."""
+    parser.add_argument(
+        "overrides", nargs="*", metavar="-- --KEY VALUE", help=f"after --: keys of the experiment, as in -- {example}"
+    )
 
 
 def _take(line: CommandLine, name: str, value: str) -> None:

@@ -65,7 +65,7 @@ def run_forwarding_signals(command: Sequence[str], environment: dict[str, str]) 
     Returns:
         Its exit status; 128 + n where signal n ended it.
     """
-    child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent())
+    child = subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=end_with_parent())
 
     told = []
 
@@ -85,7 +85,7 @@ def run_forwarding_signals(command: Sequence[str], environment: dict[str, str]) 
     return status if status >= 0 else 128 - status
 
 
-def _end_with_parent() -> Callable[[], None] | None:
+def end_with_parent() -> Callable[[], None] | None:
     """Something to run in the child before it starts, or None where the kernel offers nothing of the kind."""
     if sys.platform != "linux":
         return None
