@@ -125,7 +125,7 @@ def kind_of_stage(stage: ActionStage) -> str:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the points that there are checkpoints for."""
     args = parse_arguments(words)
-    console = Console()
+    console = Console(markup=False)
     if not console.is_terminal:
         console.width = 110  # a file has room for the whole table
     names = chosen_points(args)

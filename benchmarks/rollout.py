@@ -110,7 +110,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run both loops by turns, then take ours apart, and print the table."""
     args = parse_arguments(words)
     protocol = chosen_protocol(args)
-    console = Console()
+    console = Console(markup=False)
     documents, extra = run_contests(protocol, args, console) if set(CONTESTS) & set(args.parts) else ({}, {})
     config, spec = protocol.simulator, protocol.episodes()[0]
     if "shares" in args.parts:

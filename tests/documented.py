@@ -23,6 +23,7 @@ import torch
 import yaml
 from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 
+from networks import SVDAutoencoder
 from networks.checkpoints.conversion import plan, published_table
 from networks.checkpoints.keys import PREFIX_BY_PART
 from networks.checkpoints.source import Source
@@ -69,6 +70,9 @@ NOT_RUN = {
 
 REFUSED = {
     "videopolicy simulators check robocasa": "RoboCasa v0.2 is not installed",
+    "PYTHONPATH=tests/simulators videopolicy simulators check small_kitchen:SmallKitchenSimulator --suite robocasa365 "
+    "--task OpenDrawer --cameras robot0_agentview_left,robot0_agentview_right,robot0_eye_in_hand "
+    "--python .venvs/robocasa365/bin/python": "cannot start its Python '.venvs/robocasa365/bin/python'",
     "videopolicy evaluate --checkpoint runs/robocasa/action/checkpoints/last.ckpt --protocol robocasa24_992 "
     "--workers 4": "RoboCasa v0.2",
     "lightning fit -c experiments/robocasa.yaml -c experiments/ablations/adam_8bit.yaml --trainer "
@@ -83,6 +87,8 @@ SHORT = {
     "videopolicy simulators check": "--image-size 32",
     "videopolicy simulators check libero --suite all": "--image-size 32 --suite libero_goal",
     "videopolicy profile": "--seconds 0.05",
+    "videopolicy cache": "-c tiny_cache.yaml",
+    "lightning fit -c experiments/robocasa.yaml --data.latent_cache": "-c tiny_cache.yaml",
     "videopolicy demo": "--episodes 1 -- -c tiny_demo.yaml",
     "lightning fit -c experiments/robocasa.yaml --stages.action.trainer.max_steps": "--trainer.max_steps 3",
     "make demo": "ARGS='--episodes 1 -- -c tiny_demo.yaml'",
@@ -293,7 +299,9 @@ class Workplace:
         made["weights/stage1.ckpt"] = lambda: self._convert(first_stage_only(self._published()), "weights/stage1.ckpt")
         made["weights/svd"] = self._stable_video_diffusion
         made["actions.json"] = self._statistics
-        made["latents/robocasa"] = lambda: self.succeed("videopolicy cache -c experiments/robocasa.yaml --variants 1")
+        cache = "videopolicy cache -c experiments/robocasa.yaml -c tiny_cache.yaml --variants 1"
+        made["latents/robocasa"] = lambda: self.succeed(cache)
+        made["tiny_cache.yaml"] = self._autoencoder
         return made
 
     def _kept(self, path: str, wanted: str, make: Callable[[], None]) -> None:
@@ -334,6 +342,14 @@ class Workplace:
         UNetSpatioTemporalConditionModel(**SIZES, **BLOCKS).save_pretrained(folder / "unet")
         down = ("DownEncoderBlock2D",) * 2
         AutoencoderKLTemporalDecoder(**AUTOENCODER, down_block_types=down).half().save_pretrained(folder / "vae")
+
+    def _autoencoder(self) -> None:
+        """An overlay with saved weights, whose latents are smaller than the pictures, so that a cache gains something."""
+        shape = {"block_out_channels": [32, 32, 32], "layers_per_block": 1}
+        SVDAutoencoder(**shape).vae.save_pretrained(self.folder / "weights" / "vae")
+        autoencoder = {"class_path": "networks.SVDAutoencoder", "init_args": {**shape, "pretrained": "weights/vae"}}
+        overlay = {"model": {"init_args": {"video": {"init_args": {"autoencoder": autoencoder}}}}}
+        (self.folder / "tiny_cache.yaml").write_text(yaml.safe_dump(overlay))
 
     def _statistics(self) -> None:
         numbers = {"minimum": [-1.0] * 12, "maximum": [1.0] * 12}

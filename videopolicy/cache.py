@@ -49,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
     encoder = FrameEncoder(data, autoencoder.to(device), text_encoder.to(device), condition_noise, args.variants)
     folder = Path(args.output or Path("latents") / Path(args.config[0]).stem)
     size = require_room(folder, encoder.num_bytes(sum(demo.length for demo in demos)))
-    console.print(f"{folder}: {len(demos)} demos, {size / 1e9:.3g} GB when complete", markup=False)
+    console.print(f"{folder}: {len(demos)} demos, {size / 1e9:.3g} GB when complete")
     encoder.fill(LatentCacheWriter(folder, encoder.key(demos), args.rebuild), demos, console)
-    console.print(f"complete: set data.init_args.latent_cache to {folder}", markup=False)
+    console.print(f"complete: set data.init_args.latent_cache to {folder}")
     return 0
 
 

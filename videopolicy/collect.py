@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         wanted = [spec for spec in episodes if spec.task in tasks]
         if wanted:
             report = collect_file(path, config, wanted, args.workers, settings, console)
-            console.print(describe(report), markup=False)
+            console.print(describe(report))
             status = 1 if report.errors == report.tried else status
     return status
 

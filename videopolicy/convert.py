@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,8 @@ def require_usable(args: argparse.Namespace) -> None:
     endings = {"native": (".ckpt",), "reference": (".ckpt", ".safetensors")}[args.layout]
     if args.output.suffix not in endings:
         raise CommandError(f"--output {args.output}: a {args.layout} file ends in {' or '.join(endings)}.")
+    if args.output.is_dir():
+        raise CommandError(f"--output {args.output}: is a folder; give a file.")
     if args.output.exists() and not args.force:
         raise CommandError(f"{args.output}: is there already; give another --output, or --force to replace it.")
     if args.config and args.layout != "native":
@@ -80,6 +83,12 @@ def require_usable(args: argparse.Namespace) -> None:
         raise CommandError(
             f"{' and '.join(unused)}: of no use without an experiment; add -c experiments/robocasa.yaml."
         )
+    try:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"--output {args.output}: cannot be written ({error.strerror}); choose another.") from None
+    if not os.access(args.output.parent, os.W_OK):
+        raise CommandError(f"--output {args.output}: its folder is read-only; choose another.")
 
 
 def native_document(

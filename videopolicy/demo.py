@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         results = _results(args, run_dir, console)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on", markup=False)
+        console.print("stopped; the same command goes on")
         return 130
     minutes = (time.monotonic() - start) / 60
 

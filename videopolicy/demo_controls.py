@@ -26,6 +26,7 @@ from datamodules import Preprocessing
 from lightning_modules import VideoPolicy, load_policy
 from lightning_modules.policy import build_stage
 from networks import read_checkpoint
+from networks.randomness import isolated_stream, stream_seed
 from simulators import EpisodeResult, Policy, ReplayPolicy
 from videopolicy.errors import CommandError
 from videopolicy.evaluate import checkpoint_identity
@@ -160,8 +161,7 @@ def roll_out(
 def untrained_policy(checkpoint: Path, seed: int) -> VideoPolicy:
     """The networks of a checkpoint with adapter and action U-Net as `seed` draws them, the same at every call."""
     document = read_checkpoint(checkpoint)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with isolated_stream(stream_seed(seed, "untrained")):
         stage = build_stage(document["policy"], Preprocessing.from_dict(document["preprocessing"]))
     fixed = {k: v for k, v in document["state_dict"].items() if not k.startswith(("adapter.", "action_unet."))}
     own = stage.state_dict()

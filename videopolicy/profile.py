@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import warnings
 from datetime import date
 from functools import partial
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; with --json write it too."""
+    if not (math.isfinite(args.seconds) and args.seconds > 0):
+        raise CommandError(f"--seconds {args.seconds:g}: must be more than 0.")
     line = parse(["fit", *(word for path in args.config for word in ("-c", path)), *args.overrides])
     line.stage = args.stage
     stages = line.stages(line.experiment())
@@ -68,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         documents[stage] = stage_document(counted, measured)
     if args.json:
         Path(args.json).write_text(json.dumps(document(line, documents, device), indent=2) + "\n")
-        console.print(f"written: {args.json}", markup=False)
+        console.print(f"written: {args.json}")
     return 0
 
 

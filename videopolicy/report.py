@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from videopolicy.errors import CommandError
@@ -36,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is and what did not fit."""
+    if not (math.isfinite(args.max_mb) and args.max_mb >= 0):
+        raise CommandError(f"--max-mb {args.max_mb:g}: must be 0 or more.")
     evaluations, training = read(args.run)
     pairs = None
     if args.against is not None:

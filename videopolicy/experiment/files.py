@@ -92,10 +92,10 @@ def read_part(path: Path, including: tuple[Path, ...] = ()) -> Config:
         including: Files that are being read, outermost first; guards against a circle.
     """
     if not path.is_file():
-        there = sorted(str(other.name) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        there = sorted(other.name for other in path.parent.glob("*.yaml") if other.is_file())
         named = f" named in {including[-1]}" if including else ""
         found = f"; that folder has {', '.join(there)}" if there else ""
-        raise CommandError(f"{path}: no such file{named}{found}.")
+        raise CommandError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{named}{found}.")
     if path.resolve() in including:
         raise CommandError(f"{path}: includes itself, through {' > '.join(str(file) for file in including)}.")
     try:
