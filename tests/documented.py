@@ -344,7 +344,7 @@ class Workplace:
         AutoencoderKLTemporalDecoder(**AUTOENCODER, down_block_types=down).half().save_pretrained(folder / "vae")
 
     def _autoencoder(self) -> None:
-        """An overlay with saved weights, whose latents are smaller than the pictures, so that a cache gains something."""
+        """An overlay with saved weights and latents smaller than the pictures, so that a cache gains something."""
         shape = {"block_out_channels": [32, 32, 32], "layers_per_block": 1}
         SVDAutoencoder(**shape).vae.save_pretrained(self.folder / "weights" / "vae")
         autoencoder = {"class_path": "networks.SVDAutoencoder", "init_args": {**shape, "pretrained": "weights/vae"}}
