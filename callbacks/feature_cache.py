@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
+from lightning.fabric.utilities.distributed import _InfiniteBarrier  # what Lightning's own prepare_data waits with
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
 
-from callbacks.handoff import handoff_state, state_sha256
-from lightning_modules import ActionStage, Features
+from callbacks.handoff import state_sha256
+from callbacks.stage_file import plain_network
+from datamodules.feature_files import FeatureReader, FeatureWriter, Split, stored_key
+from datamodules.file_identity import file_identity
+from lightning_modules import ActionStage, Features, differing_keys
+from lightning_modules.latent_key import fingerprint
+
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 class FeatureCache(Callback):
     """Run the frozen video network once over all windows and let stage 2 train on what it said.
 
     With independent noise levels the features of a window never change: the network is frozen, its noise is one fixed
-    draw and it sees the current frames only. They are kept as float16 memory maps (size on disk: windows x features x
-    2 bytes) together with a fingerprint of network, data and settings, so that a resumed run finds them again. Frames
-    are then not read at all. Colour jitter and condition dropout cannot apply; the callback says so where they are set.
+    draw and it sees the current frames only. They are kept in float16 (size on disk: windows x features x 2 bytes),
+    together with all that they depend on: weights of all parts, taps, levels, noise, cameras, picture size,
+    orientation, demo files and instructions. A run that goes on finds them again; a run that differs replaces them.
+    Frames are then not read at all, and the workers of the loaders read the features.
+
+    What would be drawn anew in every step is not: colour jitter and condition dropout have no effect, and the noise on
+    conditioning images (`condition_noise`) is one draw a window, from a seed that is the window's number. The callback
+    says so where they are set.
 
     Args:
-        folder: Where the memory maps are kept; each rank of a node shares them.
+        folder: Where the features are kept. Processes that share it wait for the first to fill it, however long that
+            takes; on a node with a disk of its own the first process there fills it.
         batch_size: Windows per pass.
     """
 
     def __init__(self, folder: str, batch_size: int = 32) -> None:
         self.folder = Path(folder)
         self.batch_size = batch_size
-        self._maps: dict[str, list[npt.NDArray[Any]]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a stage whose features are not fixed."""
@@ -55,99 +66,117 @@ class FeatureCache(Callback):
                 "FeatureCache keeps features of one noise level, but model.init_args.video_noise draws a level for "
                 "every window and step. Remove the callback or set video_noise: null."
             )
+        if pl_module.sampler.guidance != 1.0 and pl_module.num_predicted:
+            raise MisconfigurationException(
+                "FeatureCache keeps no features without conditions, which the guidance "
+                f"{pl_module.sampler.guidance} of model.init_args.sampler needs to sample the actions of "
+                "val/action_error. Set guidance: 1 or "
+                "num_predicted: 0, or remove the callback."
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute or find the features, measure their statistics, and stop reading frames."""
+        """Compute or find the features, measure their statistics, and have them read in place of frames."""
         assert isinstance(pl_module, ActionStage)
-        if pl_module.condition_dropout or getattr(trainer.datamodule, "colour_jitter", None) is not None:  # type: ignore[attr-defined]
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._warn_of_draws(pl_module, datamodule)
+        key = feature_key(pl_module, datamodule)
+        with _InfiniteBarrier():
+            if trainer.is_global_zero:
+                self._fill_unless_there(pl_module, datamodule, key)
+        with _InfiniteBarrier():
+            if trainer.local_rank == 0:  # finds them there, unless this node has a disk of its own
+                self._fill_unless_there(pl_module, datamodule, key)
+        readers = {
+            split: FeatureReader(self.folder, split, key) for split in SPLITS if len(_windows(datamodule, split))
+        }
+        standardizer = pl_module.standardizer
+        if standardizer is not None and not standardizer.is_fitted:
+            standardizer.fit(_batches(readers["train"], self.batch_size))
+        for split, reader in readers.items():
+            _windows(datamodule, split).features = reader
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the data back as it was."""
+        for split in SPLITS:
+            _windows(trainer.datamodule, split).features = None  # type: ignore[attr-defined]
+
+    def _warn_of_draws(self, stage: ActionStage, datamodule: Any) -> None:  # noqa: ANN401
+        if stage.condition_dropout or getattr(datamodule, "colour_jitter", None) is not None:
             rank_zero_warn(
                 "FeatureCache: features are computed once, so data.init_args.colour_jitter and "
                 "model.init_args.condition_dropout have no effect; set them to null and 0 to say so."
             )
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        fingerprint = self._fingerprint(pl_module, datamodule)
-        if trainer.local_rank == 0 and not self._is_complete(fingerprint):
-            (self.folder / "fingerprint.json").unlink(missing_ok=True)
-            for split in ("train", "val"):
-                self._fill(pl_module, datamodule, split)
-            (self.folder / "fingerprint.json").write_text(json.dumps(fingerprint))
-        trainer.strategy.barrier("feature cache")
-        self._maps = {split: self._open(split) for split in ("train", "val")}
-        standardizer = pl_module.standardizer
-        if standardizer is not None and not standardizer.is_fitted:
-            standardizer.fit(self._batches("train"))
-        datamodule.read_frames = False
-        pl_module.cached_features = lambda windows, training: self._lookup(pl_module, windows, training)
+        if noise := stage.video.condition_noise:
+            rank_zero_warn(
+                f"FeatureCache: features are computed once, so the noise of condition_noise {noise} on a window's "
+                "conditioning images is one draw, seeded by the window's number, and not a new one in every step; "
+                "train without FeatureCache where that matters."
+            )
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the module and the data back as they were."""
-        assert isinstance(pl_module, ActionStage)
-        pl_module.cached_features = None
-        trainer.datamodule.read_frames = True  # type: ignore[attr-defined]
-
-    def _lookup(self, stage: ActionStage, windows: Tensor, training: bool) -> Features:
-        index = windows.cpu().numpy()
-        maps = self._maps["train" if training else "val"]
-        features = [torch.from_numpy(part[index]).to(stage.device, torch.float32) for part in maps]
-        return stage.standardizer(features) if stage.standardizer is not None else features
-
-    def _batches(self, split: str) -> Iterator[Features]:
-        maps = self._maps[split]
-        for start in range(0, len(maps[0]), self.batch_size):
-            yield [torch.from_numpy(np.array(part[start : start + self.batch_size])).float() for part in maps]
-
-    # --- files --------------------------------------------------------------------------------------------------
-
-    def _fingerprint(self, stage: ActionStage, datamodule: Any) -> dict[str, Any]:  # noqa: ANN401
-        steps = (
-            {"video_steps": stage.video_steps, "video_sigma_end": stage.video_sigma_end} if stage.video_steps else {}
-        )
-        return steps | {
-            "network": state_sha256(handoff_state(stage.video)),
-            "taps": list(stage.taps),
-            "video_sigma": stage.video_sigma,
-            "data": stage.data.to_dict(),
-            "demos": {split: _describe_demos(getattr(datamodule, f"{split}_set")) for split in ("train", "val")},
-        }
-
-    def _is_complete(self, fingerprint: dict[str, Any]) -> bool:
-        path = self.folder / "fingerprint.json"
-        return path.exists() and json.loads(path.read_text()) == json.loads(json.dumps(fingerprint))
-
-    def _path(self, split: str, index: int) -> Path:
-        return self.folder / f"{split}_{index}.npy"
-
-    def _open(self, split: str) -> list[npt.NDArray[Any]]:
-        count = len(list(self.folder.glob(f"{split}_*.npy")))
-        return [np.load(self._path(split, index), mmap_mode="r") for index in range(count)]
+    def _fill_unless_there(self, stage: ActionStage, datamodule: Any, key: dict[str, Any]) -> None:  # noqa: ANN401
+        found = stored_key(self.folder)
+        if found == key:
+            return
+        if found is not None:
+            rank_zero_info(
+                f"{self.folder}: features of something else are replaced: {'; '.join(differing_keys(found, key))}"
+            )
+        num_windows = {split: len(_windows(datamodule, split)) for split in SPLITS}
+        views_and_frames = (stage.video.num_views, stage.video.num_frames)
+        shapes = [(*views_and_frames, tap.channels, tap.height, tap.width) for tap in stage.tap_shapes()]
+        writer = FeatureWriter(self.folder, key, num_windows, shapes)
+        standardizer, stage.standardizer = stage.standardizer, None  # raw features are kept, statistics come after
+        try:
+            for split in SPLITS:
+                writer.write(split, self._computed(stage, datamodule, split))
+        finally:
+            stage.standardizer = standardizer
+        writer.finish()
 
     @torch.no_grad()
-    def _fill(self, stage: ActionStage, datamodule: Any, split: str) -> None:  # noqa: ANN401
-        loader = datamodule.window_loader(split, batch_size=self.batch_size)
-        standardizer, stage.standardizer = stage.standardizer, None  # raw features are kept, statistics come after
-        self.folder.mkdir(parents=True, exist_ok=True)
-        maps: list[np.memmap[Any, Any]] = []
+    def _computed(self, stage: ActionStage, datamodule: Any, split: Split) -> Iterator[list[Any]]:  # noqa: ANN401
+        """Features of all windows of a split, one array a tap, batch after batch."""
+        loader = datamodule.window_loader(split, batch_size=self.batch_size, only_current=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
             for batch in progress.track(loader, total=len(loader), description=f"video features, {split}"):
-                frames = stage.data.to_float(batch.frames[:, :, 0].to(stage.device))
-                conditioning = stage.video.condition(frames, batch.instructions)
-                features, _ = stage.imagine(conditioning)
-                if not maps:
-                    total = len(loader.dataset)
-                    maps = [
-                        np.lib.format.open_memmap(
-                            self._path(split, index), mode="w+", dtype=np.float16, shape=(total, *feature.shape[1:])
-                        )
-                        for index, feature in enumerate(features)
-                    ]
-                for part, feature in zip(maps, features, strict=True):
-                    part[batch.windows.numpy()] = feature.half().cpu().numpy()
-        for part in maps:
-            part.flush()
-        stage.standardizer = standardizer
+                batch.frames = stage.data.to_float(batch.frames.to(stage.device))
+                conditioning = stage.conditioning(batch, seeds=batch.windows.tolist())
+                yield [feature.float().cpu().numpy() for feature in stage.imagine(conditioning)[0]]
 
 
-def _describe_demos(windows: Any) -> list[str]:  # noqa: ANN401
-    """One line a demo, which changes when its file does."""
-    return [f"{demo} {demo.length} {Path(demo.path).stat().st_mtime_ns}" for demo in windows.demos]
+def feature_key(stage: ActionStage, datamodule: Any) -> dict[str, Any]:  # noqa: ANN401 - a DemoDataModule
+    """All that the features depend on, as JSON values."""
+    source = datamodule.latent_source(datamodule.train_set.demos)
+    key = {
+        "network": plain_network(stage.video.config),
+        "weights": {name: fingerprint(part) for name, part in stage.video.named_children()},
+        "taps": sorted(stage.taps, reverse=True),
+        "levels": stage.feature_levels(),
+        "noise": state_sha256({"noise": stage.fixed_noise(1)}),
+        "data": {name: value for name, value in source.items() if name != "colour_jitter"},
+        "windows": {split: _describe_windows(_windows(datamodule, split)) for split in SPLITS},
+    }
+    result: dict[str, Any] = json.loads(json.dumps(key))
+    return result
+
+
+def _describe_windows(windows: Any) -> dict[str, Any]:  # noqa: ANN401 - a WindowDataset
+    """Which windows there are, in their order; changes when a demo file or an instruction does."""
+    task_by_file = {demo.path: demo.task for demo in windows.demos}
+    identity_by_file = {path: file_identity(path, task) for path, task in task_by_file.items()}
+    digest = hashlib.sha256()
+    for demo in windows.demos:
+        described = dataclasses.asdict(demo) | {"path": identity_by_file[demo.path]}
+        digest.update(json.dumps(described, sort_keys=True).encode())
+    return {"demos": len(windows.demos), "windows": len(windows), "sha256": digest.hexdigest()}
+
+
+def _windows(datamodule: Any, split: Split) -> Any:  # noqa: ANN401 - a WindowDataset of a DemoDataModule
+    return datamodule.train_set if split == "train" else datamodule.val_set
+
+
+def _batches(reader: FeatureReader, size: int) -> Iterator[Features]:
+    for start in range(0, len(reader), size):
+        windows = [reader[index] for index in range(start, min(start + size, len(reader)))]
+        yield [torch.stack(tap).float() for tap in zip(*windows, strict=True)]

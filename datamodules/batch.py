@@ -17,7 +17,8 @@ class Window:
     """One training sample: a demo seen from one start step.
 
     Attributes:
-        frames: (V, T, 3, H, W) uint8; empty with shape (0,) if frames were not read.
+        frames: (V, T, 3, H, W) uint8, T = 1 where only the current frame is used; empty with shape (0,) if frames were
+            not read.
         actions: (A, D) float32, normalised.
         action_is_pad: (A,) bool, True past the end of the demo.
         frame_is_pad: (T,) bool, True past the end of the demo (the last frame is held).
@@ -25,6 +26,7 @@ class Window:
         index: Position of this window in its dataset.
         latents: From a latent cache, in place of the frames.
         seed: Of what is drawn for this visit to the window.
+        features: From a feature cache: (V, T, C, h, w) float16 at every tap.
     """
 
     frames: Tensor
@@ -35,6 +37,7 @@ class Window:
     index: int
     latents: Latents | None = None
     seed: int = 0
+    features: list[Tensor] | None = None
 
 
 @dataclass
@@ -43,14 +46,16 @@ class Batch:
 
     Attributes:
         frames: (B, V, T, 3, H, W), uint8 as collated, float in [-1, 1] once
-            ``DemoDataModule.on_after_batch_transfer`` has run; (B, 0) if frames were not read.
+            ``DemoDataModule.on_after_batch_transfer`` has run; T = 1 where the stage uses the current frame only;
+            (B, 0) if frames were not read.
         actions: (B, A, D) float32, normalised.
         action_is_pad: (B, A) bool.
         frame_is_pad: (B, T) bool.
         instructions: B sentences.
-        windows: (B,) int64, position of each window in its dataset; the key of feature caches.
+        windows: (B,) int64, position of each window in its dataset.
         latents: From a latent cache; frames are then read only where pictures are looked at.
         seeds: B numbers, of what is drawn for each window this time.
+        features: From a feature cache: (B, V, T, C, h, w) float16 at every tap; there are then no frames.
     """
 
     frames: Tensor
@@ -61,6 +66,7 @@ class Batch:
     windows: Tensor
     latents: Latents | None = None
     seeds: list[int] = field(default_factory=list)
+    features: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return self.actions.shape[0]
@@ -73,9 +79,10 @@ class Batch:
     def first(self, count: int) -> Batch:
         """The first windows."""
         values: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
+        features = values.pop("features")
         for name, value in values.items():
             values[name] = None if value is None else value[:count]
-        return Batch(**values)
+        return Batch(**values, features=None if features is None else [feature[:count] for feature in features])
 
     def pin_memory(self) -> Batch:
         """Copy every tensor to page-locked memory; the DataLoader calls this."""
@@ -88,6 +95,7 @@ class Batch:
             self.windows.pin_memory(),
             None if self.latents is None else self.latents.pin_memory(),
             self.seeds,
+            None if self.features is None else [feature.pin_memory() for feature in self.features],
         )
 
     @staticmethod
@@ -104,6 +112,7 @@ class Batch:
         Not every one does if a sampler puts windows that are pictured and others that are not into one batch.
         """
         latents = [w.latents for w in windows if w.latents is not None]
+        features = [w.features for w in windows if w.features is not None]
         whole = all(w.frames.numel() for w in windows)
         return Batch(
             frames=torch.stack([w.frames for w in windows]) if whole else torch.empty(len(windows), 0),
@@ -114,4 +123,5 @@ class Batch:
             windows=torch.tensor([w.index for w in windows], dtype=torch.int64),
             latents=Latents.stack(latents) if latents else None,
             seeds=[w.seed for w in windows],
+            features=[torch.stack(tap) for tap in zip(*features, strict=True)] if features else None,
         )

@@ -142,7 +142,6 @@ class DemoDataModule(LightningDataModule):
         self._demos: list[DemoEntry] = []
         self._left_out: set[str] | None = None  # tasks that train_set and val_set were made without
         self.validate_without_demos = False
-        self._read_frames = True
         self._num_pictured = 0
         self._preprocessing: Preprocessing | None = None
         self._check_settings()
@@ -173,10 +172,11 @@ class DemoDataModule(LightningDataModule):
                 action_dims=dims,
                 statistics=self._load_statistics(self._demos, dims),
             )
-        elif self._left_out == filmed_only:
-            return
-        self._choose([demo for demo in self._demos if demo.task not in filmed_only], self._preprocessing)
-        self._left_out = filmed_only
+        if self._left_out != filmed_only:
+            self._choose([demo for demo in self._demos if demo.task not in filmed_only], self._preprocessing)
+            self._left_out = filmed_only
+        module = None if self.trainer is None else self.trainer.lightning_module
+        self.train_set.only_current = self.val_set.only_current = not getattr(module, "uses_future_frames", True)
 
     def _choose(self, demos: Sequence[DemoEntry], preprocessing: Preprocessing) -> None:
         """Split the demos that a stage learns from."""
@@ -221,17 +221,6 @@ class DemoDataModule(LightningDataModule):
         learned = sorted(self._tasks - set(self.video_only_tasks))
         return {"learned": learned, "video_only": self.video_only_tasks, "unseen": self.evaluation_only_tasks}
 
-    @property
-    def read_frames(self) -> bool:
-        """Whether batches hold frames; set it to False, before loaders are made, to train from a feature cache."""
-        return self._read_frames
-
-    @read_frames.setter
-    def read_frames(self, value: bool) -> None:
-        self._read_frames = value
-        if self._preprocessing is not None:
-            self.train_set.read_frames = self.val_set.read_frames = value
-
     def train_dataloader(self) -> DataLoader[Window]:
         """Shuffled (or weighted) windows; resumable mid-epoch."""
         # same on every rank, unlike torch.initial_seed() without seed_everything
@@ -273,11 +262,13 @@ class DemoDataModule(LightningDataModule):
         """The validation windows: demos have no test split, rollouts are the test."""
         return self.val_dataloader()
 
-    def window_loader(self, split: Literal["train", "val"], batch_size: int) -> DataLoader[Window]:
-        """Every window of a split once, in order, with frames, whatever ``read_frames`` says; for feature caches."""
+    def window_loader(
+        self, split: Literal["train", "val"], batch_size: int, only_current: bool = False
+    ) -> DataLoader[Window]:
+        """Every window of a split once, in order, with frames (or only the current ones); for feature caches."""
         self.setup()
         windows = copy.copy(self.train_set if split == "train" else self.val_set)
-        windows.read_frames, windows.latents = True, None
+        windows.latents, windows.features, windows.only_current = None, None, only_current
         return self._loader(windows, batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -378,7 +369,7 @@ class DemoDataModule(LightningDataModule):
         return WindowDataset(
             demos,
             preprocessing,
-            *(self.reader, self.action_padding, self._read_frames, self.latents),
+            *(self.reader, self.action_padding, self.latents),
         )
 
     def _loader(self, windows: Dataset[Window], batch_size: int) -> DataLoader[Window]:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from datamodules.batch import Window
 from datamodules.demos import DemoEntry
 from datamodules.errors import DatasetError
+from datamodules.feature_files import FeatureReader
 from datamodules.hdf5 import READ_ERRORS, OpenFiles, why_not_read
 from datamodules.latent_cache import LatentCache, Latents
 from datamodules.pictures import EncodedPictures, turn_upright
@@ -37,8 +38,11 @@ class WindowDataset(Dataset[Window]):
         preprocessing: Cameras, sizes, horizons and statistics.
         reader: Layout of the files.
         action_padding: What stands past the end of a demo.
-        read_frames: False leaves the frames empty, for training from a feature cache.
         latents: Read latents in place of frames.
+
+    Attributes:
+        only_current: Read the first frame alone, T = 1, of frames and of latents; for a stage that uses no other.
+        features: What features are read from, in place of frames and latents, where a feature cache holds them.
     """
 
     def __init__(
@@ -47,15 +51,15 @@ class WindowDataset(Dataset[Window]):
         preprocessing: Preprocessing,
         reader: DemoReader,
         action_padding: ActionPadding = "zero",
-        read_frames: bool = True,
         latents: LatentCache | None = None,
     ) -> None:
         self.demos = list(demos)
         self.preprocessing = preprocessing
         self.reader = reader
         self.action_padding = action_padding
-        self.read_frames = read_frames
         self.latents = latents
+        self.only_current = False
+        self.features: FeatureReader | None = None
         self._files = OpenFiles()
         self._ends = np.cumsum([demo.length for demo in self.demos], dtype=np.int64)
 
@@ -90,10 +94,11 @@ class WindowDataset(Dataset[Window]):
         group = self._files.group(entry.path, entry.name)
         action_steps = start + np.arange(pre.action_horizon)
         frame_steps = start + np.arange(pre.num_frames) * pre.frame_stride
-        use_latents = self.read_frames and self.latents is not None
-        use_frames = self.read_frames and (not use_latents or pictured)
+        read_steps = frame_steps[:1] if self.only_current else frame_steps
+        use_latents = self.features is None and self.latents is not None
+        use_frames = self.features is None and (not use_latents or pictured)
         actions = self._actions(group, entry, start)
-        frames = self._frames(group, entry, frame_steps) if use_frames else torch.empty(0)
+        frames = self._frames(group, entry, read_steps) if use_frames else torch.empty(0)
         return Window(
             frames=frames,
             actions=actions,
@@ -101,8 +106,9 @@ class WindowDataset(Dataset[Window]):
             frame_is_pad=torch.from_numpy(frame_steps >= entry.length),
             instruction=entry.instruction,
             index=index,
-            latents=self._latents(entry, frame_steps, seed) if use_latents else None,
+            latents=self._latents(entry, read_steps, seed) if use_latents else None,
             seed=index if seed is None else seed,
+            features=None if self.features is None else self.features[index],
         )
 
     def _latents(self, entry: DemoEntry, steps: npt.NDArray[np.int64], seed: int | None) -> Latents:

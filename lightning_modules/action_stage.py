@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -136,7 +136,6 @@ class ActionStage(PolicyStage):
         self.val_sigmas = tuple(val_sigmas)
         self.num_predicted = num_predicted
         self.standardizer: FeatureStandardizer | None = None
-        self.cached_features: Callable[[Tensor, bool], Features] | None = None  # set by the FeatureCache callback
         self.require_consistent_levels()
 
     def require_consistent_levels(self) -> None:
@@ -201,15 +200,31 @@ class ActionStage(PolicyStage):
         else:
             level = self.video_sigma if sigma is None else sigma
             features, emb = self.video.imagine_features(conditioning, level, noise, self.taps)
-        return (self.standardizer(features) if self.standardizer is not None else features), emb
+        return self._standardized(features), emb
+
+    def _standardized(self, features: Features) -> Features:
+        return features if self.standardizer is None else self.standardizer(features)
 
     def _partly_denoised_features(self, conditioning: Conditioning, noise: Tensor) -> tuple[Features, Tensor]:
         """Features of the pass that follows `video_steps` Euler steps, spaced as a sampler spaces them."""
-        path = Sampler(self.video_steps + 1, self.video_sigma, self.video_sigma_end, self.video_sampler.rho)
-        levels = path.sigmas()[:-1].tolist()
-        start = self.video.preconditioning.pure_noise(noise, path.first_level(noise), conditioning.anchor)
+        levels = self.feature_levels()
+        first = noise.new_full((len(noise),), levels[0])
+        start = self.video.preconditioning.pure_noise(noise, first, conditioning.anchor)
         noisy = partly_denoised(lambda x, sigma: self.video.denoise(x, sigma, conditioning), start, levels)
         return self.video.features(noisy, noise.new_full((len(noise),), levels[-1]), conditioning, self.taps)
+
+    def feature_levels(self) -> list[float]:
+        """Levels of the video network's passes for the features; they are read from the last."""
+        if not self.video_steps:
+            return [self.video_sigma]
+        path = Sampler(self.video_steps + 1, self.video_sigma, self.video_sigma_end, self.video_sampler.rho)
+        levels: list[float] = path.sigmas()[:-1].tolist()
+        return levels
+
+    @property
+    def uses_future_frames(self) -> bool:
+        """Whether frames after the current one are looked at; the datamodule reads none if not."""
+        return self.noise_levels == "shared"
 
     def fixed_noise(self, batch_size: int) -> Tensor:
         """The one noise draw, repeated (B, F, c, h, w): a constant of every policy, so it must never change."""
@@ -219,10 +234,10 @@ class ActionStage(PolicyStage):
     @torch.no_grad()
     def batch_features(self, batch: Batch) -> tuple[Features, Tensor]:
         """Features of a batch from the cache where there is one, else from the video network."""
-        if self.cached_features is not None:
-            level = self.video_sigma_end if self.video_steps else self.video_sigma
-            sigma = torch.full((len(batch),), level, device=self.device)
-            return self.cached_features(batch.windows, self.training), self.video.level_embedding(sigma)
+        if batch.features is not None:
+            features = [feature.to(self.device, torch.float32) for feature in batch.features]
+            sigma = torch.full((len(batch),), self.feature_levels()[-1], device=self.device)
+            return self._standardized(features), self.video.level_embedding(sigma)
         conditioning = self.conditioning(batch)
         if not self.training:
             return self.imagine(conditioning)
@@ -294,7 +309,7 @@ class ActionStage(PolicyStage):
 
     def _log_sampled(self, batch: Batch) -> None:
         seeds = batch.windows.tolist()
-        if self.cached_features is not None:
+        if batch.features is not None:
             actions = self.sample_from_features(*self.batch_features(batch), seeds)
         else:
             actions, _ = self.sample(self.conditioning(batch), seeds)

@@ -102,6 +102,7 @@ class Steps:
             torch.manual_seed(1000 + number)
             stage.zero_grad(set_to_none=True)
             with self.order(on):
+                batch.features = self.features_of_batch() if "feature_cache" in on else None
                 with self.autocast(on):
                     loss = stage.training_step(batch, number)
                 loss.backward()
@@ -129,7 +130,6 @@ class Steps:
             stage.video.features = lambda *args: self.video_features(on, *args)
         if "feature_cache" in on or INDEPENDENT in on:
             stage.noise_levels, dropout, stage.condition_dropout = "independent", stage.condition_dropout, 0.0
-            stage.cached_features = self.lookup if "feature_cache" in on else None
         try:
             yield
         finally:
@@ -139,7 +139,7 @@ class Steps:
             if acts(stage):
                 del stage.video.features
             if "feature_cache" in on or INDEPENDENT in on:
-                stage.noise_levels, stage.condition_dropout, stage.cached_features = "shared", dropout, None
+                stage.noise_levels, stage.condition_dropout = "shared", dropout
 
     def video_features(self, on: frozenset[str], *args: Any) -> tuple[list[Tensor], Tensor]:  # noqa: ANN401
         """What `VideoModel.features` returns, by way of a graph and of the whole network where that is the order."""
@@ -154,9 +154,9 @@ class Steps:
         self.graph += features  # alive until the backward pass is over, which does not enter it
         return [feature.detach() for feature in features], emb.detach()
 
-    def lookup(self, windows: Tensor, training: bool) -> list[Tensor]:
+    def features_of_batch(self) -> list[Tensor]:
         """Features as `FeatureCache` keeps them: float16 in the machine's memory."""
         if not self.features:
             conditioning = self.stage.conditioning(self.latents)
             self.features = [feature.half().cpu() for feature in self.stage.imagine(conditioning)[0]]
-        return [feature.to(windows.device, torch.float32) for feature in self.features]
+        return self.features

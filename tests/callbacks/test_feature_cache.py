@@ -1,6 +1,12 @@
 """Cached features train what uncached ones would."""
 
+import json
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,34 +14,88 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks import CheckpointHandoff, FeatureCache
-from datamodules import RobosuiteDataModule
-from networks import LogNormalNoise
-from tests.stage_parts import fit, quiet_trainer, tiny_action_stage, tiny_video_model, tiny_video_stage
+from callbacks.feature_cache import feature_key
+from datamodules import Batch, DatasetError, RobosuiteDataModule, windows
+from datamodules.feature_files import FeatureReader, Split
+from lightning_modules import ActionStage
+from networks import LogNormalNoise, Sampler, VideoModel
+from tests.stage_parts import (
+    fit,
+    lift_datamodule,
+    quiet_trainer,
+    tiny_action_stage,
+    tiny_adapter,
+    tiny_video_model,
+    tiny_video_stage,
+)
+
+ONE_TAP = {"taps": (7,), "adapter": partial(tiny_adapter, tap_widths=(16,), entry_widths=())}
 
 
-def features_of_first_windows(stage: object, data: RobosuiteDataModule) -> list[torch.Tensor]:
-    batch = next(iter(data.window_loader("train", batch_size=6)))
+def batch_of(data: RobosuiteDataModule, split: Split = "train") -> Batch:
+    """The first windows of a split, as a stage gets them."""
+    batch = next(iter(data.window_loader(split, batch_size=6)))
     batch.frames = data.preprocessing.to_float(batch.frames)
-    return stage.batch_features(batch)[0]  # type: ignore[attr-defined, no-any-return]
+    return batch
 
 
-def test_cached_features_equal_those_of_the_network(tmp_path: Path, lift_data: RobosuiteDataModule) -> None:
-    handoff = tmp_path / "handoff"
+class Recorded(ActionStage):
+    """Keeps the batches that it saw, and what was made of their features."""
+
+    seen: list[tuple[str, Batch, list[torch.Tensor]]]
+
+    def batch_features(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
+        features, emb = super().batch_features(batch)
+        self.seen.append(("train" if self.training else "val", batch, features))
+        return features, emb
+
+
+def recorded(video: VideoModel | None = None, **arguments: object) -> Recorded:
+    stage = tiny_action_stage(video, **arguments)
+    stage.__class__ = Recorded
+    stage.seen = []  # type: ignore[attr-defined]
+    return stage  # type: ignore[return-value]
+
+
+def run(folder: Path, handoff: Path, stage: ActionStage, data: RobosuiteDataModule, steps: int = 1) -> None:
+    callbacks = (CheckpointHandoff(str(handoff), same_statistics=False), FeatureCache(str(folder / "f"), batch_size=5))
+    fit(quiet_trainer(folder, steps, *callbacks), stage, data)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("condition_noise", [0.0, 0.02])
+def test_cached_features_equal_those_of_the_network(
+    condition_noise: float, workers: int, tmp_path: Path, robomimic_file: Callable[..., Path]
+) -> None:
+    data, handoff = lift_datamodule(robomimic_file(), num_workers=workers), tmp_path / "handoff"
     video = tiny_video_model()
-    video.condition_noise = 0.0
-    fit(quiet_trainer(tmp_path, 1, CheckpointHandoff(str(handoff))), tiny_video_stage(video), lift_data)
-    stage = tiny_action_stage(video, condition_dropout=0.0)
-    cache = FeatureCache(str(tmp_path / "features"), batch_size=5)
-    trainer = quiet_trainer(tmp_path, 2, CheckpointHandoff(str(handoff)), cache)
-    seen: list[list[torch.Tensor]] = []
-    stage.on_train_start = lambda: seen.append(  # type: ignore[method-assign]
-        stage.cached_features(torch.arange(6), True)  # type: ignore[misc]
-    )
-    fit(trainer, stage, lift_data)
-    assert stage.cached_features is None, "the module is given back as it was"
-    stage.eval()
-    for cached, computed in zip(seen[0], features_of_first_windows(stage, lift_data), strict=True):
-        assert torch.allclose(cached, computed, atol=2e-2, rtol=2e-3)  # float16 on disk
+    video.condition_noise = condition_noise
+    fit(quiet_trainer(tmp_path, 1, CheckpointHandoff(str(handoff))), tiny_video_stage(video), data)
+    stage = recorded(video, condition_dropout=0.0)
+    run(tmp_path, handoff, stage, data, steps=3)
+    data.num_workers = 0
+    assert {split for split, *_ in stage.seen} == {"train", "val"}
+    for split, batch, features in stage.seen:
+        plain = data.train_set if split == "train" else data.val_set
+        assert plain.features is None, "the data is given back as it was"
+        frames = torch.stack([plain[index].frames[:, 0] for index in batch.windows.tolist()])
+        seeds = batch.windows.tolist()
+        conditioning = video.condition(data.preprocessing.to_float(frames), batch.instructions, seeds=seeds)
+        for cached, computed in zip(features, stage.imagine(conditioning)[0], strict=True):
+            assert torch.allclose(cached, computed, atol=2e-2, rtol=2e-3)  # float16 on disk
+
+
+def test_conditioning_noise_is_drawn_once_from_a_seed_and_said_to_be(
+    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
+) -> None:
+    contents = []
+    for seed in (0, 123):
+        torch.manual_seed(seed)
+        with pytest.warns(UserWarning, match=r"condition_noise 0\.02 on a window's conditioning images is one draw"):
+            run(tmp_path, handoff, tiny_action_stage(condition_dropout=0.0), lift_data)
+        contents.append([path.read_bytes() for path in sorted((tmp_path / "f").glob("*.npy"))])
+        shutil.rmtree(tmp_path / "f")
+    assert contents[0] == contents[1]
 
 
 def test_frames_are_not_read_while_training_from_the_cache(
@@ -49,21 +109,20 @@ def test_frames_are_not_read_while_training_from_the_cache(
         quiet_trainer(tmp_path, 3, CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f"))), stage, lift_data
     )
     assert sizes == [0, 0, 0]
-    assert lift_data.read_frames
+    assert lift_data.train_set[0].frames.numel() > 0
 
 
 def test_standardised_features_have_zero_mean_and_unit_variance(
     tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
 ) -> None:
     stage = tiny_action_stage(standardize_features=True)
-    seen: list[list[torch.Tensor]] = []
-    stage.on_train_start = lambda: seen.append(  # type: ignore[method-assign]
-        stage.cached_features(torch.arange(lift_data.num_train_windows), True)  # type: ignore[misc]
-    )
-    fit(
-        quiet_trainer(tmp_path, 1, CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f"))), stage, lift_data
-    )
-    for feature in seen[0]:
+    run(tmp_path, handoff, stage, lift_data)
+    key = json.loads((tmp_path / "f" / "fingerprint.json").read_text())["key"]
+    reader = FeatureReader(tmp_path / "f", "train", key)
+    assert len(reader) == lift_data.num_train_windows
+    raw = [torch.stack(tap).float() for tap in zip(*(reader[index] for index in range(len(reader))), strict=True)]
+    assert any(abs(feature.std() - 1) > 0.1 for feature in raw)
+    for feature in stage.standardizer(raw):  # type: ignore[misc]
         rows = feature.movedim(3, 0).flatten(1)
         assert rows.mean(1).abs().max() < 1e-2
         assert (rows.std(1) - 1).abs().max() < 1e-2
@@ -72,14 +131,13 @@ def test_standardised_features_have_zero_mean_and_unit_variance(
 def test_second_run_finds_the_features_and_another_network_does_not(
     tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
 ) -> None:
-    def run(**arguments: object) -> float:
-        callbacks = (CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f")))
-        fit(quiet_trainer(tmp_path, 1, *callbacks), tiny_action_stage(**arguments), lift_data)
+    def filled_at(**arguments: object) -> float:
+        run(tmp_path, handoff, tiny_action_stage(**arguments), lift_data)
         return (tmp_path / "f" / "train_0.npy").stat().st_mtime_ns
 
-    first = run()
-    assert run() == first
-    assert run(video_sigma=5.0) != first
+    first = filled_at()
+    assert filled_at() == first
+    assert filled_at(video_sigma=5.0) != first
 
 
 def test_cache_of_shared_levels_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path) -> None:
@@ -106,3 +164,221 @@ def test_cached_features_of_a_partly_denoised_film_are_not_those_of_pure_noise(
         return np.load(tmp_path / "f" / "train_0.npy")
 
     assert not np.array_equal(cached(), cached(video_steps=1))
+
+
+# --- what the features depend on ----------------------------------------------------------------------------------
+
+
+def changed_text_tower() -> VideoModel:
+    video = tiny_video_model()
+    with torch.no_grad():
+        next(video.text_encoder.parameters()).add_(1e-3)
+    return video
+
+
+@pytest.mark.parametrize(
+    ("data_change", "stage_change"),
+    [
+        ({"instruction": "other words"}, {}),
+        ({"orientation": "flip_vertical"}, {}),
+        ({"split_seed": 5}, {}),
+        ({"limit_demos": 2}, {}),
+        ({}, ONE_TAP),
+        ({}, {"video_steps": 2, "video_sampler": Sampler(2, rho=3.0)}),
+        ({}, {"video_steps": 2, "video_sigma_end": 2.0}),
+    ],
+    ids=str,
+)
+def test_features_of_other_words_pictures_or_levels_are_not_taken(
+    data_change: dict[str, object],
+    stage_change: dict[str, object],
+    tmp_path: Path,
+    lift_data: RobosuiteDataModule,
+    handoff: Path,
+) -> None:
+    first = {"video_steps": 2} if "video_steps" in stage_change else {}
+    run(tmp_path, handoff, tiny_action_stage(**first), lift_data)
+    before = (tmp_path / "f" / "train_0.npy").stat().st_mtime_ns, (tmp_path / "f" / "fingerprint.json").read_text()
+    other = lift_datamodule(Path(str(lift_data.paths)), **data_change)
+    stage = recorded(**stage_change)
+    run(tmp_path, handoff, stage, other)
+    assert (tmp_path / "f" / "fingerprint.json").read_text() != before[1]
+    assert (tmp_path / "f" / "train_0.npy").stat().st_mtime_ns != before[0]
+    for _, batch, features in stage.seen:
+        assert len(features) == len(stage.taps)
+        assert len(features[0]) == len(batch)
+    run(tmp_path, handoff, tiny_action_stage(**stage_change), other)
+
+
+def test_the_key_tells_weights_of_autoencoder_and_text_tower_and_nothing_that_does_not_matter(
+    lift_data: RobosuiteDataModule,
+) -> None:
+    def key_of(video: VideoModel, data: RobosuiteDataModule = lift_data, **arguments: object) -> dict[str, Any]:
+        stage = tiny_action_stage(video, **arguments)
+        data.setup()
+        stage.attach(data.preprocessing)
+        return feature_key(stage, data)
+
+    plain = key_of(tiny_video_model())
+    assert key_of(changed_text_tower())["weights"] != plain["weights"]
+    assert key_of(tiny_video_model(seed=4))["weights"] != plain["weights"]
+    path = Path(str(lift_data.paths))
+    assert key_of(tiny_video_model(), lift_datamodule(path, action_horizon=8, statistics="quantile")) == plain
+    assert key_of(tiny_video_model(), taps=(7, 3), video_sampler=Sampler(3, rho=3.0)) == plain
+
+
+def test_a_changed_demo_file_makes_new_features(tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path) -> None:
+    run(tmp_path, handoff, tiny_action_stage(), lift_data)
+    before = (tmp_path / "f" / "fingerprint.json").read_text()
+    path = Path(str(lift_data.paths))
+    os.utime(path, ns=(1, 1))
+    run(tmp_path, handoff, tiny_action_stage(), lift_datamodule(path))
+    assert (tmp_path / "f" / "fingerprint.json").read_text() != before
+
+
+def test_windows_of_validation_never_get_features_of_training_whatever_the_mode(
+    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
+) -> None:
+    stage = recorded(condition_dropout=0.0)
+    forgetful = stage.validation_step
+    stage.validation_step = lambda *args: (stage.train(), forgetful(*args))[1]  # type: ignore[method-assign]
+    run(tmp_path, handoff, stage, lift_data)
+    plain = {tuple(lift_data.val_set[i].actions.flatten().tolist()): i for i in range(len(lift_data.val_set))}
+    seen = [
+        (batch, features) for _, batch, features in stage.seen if tuple(batch.actions[0].flatten().tolist()) in plain
+    ]
+    assert seen
+    for batch, features in seen:
+        frames = torch.stack([lift_data.val_set[i].frames[:, 0] for i in batch.windows.tolist()])
+        frames = lift_data.preprocessing.to_float(frames)
+        conditioning = stage.video.condition(frames, batch.instructions, seeds=batch.windows.tolist())
+        assert torch.allclose(features[0], stage.imagine(conditioning)[0][0], atol=2e-2, rtol=2e-3)
+
+
+# --- what is read -------------------------------------------------------------------------------------------------
+
+
+def frames_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Steps of every stretch of pictures that is read from now on."""
+    steps: list[int] = []
+    original = windows.read_frames
+    monkeypatch.setattr(windows, "read_frames", lambda data, s: (steps.append(len(s)), original(data, s))[1])
+    return steps
+
+
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_only_the_current_frame_of_a_camera_is_read(
+    is_cached: bool, tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, cache = frames_read(monkeypatch), [FeatureCache(str(tmp_path / "f"))] if is_cached else []
+    fit(quiet_trainer(tmp_path, 2, CheckpointHandoff(str(handoff)), *cache), tiny_action_stage(), lift_data)
+    assert set(read) == {1}
+    if is_cached:
+        assert len(read) == 2 * (len(lift_data.train_set) + len(lift_data.val_set))
+    read.clear()
+    fit(quiet_trainer(tmp_path, 1), tiny_video_stage(), lift_data)  # the same data module serves another stage
+    assert max(read) == lift_data.num_frames
+    read.clear()
+    shared = tiny_action_stage(noise_levels="shared")
+    fit(quiet_trainer(tmp_path, 1, CheckpointHandoff(str(handoff))), shared, lift_data)
+    assert max(read) == lift_data.num_frames
+
+
+def test_training_on_current_frames_alone_is_training_on_all(
+    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
+) -> None:
+    def loss(uses_future: bool) -> float:
+        stage = tiny_action_stage()
+        stage.__class__ = type("Stage", (ActionStage,), {"uses_future_frames": uses_future})
+        torch.manual_seed(0)
+        trainer = quiet_trainer(tmp_path, 2, CheckpointHandoff(str(handoff)), num_sanity_val_steps=0)
+        fit(trainer, stage, lift_data)
+        return float(trainer.callback_metrics["train/loss"])
+
+    assert loss(uses_future=False) == loss(uses_future=True)
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def test_fewer_taps_or_windows_in_the_same_folder_never_open_old_files(
+    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
+) -> None:
+    run(tmp_path, handoff, tiny_action_stage(standardize_features=True), lift_data)
+    assert (tmp_path / "f" / "train_1.npy").exists()
+    run(tmp_path, handoff, tiny_action_stage(**ONE_TAP, standardize_features=True), lift_data)
+    assert not (tmp_path / "f" / "train_1.npy").exists()
+    run(tmp_path, handoff, tiny_action_stage(**ONE_TAP), lift_datamodule(Path(str(lift_data.paths)), limit_demos=2))
+
+
+def test_a_cache_that_was_killed_while_it_was_filled_is_filled_again(
+    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, handoff, tiny_action_stage(), lift_data)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "f").glob("*.npy")}
+    shutil.rmtree(tmp_path / "f")
+    stage, calls = tiny_action_stage(), []
+    imagine = stage.imagine
+
+    def killed(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return imagine(*arguments)  # type: ignore[arg-type]
+
+    stage.imagine = killed  # type: ignore[method-assign, assignment]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(tmp_path, handoff, stage, lift_data)
+    assert not json.loads((tmp_path / "f" / "fingerprint.json").read_text())["complete"]
+    assert (tmp_path / "f" / "train_0.npy").exists()
+    run(tmp_path, handoff, tiny_action_stage(), lift_data)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "f").glob("*.npy")} == whole
+
+
+def test_a_folder_of_an_older_version_is_filled_again(
+    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
+) -> None:
+    run(tmp_path, handoff, tiny_action_stage(), lift_data)
+    (tmp_path / "f" / "fingerprint.json").write_text(
+        json.dumps({"network": "abc", "taps": [7, 3], "video_sigma": 20.0})
+    )
+    run(tmp_path, handoff, tiny_action_stage(), lift_data)
+    (tmp_path / "f" / "fingerprint.json").write_text('{"network": "ab')  # which it did not write in one step
+    run(tmp_path, handoff, tiny_action_stage(), lift_data)
+    (tmp_path / "f" / "fingerprint.json").unlink()  # as it left a folder that it was filling
+    run(tmp_path, handoff, tiny_action_stage(), lift_data)
+    assert json.loads((tmp_path / "f" / "fingerprint.json").read_text())["complete"]
+
+
+def test_too_little_room_is_said_before_anything_is_computed(
+    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    stage = tiny_action_stage()
+    stage.imagine = lambda *_: pytest.fail("computed")  # type: ignore[method-assign]
+    num_bytes = 28 * 2 * 2 * (32 * 4 * 4 + 32 * 2 * 2) * 2  # windows, cameras, frames, the taps' maps, float16
+    with pytest.raises(
+        DatasetError, match=rf"f: 0\.0 GB \({num_bytes} bytes\) are needed and 0\.0 GB \(1000 bytes\) are free"
+    ):
+        run(tmp_path, handoff, stage, lift_data)
+    assert not (tmp_path / "f").exists()
+
+
+def test_guidance_that_validation_could_not_sample_with_is_refused_at_set_up(
+    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
+) -> None:
+    guided = Sampler(2, sigma_max=20.0, sigma_min=0.02, guidance=2.0)
+    with pytest.raises(MisconfigurationException, match=r"guidance 2.0 .* num_predicted: 0"):
+        run(tmp_path, handoff, tiny_action_stage(sampler=guided), lift_data)
+    run(tmp_path, handoff, tiny_action_stage(sampler=guided, num_predicted=0), lift_data)
+
+
+def test_without_held_out_demos_training_goes_on_from_the_cache(
+    tmp_path: Path, robomimic_file: Callable[..., Path]
+) -> None:
+    data = lift_datamodule(robomimic_file(), val_fraction=0.0)
+    handoff = tmp_path / "handoff"
+    fit(quiet_trainer(tmp_path, 1, CheckpointHandoff(str(handoff))), tiny_video_stage(), data)
+    stage = recorded()
+    run(tmp_path, handoff, stage, data, steps=2)
+    assert [split for split, *_ in stage.seen] == ["train", "train"]

@@ -247,12 +247,14 @@ def test_a_damaged_frame_names_file_demo_and_step(robomimic_file: FileFactory) -
         module.train_set[12 + 4]
 
 
-def test_without_frames_a_window_still_has_its_actions(robomimic_file: FileFactory) -> None:
+def test_with_features_in_place_of_frames_a_window_still_has_its_actions(robomimic_file: FileFactory) -> None:
     module = RobosuiteDataModule(str(robomimic_file()), val_fraction=0)
     module.setup()
     with_frames = Batch.collate([module.train_set[i] for i in (1, 2)])
-    module.read_frames = False
+    module.train_set.features = [[torch.full((2,), i)] for i in range(3)]  # as a FeatureReader is indexed
     batch = Batch.collate([module.train_set[i] for i in (1, 2)])
+    assert batch.features[0].tolist() == [[1, 1], [2, 2]]
+    assert batch.first(1).features[0].tolist() == [[1, 1]]
     assert batch.frames.shape == (2, 0)
     assert not batch.has_frames
     assert torch.equal(batch.actions, with_frames.actions)

@@ -205,7 +205,7 @@ def step_memory(
 
 @contextmanager
 def features_in_memory(stage: Any, batch: Batch, wanted: bool) -> Iterator[int]:  # noqa: ANN401 - an action stage's
-    """Let an action stage find its features as FeatureCache would give them; yields what they cost."""
+    """Let a batch of an action stage hold its features as with FeatureCache; yields what they cost."""
     if not wanted:
         yield 0
         return
@@ -216,11 +216,11 @@ def features_in_memory(stage: Any, batch: Batch, wanted: bool) -> Iterator[int]:
         kept.append(stage.imagine(stage.conditioning(batch))[0])
 
     cost = flop(compute)
-    stage.cached_features = lambda windows, training: kept[0]
+    batch.features = kept[0]
     try:
         yield cost
     finally:
-        stage.cached_features = None
+        batch.features = None
 
 
 @contextmanager

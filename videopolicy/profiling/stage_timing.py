@@ -86,7 +86,8 @@ def time_training(stage: Stage, setting: Setting, flop: int, device: torch.devic
     )
     restart_peak(device)
     batches: Any = [batch] * (MOST_STEPS + 1)
-    with features_in_memory(stage, _moved(batch, device), setting.caches_features):
+    with features_in_memory(stage, moved := _moved(batch, device), setting.caches_features):
+        batch.features = moved.features
         trainer.fit(stage, DataLoader(batches, batch_size=None, collate_fn=_as_it_is))
     return Measured(Timing.of(times.seconds[1:]), flop, setting.precision, peak_bytes(device))
 
