@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks import CheckpointHandoff, FeatureCache
@@ -382,3 +385,27 @@ def test_without_held_out_demos_training_goes_on_from_the_cache(
     stage = recorded()
     run(tmp_path, handoff, stage, data, steps=2)
     assert [split for split, *_ in stage.seen] == ["train", "train"]
+
+
+# --- several processes --------------------------------------------------------------------------------------------
+
+
+class Slow(ActionStage):
+    """Computes features for longer than the process group waits."""
+
+    def imagine(self, *arguments: Any) -> Any:  # noqa: ANN401
+        time.sleep(1.5)
+        return super().imagine(*arguments)
+
+
+@pytest.mark.forks
+def test_other_ranks_wait_for_as_long_as_it_takes_and_all_read_the_same(
+    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
+) -> None:
+    stage = tiny_action_stage(num_predicted=0)
+    stage.__class__ = Slow
+    strategy = DDPStrategy(process_group_backend="gloo", start_method="fork", timeout=timedelta(seconds=2))
+    callbacks = (CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f"), batch_size=10))
+    trainer = quiet_trainer(tmp_path, 2, *callbacks, devices=2, strategy=strategy, num_sanity_val_steps=0)
+    fit(trainer, stage, lift_data)  # fails where a rank's wait of 4 seconds runs into the timeout
+    assert json.loads((tmp_path / "f" / "fingerprint.json").read_text())["complete"]
