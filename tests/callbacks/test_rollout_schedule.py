@@ -1,6 +1,7 @@
 """When rollouts happen: in every n-th validation, with or without held-out demos, in the trainer's precision."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import SimulationRollout
 from callbacks.run_checkpoints import BestCheckpoint, LastCheckpoint
@@ -76,7 +78,11 @@ def rolled_out(folder: Path, rollout: Noted, data: RobosuiteDataModule, steps: i
     return rollout.steps
 
 
-STEPS = {"check_val_every_n_epoch": None, "val_check_interval": 1}  # 22 training windows: 5 batches of 4 an epoch
+STEPS: dict[str, Any] = {
+    "check_val_every_n_epoch": None,
+    "val_check_interval": 1,
+}  # 22 training windows: 5 batches of 4 an epoch
+CHECKPOINTS: dict[str, Any] = {**STEPS, "enable_checkpointing": True}
 
 
 @pytest.mark.parametrize("val_fraction", [0.34, 0.0])
@@ -116,11 +122,38 @@ def test_a_run_that_goes_on_counts_on(
 ) -> None:
     data = lift_datamodule(robomimic_file(action_dim=2), val_fraction=val_fraction)
     first = Noted(config, every_n_epochs=2)
-    trainer = quiet_trainer(tmp_path, 3, first, LastCheckpoint(), enable_checkpointing=True, **STEPS)
+    trainer = quiet_trainer(tmp_path, 3, first, LastCheckpoint(), **CHECKPOINTS)
     fit(trainer, plain_stage(), data)
     assert first.steps == [2]
     again = Noted(config, every_n_epochs=2)
-    trainer = quiet_trainer(tmp_path, 7, again, LastCheckpoint(), enable_checkpointing=True, **STEPS)
+    trainer = quiet_trainer(tmp_path, 7, again, LastCheckpoint(), **CHECKPOINTS)
+    fit(trainer, plain_stage(), data, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert again.steps == [4, 6]
+
+
+class StopInValidation(Callback):
+    """The cluster takes the machine back while a run validates."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_validation_that_was_cut_short_counts(
+    tmp_path: Path, robomimic_file: MakeFile, config: SimulatorConfig
+) -> None:
+    """Lightning goes on after it, so the rollouts stay in step with those of a run that was not stopped."""
+    data = lift_datamodule(robomimic_file(action_dim=2))
+    first = Noted(config, every_n_epochs=2)
+    trainer = quiet_trainer(tmp_path, 7, first, LastCheckpoint(), StopInValidation(3), **CHECKPOINTS)
+    with pytest.raises(SIGTERMException):
+        fit(trainer, plain_stage(), data)
+    assert first.steps == [2]
+    again = Noted(config, every_n_epochs=2)
+    trainer = quiet_trainer(tmp_path, 7, again, LastCheckpoint(), **CHECKPOINTS)
     fit(trainer, plain_stage(), data, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
     assert again.steps == [4, 6]
 
@@ -134,7 +167,7 @@ def test_without_held_out_demos_the_success_rate_is_logged_and_best_follows_it(
     logger = TensorBoardLogger(str(tmp_path / "logs"), name="", version="")
     rollout = SimulationRollout(config, num_episodes=1, execute_steps=2, record_episodes=1)
     callbacks = (rollout, best, LastCheckpoint())
-    trainer = quiet_trainer(tmp_path, 2, *callbacks, logger=logger, enable_checkpointing=True, **STEPS)
+    trainer = quiet_trainer(tmp_path, 2, *callbacks, logger=logger, **CHECKPOINTS)
     stage = plain_stage() if kind == "action" else tiny_joint_stage(tiny_video_model(residual=False))
     fit(trainer, stage, data)
     assert trainer.callback_metrics["rollout/success_rate"] == 1.0
