@@ -81,7 +81,7 @@ def rolled_out(folder: Path, rollout: Noted, data: RobosuiteDataModule, steps: i
 STEPS: dict[str, Any] = {
     "check_val_every_n_epoch": None,
     "val_check_interval": 1,
-}  # 22 training windows: 5 batches of 4 an epoch
+}
 CHECKPOINTS: dict[str, Any] = {**STEPS, "enable_checkpointing": True}
 
 
