@@ -14,7 +14,7 @@ from datamodules.errors import DatasetError
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
 
-def find_files(paths: str | Sequence[str]) -> list[Path]:
+def find_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     """Resolve files, globs (``**`` too) and folders (searched recursively) to a list without repeats.
 
     A path that is there is taken as it stands, whatever characters it holds. Hidden files are skipped, and patterns and
@@ -24,7 +24,7 @@ def find_files(paths: str | Sequence[str]) -> list[Path]:
         DatasetError: A path matches nothing.
     """
     found: dict[tuple[int, int], Path] = {}
-    for text in [paths] if isinstance(paths, str) else paths:
+    for text in [paths] if isinstance(paths, str | Path) else paths:
         for path in _matches(str(text)):
             status = path.stat() if path.exists() else path.lstat()
             found.setdefault((status.st_dev, status.st_ino), path)

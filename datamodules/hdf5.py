@@ -7,6 +7,7 @@ import fcntl
 import importlib
 import importlib.util
 import os
+import resource
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ READ_ERRORS = (
     ValueError,
     TypeError,
 )  # all that h5py raises for a file that is not whole
-MAX_OPEN_FILES = 32  # a process; with eight workers far below the usual limit of 1024 handles
+MAX_OPEN_FILES = 256  # in a process, or a quarter of the handles that the system grants it if that is less
 _NO_LOCK = "unable to lock file"  # in the message of HDF5, whatever the path is
 _BUSY = (errno.EAGAIN, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -142,6 +143,8 @@ def why_not_read(group: h5py.Group, key: str, error: BaseException) -> str:
             )
         if isinstance(link, h5py.SoftLink) and not _resolves(group, key):
             return f"{key} is a link to {link.path}, which is not there; write the data or remove the link"
+        if isinstance(group[key], h5py.Group):
+            return f"{key} is a group where a dataset is expected; store the data under this key or remove the group"
         if missing := missing_filters(group[key]):
             return (
                 f"{key} is compressed with {missing}, which is not installed here; `pip install hdf5plugin` brings the "
@@ -178,8 +181,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(text).split())
 
 
+def max_open_files() -> int:
+    """How many files to hold open; beside them a process needs handles for its workers, logs and libraries."""
+    granted = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_OPEN_FILES if granted == resource.RLIM_INFINITY else max(1, min(MAX_OPEN_FILES, granted // 4))
+
+
 class OpenFiles:
-    """Files that this process has open, the least lately used closed beyond ``MAX_OPEN_FILES``.
+    """Files that this process has open; the least lately used is closed where there would be too many.
 
     HDF5 handles survive neither pickling nor a fork, so neither carries them over.
     """
@@ -193,7 +202,7 @@ class OpenFiles:
         if self._pid != os.getpid():
             self._pid, self._open = os.getpid(), OrderedDict()
         if path not in self._open:
-            while len(self._open) >= MAX_OPEN_FILES:
+            while len(self._open) >= max_open_files():
                 self._open.popitem(last=False)[1].close()
             self._open[path] = open_demo_file(path)
         self._open.move_to_end(path)

@@ -47,7 +47,13 @@ class EncodedPictures:
 
 
 def as_pictures(data: h5py.Dataset) -> h5py.Dataset | EncodedPictures:
-    """A dataset as something that reads like (T, H, W, 3)."""
+    """A dataset as something that reads like (T, H, W, 3).
+
+    Raises:
+        TypeError: It is no dataset.
+    """
+    if not isinstance(data, h5py.Dataset):
+        raise TypeError("not a dataset")
     return EncodedPictures(data) if _may_be_encoded(data) else data
 
 

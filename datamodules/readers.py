@@ -29,6 +29,7 @@ _SUFFIX = re.compile(r"(?<=[^_])(_rgb|_image)?(_jpe?g|_png)?$")
 _ENDINGS = tuple(kind + code for kind in ("_image", "_rgb", "") for code in ("", "_jpeg", "_jpg", "_png"))
 _LIBERO_KEYS = re.compile(r"(agentview|eye_in_hand)_rgb(_jpe?g|_png)?$")
 _ROBOCASA_KEYS = re.compile(r"robot0_\w+_rgb(_jpe?g|_png)?$")
+_WORDS = ("instruction", "task_description", "language_instruction")  # attributes of a demo, or of all
 _SCENE = re.compile(r"^[A-Z_]+_SCENE\d+_")
 
 
@@ -81,11 +82,11 @@ class DemoReader(ABC):
         """What the robot was told, from wherever a file may say it; None if it does not."""
         data = demo.parent
         found = (
-            demo.attrs.get("instruction"),
             read_json_attribute(demo, "ep_meta").get("lang"),
-            demo.attrs.get("task_description"),
+            *(demo.attrs.get(name) for name in _WORDS),
             read_json_attribute(data, "env_args").get("instruction"),
             read_json_attribute(data, "problem_info").get("language_instruction"),
+            *(data.attrs.get(name) for name in _WORDS),
         )
         return next((words for value in found if value is not None and (words := words_of(value))), None)
 
@@ -98,6 +99,9 @@ class DemoReader(ABC):
     def orientation_doubt(self, file: h5py.File) -> str | None:
         """Why the orientation should be looked at, if it should."""
         usual, found = self._usual_orientation(file), self.orientation(file)
+        said = text_of(file["data"].attrs.get("macros_image_convention", ""))
+        if said and said.lower() not in CONVENTIONS:
+            return f"the attribute macros_image_convention is {said!r}, not one of {list(CONVENTIONS)}; it is ignored."
         if found != usual:
             return (
                 f"the attribute macros_image_convention says that its pictures are stored {found}, where the "

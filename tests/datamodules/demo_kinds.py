@@ -134,6 +134,11 @@ def external_link(group: h5py.Group) -> None:
     group["obs/agentview_image"] = h5py.ExternalLink("gone.hdf5", "/pictures")
 
 
+def group_for_pictures(group: h5py.Group) -> None:
+    del group["obs/agentview_image"]
+    group.create_group("obs/agentview_image")
+
+
 def set_actions(column: int, values: Callable[[int], np.ndarray]) -> Change:
     def change(group: h5py.Group) -> None:
         group["actions"][:, column] = values(STEPS)

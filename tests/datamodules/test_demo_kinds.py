@@ -1,5 +1,6 @@
 """What `inspect` and training make of demo files as people have them, and that the two agree."""
 
+import resource
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 
 from datamodules import DatasetError, DemoDataModule, LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule
 from datamodules.demo_files import find_files
-from datamodules.hdf5 import MAX_OPEN_FILES
 from datamodules.inspection import inspect_file
 from tests.datamodules import demo_kinds as kinds
 
@@ -39,6 +39,11 @@ KINDS: dict[str, tuple[type[DemoDataModule], Make, str | None]] = {
     "filter": (R, lambda p: kinds.robomimic(p, kinds.foreign_filter), "filter 32001 (blosc), which is not installed"),
     "soft link": (R, lambda p: kinds.robomimic(p, kinds.soft_link), "a link to /pictures/gone, which is not there"),
     "external link": (R, lambda p: kinds.robomimic(p, kinds.external_link), "in gone.hdf5, which cannot be opened"),
+    "group": (
+        R,
+        lambda p: kinds.robomimic(p, kinds.group_for_pictures),
+        "agentview_image is a group where a dataset is",
+    ),
     "constant": (R, lambda p: kinds.robomimic(p, kinds.set_actions(4, np.ones)), "dimensions 4 (always 1)"),
     "nearly constant": (
         R,
@@ -236,8 +241,9 @@ def test_zero_padding_far_from_every_action_is_warned_of(tmp_path: Path) -> None
         RobosuiteDataModule(path, action_padding="hold").setup()
 
 
-def test_more_files_than_handles_are_read(tmp_path: Path) -> None:
-    for index in range(MAX_OPEN_FILES + 3):
+def test_more_files_than_handles_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (16, 16))
+    for index in range(9):
         kinds.write(tmp_path / f"{index}.hdf5", kinds.ROBOMIMIC_KEYS, demo={"instruction": "go"}, names=("demo_0",))
     data = RobosuiteDataModule(str(tmp_path), val_fraction=0, num_frames=1)
     with pytest.warns(UserWarning, match="has the actions of"):
@@ -245,7 +251,7 @@ def test_more_files_than_handles_are_read(tmp_path: Path) -> None:
     opened = h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
     for index in range(0, len(data.train_set), kinds.STEPS):
         assert data.train_set[index].frames.shape == (2, 1, 3, 16, 16)
-    assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) - opened <= MAX_OPEN_FILES
+    assert h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE) - opened == 4
 
 
 def test_the_release_of_the_simulator_is_shown(tmp_path: Path) -> None:
