@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datamodules.errors import DatasetError
-from datamodules.hdf5 import READ_ERRORS, one_line, open_demo_file, why_not_read
+from datamodules.hdf5 import READ_ERRORS, demo_file, why_not_read
 from datamodules.pictures import Orientation, turn_upright
 from datamodules.readers import DemoReader, demo_group, demo_names, detect_reader, no_images, unknown_layout
 
@@ -43,7 +43,7 @@ def contact_sheet(paths: Sequence[str | Path], demos_per_file: int = 4, moments:
 def _file_rows(path: Path, num_demos: int, moments: int, reasons: list[str]) -> list[Image.Image]:
     rows = []
     try:
-        with open_demo_file(path) as file:
+        with demo_file(path) as file:
             if (reader := detect_reader(file)) is None:
                 raise DatasetError(f"{path}: {unknown_layout(file)}")
             names = demo_names(file)
@@ -54,8 +54,8 @@ def _file_rows(path: Path, num_demos: int, moments: int, reasons: list[str]) -> 
                     rows.append(_demo_row(demo_group(file, name), reader, reader.orientation(file), title, moments))
                 except DatasetError as error:
                     reasons.append(str(error))
-    except (DatasetError, *READ_ERRORS) as error:
-        reasons.append(one_line(error))
+    except DatasetError as error:
+        reasons.append(str(error))
     return rows
 
 

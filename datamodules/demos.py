@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.errors import DatasetError
-from datamodules.hdf5 import READ_ERRORS, open_demo_file, why_not_read
+from datamodules.hdf5 import READ_ERRORS, demo_file, why_not_read
 from datamodules.pictures import Orientation, reading_problem
 from datamodules.readers import (
     DemoReader,
@@ -85,7 +85,7 @@ def list_demos(path: Path, reader: DemoReader, settings: ReadingSettings) -> lis
     Raises:
         DatasetError: The first problem found.
     """
-    with open_demo_file(path) as file:
+    with demo_file(path) as file:
         require_layout(file, reader)
         if (task := reader.task(file)) in settings.left_out:
             return []
@@ -271,7 +271,7 @@ def read_actions(demos: Iterable[DemoEntry], dims: Sequence[int]) -> Iterator[tu
         DatasetError: An action dataset cannot be read.
     """
     for path, members in groupby(demos, key=lambda demo: demo.path):
-        with open_demo_file(path) as file:
+        with demo_file(path) as file:
             for demo in members:
                 group = demo_group(file, demo.name)
                 try:

@@ -9,6 +9,8 @@ import importlib.util
 import os
 import resource
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,27 @@ def open_demo_file(path: str | Path) -> h5py.File:
     return file
 
 
+@contextmanager
+def demo_file(path: str | Path) -> Iterator[h5py.File]:
+    """A file that is open while it is looked at.
+
+    Raises:
+        DatasetError: It cannot be opened, or is damaged where it is read.
+    """
+    try:
+        with open_demo_file(path) as file:
+            yield file
+    except DatasetError:
+        raise
+    except READ_ERRORS as error:
+        raise DatasetError(f"{path}: {damaged(error)}") from error
+
+
+def damaged(error: BaseException) -> str:
+    """One sentence: that an open file could not be read, and what to do."""
+    return f"damaged ({one_line(error)}); restore it from where it came from."
+
+
 def _open(path: str | Path) -> h5py.File:
     # asked beforehand: after an open that failed for want of locks HDF5 refuses another without them
     return h5py.File(path, "r") if _has_locks(path) else h5py.File(path, "r", locking=False)
@@ -125,7 +148,7 @@ def _why_no_hdf5(path: Path, error: BaseException) -> str:
             return f"not an HDF5 file but {what}."
     if not h5py.is_hdf5(path):
         return f"not an HDF5 file (it begins with {start[:8]!r}); name HDF5 files of demos."
-    return f"damaged ({text}); restore it from where it came from."
+    return damaged(error)
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -206,7 +229,10 @@ class OpenFiles:
                 self._open.popitem(last=False)[1].close()
             self._open[path] = open_demo_file(path)
         self._open.move_to_end(path)
-        return self._open[path]["data"][name]
+        try:
+            return self._open[path]["data"][name]
+        except READ_ERRORS as error:
+            raise DatasetError(f"{path} {name}: {why_not_read(self._open[path]['data'], name, error)}.") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_pid": self._pid, "_open": OrderedDict()}

@@ -21,7 +21,7 @@ from datamodules.demos import (
     used_dims,
 )
 from datamodules.errors import DatasetError
-from datamodules.hdf5 import READ_ERRORS, one_line, open_demo_file
+from datamodules.hdf5 import READ_ERRORS, damaged, demo_file
 from datamodules.odd_actions import odd_actions, padding_problem
 from datamodules.readers import DemoReader, demo_group, demo_names, detect_reader, unknown_layout
 from datamodules.statistics import compute_statistics, nearly_constant
@@ -71,16 +71,16 @@ def inspect_file(path: str | Path) -> FileReport:
     """Look at every demo of a file, and at its first and last picture; problems are listed, not raised."""
     report = FileReport(Path(path))
     try:
-        with open_demo_file(path) as file:
+        with demo_file(path) as file:
             _inspect(report, file)
-    except (DatasetError, *READ_ERRORS) as error:
-        report.problems.append(one_line(error).removeprefix(f"{path}: ").removeprefix(f"{path} "))
+    except DatasetError as error:
+        report.problems.append(str(error).removeprefix(f"{path}: ").removeprefix(f"{path} "))
     return report
 
 
 def env_version(path: str | Path) -> str | None:
     """Release of the simulator that a file was recorded with (``env_version`` of its ``env_args``), if it says so."""
-    with open_demo_file(path) as file:
+    with demo_file(path) as file:
         return _env_version(file)
 
 
@@ -108,8 +108,10 @@ def _inspect(report: FileReport, file: h5py.File) -> None:
             _describe_demo(report, demo, reader)
             if not problems:
                 entries.append(describe(demo, reader, settings, report.task, orientation, timing))
-        except (DatasetError, *READ_ERRORS) as error:
-            problems = [one_line(error).removeprefix(f"{report.path} {name}: ")]
+        except DatasetError as error:
+            problems = [str(error).removeprefix(f"{report.path} {name}: ")]
+        except READ_ERRORS as error:
+            problems = [damaged(error)]
         report.problems += [f"{name}: {problem}" for problem in problems]
     if entries:
         _inspect_together(report, entries, reader)

@@ -260,7 +260,8 @@ def no_images(demo: h5py.Group) -> str:
 
 def demo_names(file: h5py.File) -> list[str]:
     """Names of the demos in the order of their numbers: groups called ``demo_N``, and others with actions."""
-    names = [name for name in file["data"] if re.fullmatch(r"demo_?\d+", name) or _has_actions(file["data"], name)]
+    data = file["data"]
+    names = [name for name in map(str, data) if re.fullmatch(r"demo_?\d+", name) or _has_actions(data, name)]
     return sorted(names, key=lambda name: (int(digits) if (digits := name.rpartition("_")[2]).isdigit() else -1, name))
 
 

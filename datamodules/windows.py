@@ -16,7 +16,7 @@ from datamodules.batch import Window
 from datamodules.demos import DemoEntry
 from datamodules.errors import DatasetError
 from datamodules.feature_files import FeatureReader
-from datamodules.hdf5 import READ_ERRORS, OpenFiles, why_not_read
+from datamodules.hdf5 import READ_ERRORS, OpenFiles, damaged, why_not_read
 from datamodules.latent_cache import LatentCache, Latents
 from datamodules.pictures import EncodedPictures, turn_upright
 from datamodules.preprocessing import Preprocessing
@@ -97,8 +97,13 @@ class WindowDataset(Dataset[Window]):
         read_steps = frame_steps[:1] if self.only_current else frame_steps
         use_latents = self.features is None and self.latents is not None
         use_frames = self.features is None and (not use_latents or pictured)
-        actions = self._actions(group, entry, start)
-        frames = self._frames(group, entry, read_steps) if use_frames else torch.empty(0)
+        try:
+            actions = self._actions(group, entry, start)
+            frames = self._frames(group, entry, read_steps) if use_frames else torch.empty(0)
+        except DatasetError:
+            raise
+        except READ_ERRORS as error:
+            raise _unreadable(entry, start, damaged(error)) from error
         return Window(
             frames=frames,
             actions=actions,
@@ -119,10 +124,7 @@ class WindowDataset(Dataset[Window]):
     def _actions(self, group: h5py.Group, entry: DemoEntry, start: int) -> Tensor:
         pre = self.preprocessing
         first, last = start + entry.first_action, entry.length + entry.first_action
-        try:
-            raw = group["actions"][first : min(first + pre.action_horizon, last)][:, list(pre.action_dims)]
-        except READ_ERRORS as error:
-            raise _unreadable(entry, start, why_not_read(group, "actions", error)) from error
+        raw = group["actions"][first : min(first + pre.action_horizon, last)][:, list(pre.action_dims)]
         raw = raw.astype(np.float64)
         padding = ((0, pre.action_horizon - len(raw)), (0, 0))
         padded = np.pad(raw, padding, mode="constant" if self.action_padding == "zero" else "edge")
@@ -136,7 +138,7 @@ class WindowDataset(Dataset[Window]):
                 clip = read_frames(self.reader.pictures(group, camera), steps[steps < entry.length])
             except READ_ERRORS as error:
                 key = self.reader.image_key(group, camera) or camera
-                raise _unreadable(entry, steps[0], why_not_read(group["obs"], key, error)) from error
+                raise _unreadable(entry, steps[0], f"{why_not_read(group['obs'], key, error)}.") from error
             if held := len(steps) - len(clip):
                 clip = np.concatenate([clip, *[clip[-1:]] * held])
             images[camera] = turn_upright(clip, entry.orientation)
@@ -144,7 +146,7 @@ class WindowDataset(Dataset[Window]):
 
 
 def _unreadable(entry: DemoEntry, step: int, why: str) -> DatasetError:
-    return DatasetError(f"{entry}: step {step} cannot be read: {why}.")
+    return DatasetError(f"{entry}: step {step} cannot be read: {why}")
 
 
 def read_frames(data: h5py.Dataset | EncodedPictures, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """What `inspect` and training make of demo files as people have them, and that the two agree."""
 
+import contextlib
 import resource
 import warnings
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from datamodules import DatasetError, DemoDataModule, LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule
 from datamodules.demo_files import find_files
@@ -257,3 +259,21 @@ def test_more_files_than_handles_are_read(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_release_of_the_simulator_is_shown(tmp_path: Path) -> None:
     env = {"env_name": "Lift", "type": 1, "env_version": "1.5.1", "instruction": "lift"}
     assert inspect_file(kinds.robomimic(tmp_path / "lift.hdf5", env_args=env)).env_version == "1.5.1"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("seed", range(12))
+def test_bytes_that_flipped_never_end_in_a_traceback(tmp_path: Path, seed: int) -> None:
+    """Whatever h5py raises for damage becomes one sentence, in `inspect` and in training."""
+    path = kinds.robomimic(tmp_path / "lift.hdf5")
+    content = bytearray(path.read_bytes())
+    rng = np.random.default_rng(seed)
+    for place in rng.integers(96, 8000, 5):
+        content[place] = rng.integers(256)
+    path.write_bytes(content)
+    assert all("\n" not in problem for problem in inspect_file(path).problems)
+    data = RobosuiteDataModule(str(path), num_frames=1)
+    with contextlib.suppress(DatasetError):
+        data.setup()
+        for index in range(len(data.train_set)):
+            assert data.train_set[index].frames.dtype == torch.uint8
