@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datamodules.datamodule import DemoDataModule
 from datamodules.demos import DemoEntry
-from datamodules.hdf5 import open_demo_file
+from datamodules.hdf5 import demo_file
 from datamodules.latent_cache import LEAD
 from datamodules.latent_writer import LatentCacheWriter, LatentShard
 from datamodules.pictures import turn_upright
@@ -124,7 +124,7 @@ class FrameEncoder:
     def _frames(self, demo: DemoEntry, camera: str) -> Iterator[tuple[int, Tensor]]:
         """First step and pictures (N, 3, S, S) in [-1, 1] of one stretch of a camera after another."""
         pre = self.data.preprocessing
-        with open_demo_file(demo.path) as file:
+        with demo_file(demo.path) as file:
             images = self.data.reader.pictures(file["data"][demo.name], camera)
             for start in range(0, demo.length, FRAMES_AT_ONCE):
                 stop = min(start + FRAMES_AT_ONCE, demo.length)
