@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from simulators import SimulatorError
+from simulators import SimulatorError, ZeroPolicy
 from videopolicy import variation
 from videopolicy.errors import CommandError
 
@@ -97,3 +98,18 @@ def test_a_kind_is_swept_or_held_not_both(protocol: Path, tmp_path: Path) -> Non
     held = ("--variation", "instruction=1", "--kinds", "instruction")
     with pytest.raises(CommandError, match=r"--variation and --kinds both name \['instruction'\]"):
         sweep(protocol, *held, "--output", str(tmp_path / "sweep"))
+
+
+def test_threads_are_the_policys_and_none_are_refused(
+    protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--kinds", "instruction", "--levels", "1", "--output", str(tmp_path / "sweep"))
+    with pytest.raises(CommandError, match="--threads 0: the policy needs at least one"):
+        sweep(protocol, *arguments, "--threads", "0")
+    seen = set()
+    act = ZeroPolicy.act
+    monkeypatch.setattr(ZeroPolicy, "act", lambda *given: (seen.add(torch.get_num_threads()), act(*given))[1])
+    before = torch.get_num_threads()
+    assert sweep(protocol, *arguments, "--threads", str(before + 1)) == 0
+    assert seen == {before + 1}
+    assert torch.get_num_threads() == before

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import yaml
 from simulators import SimulatorConfig, SimulatorError
 from simulators.libero_adapter import STEP_LIMITS
 from simulators.robocasa_adapter import V02_HORIZONS, V02_SCENES
+from simulators.survey import releases
 from tests.simulators.conftest import counting
 from videopolicy.errors import CommandError
 from videopolicy.evaluation import protocol
@@ -25,6 +29,10 @@ from videopolicy.evaluation.protocol import (
 )
 
 __all__ = ["counting"]  # a fixture
+
+needs_simulators = pytest.mark.skipif(
+    importlib.util.find_spec("libero") is None, reason="LIBERO, which brings robosuite, is not installed"
+)
 
 
 def load(name: str) -> Protocol:
@@ -104,6 +112,67 @@ def test_a_slip_in_a_protocol_file_is_one_sentence(tmp_path: Path, change: dict[
     path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
     with pytest.raises((CommandError, SimulatorError), match=message):
         read_protocol(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("simulator.cameras", "agentview", r"'agentview'; it must be a list of texts"),
+        ("simulator.tasks", "all", r"'all'; it must be a list of texts"),
+        ("simulator.tasks", ["Lift", 3], r"\['Lift', 3\]; it must be a list of texts"),
+        ("simulator.image_size", "64", "'64'; it must be a whole number"),
+        ("simulator.image_size", 64.0, "64.0; it must be a whole number"),
+        ("simulator.max_steps", "many", "'many'; it must be a whole number or null"),
+        ("simulator.shadows", 1, "1; it must be true or false"),
+        ("simulator.python", 3.11, "3.11; it must be a text or null"),
+        ("simulator.options", [], r"\[\]; it must be a mapping"),
+        ("simulator.variation", {"position": "far"}, "it must be a mapping of names to numbers"),
+        ("simulator.instructions", {"Lift": 1}, "it must be a mapping of names to texts"),
+        ("source", 5, "5; it must be a text"),
+        ("episodes_per_task", True, "True; it must be a whole number"),
+        ("first_seed", "0", "'0'; it must be a whole number"),
+        ("groups", {"easy": "Lift"}, "it must be a mapping of names to lists of texts"),
+        ("timeout_s", "long", "'long'; it must be a number"),
+        ("warnings", [], "no key warnings"),
+    ],
+)
+def test_a_value_of_another_type_is_one_sentence_with_file_and_key(
+    tmp_path: Path, key: str, value: object, wanted: str
+) -> None:
+    content = yaml.safe_load(find_protocol("lift").read_text())
+    section, _, name = key.rpartition(".")
+    (content[section] if section else content)[name] = value
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    sentence = wanted if wanted.startswith("no key") else rf"{re.escape(key)} is .*{wanted}"
+    with pytest.raises(CommandError, match=rf"mine\.yaml: {sentence}"):
+        read_protocol(path)
+
+
+@needs_simulators
+def test_robosuite_lift_can_be_varied_though_other_tasks_of_its_suite_cannot() -> None:
+    lift = read_protocol(find_protocol("lift"))
+    varied = replace(lift, simulator=replace(lift.simulator, variation={"position": 1.5})).with_tasks()
+    assert (varied.simulator.tasks, varied.simulator.variation) == (["Lift"], {"position": 1.5})
+    assert varied.survey is not None
+    assert releases("robosuite", varied.survey.packages).keys() == {"robosuite", "mujoco"}
+    assert varied.survey.instructions["Lift"] == "lift the red cube"
+    with pytest.raises(SimulatorError, match=r"\['PickPlaceCan'\] start anywhere in their bin"):
+        varied.with_tasks("PickPlaceCan")
+
+
+@needs_simulators
+def test_words_of_29_of_liberos_130_tasks_are_told_before_any_is_built() -> None:
+    differ = 0
+    for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"):
+        one = SimulatorConfig("libero", ["all"], ["agentview"], suite=suite)
+        names = one.survey().instructions
+        files = replace(one, options={"instruction": "bddl"}).survey().instructions
+        differ += sum(names[task] != files[task] for task in names)
+    assert differ == 29
+    task = next(iter(names))
+    told = replace(one, instructions={task: "mine"}).survey().instructions
+    assert told[task] == "mine"
 
 
 def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
