@@ -153,7 +153,7 @@ def _may_be_ours(path: Path) -> bool:
         array = np.load(path, mmap_mode="r")
     except (OSError, ValueError):
         return path.stat().st_size == 0
-    return array.dtype == FLOAT16 and array.ndim == 6
+    return bool(array.dtype == FLOAT16 and array.ndim == 6)
 
 
 class FeatureReader:
@@ -198,7 +198,7 @@ class FeatureReader:
         headers = []
         for path in (self.folder / name for name in names):
             try:
-                self._files.append(path.open("rb", buffering=0))  # type: ignore[arg-type]
+                self._files.append(path.open("rb", buffering=0))
                 headers.append(self._header(self._files[-1]))
             except (OSError, ValueError) as error:
                 raise _damaged(path, error) from None

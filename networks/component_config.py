@@ -65,13 +65,12 @@ def _class_of(class_path: str) -> type:
             "raise SystemExit(main())' evaluate ...."
         )
     try:
-        cls = getattr(importlib.import_module(module) if ours else sys.modules[module], name)
+        cls: object = getattr(importlib.import_module(module) if ours else sys.modules[module], name)
     except (ImportError, AttributeError, ValueError, KeyError) as error:
         raise NetworkError(
             f"component {class_path!r} cannot be imported ({error}); is it of another version?"
         ) from error
-    is_ours = isinstance(cls, type) and cls.__module__.split(".")[0] == __package__
-    if not is_ours and not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+    if not isinstance(cls, type) or not (cls.__module__.split(".")[0] == __package__ or issubclass(cls, nn.Module)):
         raise NetworkError(f"component {class_path!r} is neither of `{__package__}` nor an nn.Module; not built.")
     return cls
 
