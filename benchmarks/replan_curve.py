@@ -101,7 +101,7 @@ class Replan:
         batch = random_batch(stage.data, 1, stage.device)
 
         def replan() -> None:
-            latents = stage.sample(stage.conditioning(batch), [0])[1]
+            latents = stage.sample(stage.conditioning(batch), [0], [0] if self.film else ())[1]
             if self.film:
                 assert latents is not None, "shared levels sample the film"
                 stage.video.decode(latents)

@@ -39,7 +39,7 @@ def unseen_words(
     """
     any_named = any(task in origin.tasks for task in tasks)
     union = [words for task in origin.tasks.values() for words in task.instructions]
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for task in tasks:
         demos = origin.tasks.get(task)
         seen = demos.instructions if demos is not None else [] if any_named else union

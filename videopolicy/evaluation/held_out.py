@@ -83,7 +83,9 @@ class HeldOut:
             specs: The episodes.
             chosen: Their seeds were asked for; else they are the best that `episodes` could find.
         """
-        demos, guessed, judged = [], [], []
+        demos: list[str] = []
+        guessed: list[str] = []
+        judged: list[str] = []
         for spec in specs:
             taken = self.taken.get(spec.task, Taken())
             if taken.in_demos(spec):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from simulators import SimulatorConfig, SimulatorError
-from simulators.libero_adapter import STEP_LIMITS
+from simulators.libero_tasks import STEP_LIMITS
 from simulators.robocasa_adapter import V02_HORIZONS, V02_SCENES
 from simulators.survey import releases
 from tests.simulators.conftest import counting
