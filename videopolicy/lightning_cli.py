@@ -7,15 +7,24 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import yaml
 
+from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine, merged_experiment, parse
+from videopolicy.experiment.config_changes import IDENTITY, Changes, changed_keys, described
 from videopolicy.experiment.files import Config
 from videopolicy.experiment.processes import run_stages, stages_of_this_command
-from videopolicy.experiment.run_directory import StageDirectory, is_rank_zero, write_atomically, write_experiment
+from videopolicy.experiment.run_directory import (
+    StageDirectory,
+    is_rank_zero,
+    limits,
+    write_atomically,
+    write_experiment,
+)
 from videopolicy.versions import describe_environment
 
 if TYPE_CHECKING:
@@ -114,32 +123,39 @@ def config_text(line: CommandLine, experiment: Config, stages: Sequence[str]) ->
 
 def fit(line: CommandLine, experiment: Config, stage: str) -> int:
     """Train one stage in this process, from where its folder stands."""
+    from videopolicy.experiment.launch import settle_rank
     from videopolicy.experiment.stage_cli import StageCLI
     from videopolicy.experiment.starting_weights import start_from, starting_weights
 
     running = stages_of_this_command() or (stage,)
-    for name in experiment.get("stages") or ():  # a slip in stage 2 must not wait for the end of stage 1
-        StageCLI("fit", line.stage_config(experiment, name, overridden=name in running), instantiate=False)
+    documents = {}
+    for name in dict.fromkeys((*(experiment.get("stages") or ()), stage)):  # a slip in stage 2 is said before stage 1
+        composed = line.stage_config(experiment, name, overridden=name in running)
+        documents[name] = StageCLI("fit", composed, instantiate=False).config_document
     given = config = line.stage_config(experiment, stage)
+    settle_rank(config.get("trainer") or {})
     if (weights := starting_weights(config)) is not None:
         config = {**config, "ckpt_path": None}  # no optimizer state: where to start, not where to go on
     directory = StageDirectory(line.run_directory(experiment), stage)
     if stage == "action":
         directory.require_same_handoff(directory.handoff_manifest(config))
-    if message := finished_message(directory, config):
+    changes = changed_keys(directory.recorded_config() or documents[stage], documents[stage])
+    if message := finished_message(directory, config, changes):
         print(message)
         return 0
+    resume = directory.last if directory.last.is_file() and not config.get("ckpt_path") else None
+    if resume is not None:
+        require_same_run(directory, changes)
     directory.prepare()
     cli = StageCLI("fit", config)
-    resume = directory.last if directory.last.is_file() and not config.get("ckpt_path") else None
     if weights is not None:
         start_from(cli, weights, goes_on=resume is not None)
     if resume is not None and is_rank_zero():
-        for change in cli.changes():
-            print(f"lightning: warning: the run goes on with a changed config: {change}", file=sys.stderr)
+        for key, change in changes.items():
+            said = described({key: change})
+            print(f"lightning: warning: the run goes on with a changed config: {said}", file=sys.stderr)
         print(f"{stage} stage: going on from {resume}", flush=True)
-    if is_rank_zero() and not cli.is_dry_run:
-        record_start(line, experiment, directory, given, cli)
+    cli.on_start(partial(record_start, line, experiment, directory, given, cli))
     stop_on_interrupt()
     cli.execute(resume)
     if is_rank_zero() and cli.trainer.state.finished and not cli.is_dry_run:
@@ -149,7 +165,10 @@ def fit(line: CommandLine, experiment: Config, stage: str) -> int:
 
 def judge(line: CommandLine, experiment: Config, stage: str) -> int:
     """Validate or test with a stage's best checkpoint, or its last, or the one given."""
+    from videopolicy.experiment.launch import settle_rank
+
     config = line.stage_config(experiment, stage)
+    settle_rank(config.get("trainer") or {})
     directory = StageDirectory(line.run_directory(experiment), stage)
     checkpoint = None if config.get("ckpt_path") else directory.checkpoint()
     from videopolicy.experiment.stage_cli import StageCLI
@@ -158,23 +177,56 @@ def judge(line: CommandLine, experiment: Config, stage: str) -> int:
     return 0
 
 
-def finished_message(directory: StageDirectory, config: Config) -> str | None:
-    """What to say of a stage that has nothing left to do, or None."""
-    record = directory.finished(config)
-    handed_over = directory.stage != "video" or directory.handoff_manifest(config).is_file()
+def finished_message(directory: StageDirectory, config: Config, changes: Changes) -> str | None:
+    """What to say of a stage that has nothing left to do, or None.
+
+    Raises:
+        CommandError: It is finished, but not with this config.
+    """
+    record, stage = directory.finished(), directory.stage
+    handed_over = stage != "video" or directory.handoff_manifest(config).is_file()
     if record is None or not handed_over or config.get("ckpt_path"):
         return None
+    wanted, step = limits(config), record.get("global_step") or 0
+    max_steps = wanted.get("max_steps")
+    if record["limits"] != wanted:
+        if max_steps in (None, -1) or max_steps > step:
+            return None  # there are steps to train; `require_same_run` looks at the rest
+        raise CommandError(
+            f"{directory.path}: the {stage} stage has {step} steps behind it, and max_steps is {max_steps}; set "
+            f"--stages.{stage}.trainer.max_steps to more to train on, or give another --run_dir."
+        )
+    if changes:
+        raise CommandError(
+            f"{directory.path}: the {stage} stage was finished after {step} steps with another config, so nothing was "
+            f"trained: {described(changes)}. To train with these settings give another --run_dir; to keep what is "
+            "there set them as they were."
+        )
     reached = ", ".join(f"{name} {value}" for name, value in record["limits"].items()) or "its limit"
     return (
-        f"{directory.stage} stage: finished after {record.get('global_step')} steps ({reached}): {directory.last}. "
-        f"To train on, raise --stages.{directory.stage}.trainer.max_steps; to start over, give another --run_dir."
+        f"{stage} stage: finished after {record.get('global_step')} steps ({reached}): {directory.last}. "
+        f"To train on, raise --stages.{stage}.trainer.max_steps; to start over, give another --run_dir."
     )
+
+
+def require_same_run(directory: StageDirectory, changes: Changes) -> None:
+    """Refuse to go on with another experiment's stage.
+
+    Raises:
+        CommandError: Class of stage or data, or the seed, is another than the run was started with.
+    """
+    if other := {key: change for key, change in changes.items() if key in IDENTITY}:
+        raise CommandError(
+            f"{directory.path}: holds the unfinished run of another experiment: {described(other)}. Give another "
+            "--run_dir, or set them as they were."
+        )
 
 
 def record_start(
     line: CommandLine, experiment: Config, directory: StageDirectory, config: Config, cli: StageCLI
 ) -> None:
-    """Write the merged experiment and the versions that this start depends on."""
+    """Write the stage's complete config, the merged experiment and the versions that this start depends on."""
+    directory.record_config(cli.config_document)
     write_experiment(directory.root, merged_experiment(line, experiment, {directory.stage: config}))
     if directory.stage == "action":
         directory.record_handoff(directory.handoff_manifest(config))

@@ -88,18 +88,14 @@ class StageDirectory:
 
     # --- where the stage stands -----------------------------------------------------------------------------------
 
-    def finished(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What was recorded at the end of the stage, unless the config now asks for other limits.
-
-        Args:
-            config: The stage's merged config.
-        """
+    def finished(self) -> dict[str, Any] | None:
+        """What was recorded when the stage last reached its limits, if what it trained is still there."""
         path = self.path / FINISHED
         if not path.is_file():
             return None
         record: dict[str, Any] = json.loads(path.read_text())
         whole = self.last.is_file() or record.get("global_step") == 0  # a stage without steps saves no checkpoint
-        return record if whole and record["limits"] == limits(config) else None
+        return record if whole else None
 
     def mark_finished(self, config: Mapping[str, Any], **facts: object) -> None:
         """Record that the stage reached the limits of this config; atomic."""
@@ -160,31 +156,6 @@ def limits(config: Mapping[str, Any]) -> dict[str, Any]:
     """The trainer settings that end a stage."""
     trainer = config.get("trainer") or {}
     return {name: trainer[name] for name in LIMITS if trainer.get(name) is not None}
-
-
-def flatten(value: object, prefix: str = "") -> dict[str, object]:
-    """Nested mappings as one mapping with dotted keys; ``init_args`` is left out of them."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    flat: dict[str, object] = {}
-    for key, item in value.items():
-        inner = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
-        flat |= flatten(item, inner)
-    return flat
-
-
-def changed_keys(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
-    """Keys of networks and data that differ between two complete configs, each with both values."""
-    before, now = (
-        flatten({key: document[key] for key in ("model", "data") if key in document}) for document in (recorded, config)
-    )
-    keys = sorted({*before, *now})
-    absent = "(absent)"
-    return [
-        f"{key}: was {before.get(key, absent)!r}, is {now.get(key, absent)!r}"
-        for key in keys
-        if before.get(key, absent) != now.get(key, absent)
-    ]
 
 
 def write_experiment(root: Path, experiment: Mapping[str, Any]) -> None:

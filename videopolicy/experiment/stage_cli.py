@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,7 @@ from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.files import Config
 from videopolicy.experiment.parser_messages import one_sentence
-from videopolicy.experiment.run_directory import StageDirectory, changed_keys
+from videopolicy.experiment.run_directory import StageDirectory
 
 BARE_NAMES = (_callbacks, _datamodules, _lightning_modules, _networks)  # imported, so that YAML may name classes bare
 ROLLOUT = "SimulationRollout"
@@ -64,7 +64,7 @@ class StageCLI(LightningCLI):
         _quieten()
         parser_kwargs = {"parser_mode": "omegaconf", "exit_on_error": False}
         super().__init__(
-            save_config_callback=None,  # `StageConfig` keeps it where the run is, whatever the logger
+            save_config_callback=None,  # the command writes it where the run is, whatever the logger
             seed_everything_default=0,
             parser_kwargs={**parser_kwargs, **{name: dict(parser_kwargs) for name in self.subcommands()}},
             auto_configure_optimizers=False,
@@ -176,8 +176,6 @@ class StageCLI(LightningCLI):
             return not any(issubclass(other, kind) for other in kinds)
 
         defaults: list[Callback] = [FiniteTraining(), ResumedOptimizer()]
-        if self.subcommand == "fit":
-            defaults.append(StageConfig(self.directory, self.config_document))
         if config.get("enable_progress_bar") is not False and wanted(ProgressBar):
             defaults.append(StageProgress(self.composed["stage"]))
         if config.get("logger") is not False and wanted(LearningRateMonitor):
@@ -220,10 +218,9 @@ class StageCLI(LightningCLI):
         arguments["weights_only"] = True  # FSDP reads past AtomicCheckpointIO
         getattr(self.trainer, str(self.subcommand))(**arguments)
 
-    def changes(self) -> list[str]:
-        """What differs in networks and data from the config that this run was last started with."""
-        recorded = self.directory.recorded_config()
-        return [] if recorded is None else changed_keys(recorded, self.config_document)
+    def on_start(self, write: Callable[[], None]) -> None:
+        """Have something written once the run has begun: a start that was refused leaves no trace."""
+        self.trainer.callbacks.append(Started(write))  # type: ignore[attr-defined]
 
 
 class HelpCLI(StageCLI):
@@ -243,22 +240,21 @@ class HelpCLI(StageCLI):
         parser.parse_args(args)
 
 
-class StageConfig(Callback):
-    """Write the complete config beside the checkpoints once the run has begun: a start that was refused leaves none.
+class Started(Callback):
+    """Call a function once everything is restored, on the first rank.
 
     Args:
-        directory: The stage's folder.
-        document: The config.
+        write: What to call.
     """
 
-    def __init__(self, directory: StageDirectory, document: Config) -> None:
-        self.directory = directory
-        self.document = document
+    def __init__(self, write: Callable[[], None]) -> None:
+        self._write: Callable[[], None] | None = write
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Everything is restored by now."""
-        if trainer.is_global_zero and not is_dry_run(trainer):
-            self.directory.record_config(self.document)
+        if self._write is not None and trainer.is_global_zero and not is_dry_run(trainer):
+            self._write()
+            self._write = None
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A stage that had no step to train never started."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from videopolicy.errors import CommandError
-from videopolicy.experiment.run_directory import StageDirectory, changed_keys, is_rank_zero, write_atomically
+from videopolicy.experiment.run_directory import StageDirectory, is_rank_zero, write_atomically
 from videopolicy.versions import describe_environment, git_commit
 
 HOLD = "import sys, time\nfrom pathlib import Path\nfrom videopolicy.experiment.run_directory import StageDirectory\n"
@@ -50,26 +50,22 @@ def test_only_rank_zero_touches_the_folder(name: str, tmp_path: Path, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
-def test_a_stage_is_finished_until_the_config_asks_for_more(tmp_path: Path) -> None:
+def test_a_stage_is_finished_while_what_it_trained_is_there(tmp_path: Path) -> None:
     directory = StageDirectory(tmp_path, "video")
     config = {"trainer": {"max_steps": 10, "max_epochs": None, "devices": 1}}
     directory.last.parent.mkdir(parents=True)
-    assert directory.finished(config) is None
+    assert directory.finished() is None
     directory.mark_finished(config, global_step=10)
-    assert directory.finished(config) is None  # no checkpoint: nothing to build on
+    assert directory.finished() is None  # no checkpoint: nothing to build on
     directory.last.touch()
-    assert directory.finished({"trainer": {"max_steps": 10, "devices": 8}}) == {
-        "limits": {"max_steps": 10},
-        "global_step": 10,
-    }
-    assert directory.finished({"trainer": {"max_steps": 20}}) is None
+    assert directory.finished() == {"limits": {"max_steps": 10}, "global_step": 10}
 
 
 def test_a_stage_of_no_steps_is_finished_without_a_checkpoint(tmp_path: Path) -> None:
     directory = StageDirectory(tmp_path, "video")
     directory.path.mkdir()
     directory.mark_finished({"trainer": {"max_steps": 0}}, global_step=0)
-    assert directory.finished({"trainer": {"max_steps": 0}})
+    assert directory.finished()
 
 
 def test_the_best_checkpoint_is_judged_before_the_last_and_none_is_said(tmp_path: Path) -> None:
@@ -100,19 +96,6 @@ def test_an_action_stage_does_not_go_on_when_its_video_network_was_replaced(tmp_
         CommandError, match=r"last\.ckpt: was trained on another video network than .*handoff holds now"
     ):
         directory.require_same_handoff(manifest)
-
-
-def test_changes_of_networks_and_data_are_listed_with_both_values() -> None:
-    before = {
-        "model": {"class_path": "V", "init_args": {"net": {"init_args": {"w": [1]}}}},
-        "trainer": {"max_steps": 1},
-    }
-    now = {"model": {"class_path": "V", "init_args": {"net": {"init_args": {"w": [2]}}}}, "data": {"n": 1}}
-    assert changed_keys(before, now) == [
-        "data.n: was '(absent)', is 1",
-        "model.net.w: was [1], is [2]",
-    ]
-    assert changed_keys(before, before) == []
 
 
 def test_a_text_is_replaced_in_one_step(tmp_path: Path) -> None:
