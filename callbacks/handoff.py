@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from callbacks.finite_training import require_finite
-from callbacks.stage_file import PARTS, POLICY_PARTS, StageFile, plain_network
+from callbacks.stage_file import PARTS, POLICY_PARTS, StageFile
 from callbacks.weight_averaging import TrainableWeightAveraging
 from datamodules.disk import sync_folder, write_json
-from lightning_modules import ActionStage, Stage, VideoStage, differing_keys
+from lightning_modules import ActionStage, Stage, VideoStage, differing_keys, plain_network
 from lightning_modules.latent_key import fingerprint
 from networks import NetworkError, VideoModel
 from networks.checkpoints.file import write_safetensors

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_modules import Stage, differing_keys
+from lightning_modules import Stage, differing_keys, plain_network
 from networks import CheckpointError, NetworkError, read_checkpoint
 
 PARTS = {  # names in a stage's state dict, and what they are; any of these parts may be absent as a whole
@@ -101,18 +101,6 @@ class StageFile:
 def part_of(name: str) -> str | None:
     """The part of a stage that a name in its state dict belongs to."""
     return next((part for prefix, part in PARTS.items() if name.startswith(prefix)), None)
-
-
-def plain_network(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A network's description without the names of pretrained weights, which do not matter where weights are given."""
-
-    def cleared(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-        if isinstance(value, Mapping):
-            return {key: None if key.endswith("pretrained") else cleared(item) for key, item in value.items()}
-        return [cleared(item) for item in value] if isinstance(value, list) else value
-
-    result: dict[str, Any] = cleared(json.loads(json.dumps(config)))
-    return result
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Any]:

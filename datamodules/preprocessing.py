@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,13 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Rebuild what ``to_dict`` returned."""
+        """Rebuild what ``to_dict`` returned.
+
+        Raises:
+            DatasetError: A key is missing or unknown: another version of this framework wrote it.
+        """
+        _require_keys(cls, values, "preprocessing")
+        _require_keys(ActionStatistics, values["statistics"], "preprocessing.statistics")
         return cls(
             **{
                 **values,
@@ -123,3 +129,14 @@ class Preprocessing:
         small = functional.interpolate(flat, size=(self.image_size,) * 2, mode="bilinear", antialias=True)
         small = small.round().clamp(0, 255).to(torch.uint8)
         return small.reshape(*frames.shape[:-3], channels, self.image_size, self.image_size)
+
+
+def _require_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
+    wanted = {field.name for field in fields(cls)}
+    wrong = [f"key {name!r} unknown" for name in sorted(set(values) - wanted)]
+    wrong += [f"key {name!r} missing" for name in sorted(wanted - set(values))]
+    if wrong:
+        raise DatasetError(
+            f"The checkpoint was made by another version: {where}: {'; '.join(wrong)}. Use the version that made it "
+            "(versions.json beside it names the commit), or train again."
+        )

@@ -1,7 +1,7 @@
 """The stages as LightningModules, and the policy that a rollout calls."""
 
 from lightning_modules.action_stage import ActionStage, Features
-from lightning_modules.differences import differing_keys
+from lightning_modules.differences import differing_keys, plain_network
 from lightning_modules.joint_stage import JointStage
 from lightning_modules.lean_adam import adam_8bit
 from lightning_modules.policy import VideoPolicy, load_policy
@@ -24,4 +24,5 @@ __all__ = [
     "adam_8bit",
     "differing_keys",
     "load_policy",
+    "plain_network",
 ]

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from datamodules import Preprocessing
 from lightning_modules.action_stage import ActionStage
+from lightning_modules.differences import unknown_or_missing
 from lightning_modules.policy_stage import PolicyStage
 from networks import Conditioning, NetworkError, build, read_checkpoint
 from networks.inference import CompileMode, Precision, prepare_for_inference
 from simulators import PolicyReply, PolicyRequest
 
 _PARTS = ("video", "adapter", "action_unet", "sampler", "video_sampler")
+_NEEDED = (*_PARTS, "taps", "noise_levels", "video_sigma", "standardize_features")
 
 
 class VideoPolicy:
@@ -127,7 +129,14 @@ def build_stage(config: dict[str, Any], preprocessing: Preprocessing) -> ActionS
     Args:
         config: `ActionStage.policy_config` of the stage to rebuild.
         preprocessing: Data the stage was trained on.
+
+    Raises:
+        NetworkError: A setting is missing or unknown, or a network refuses one.
     """
+    if wrong := unknown_or_missing(config, _NEEDED, ("video_steps", "video_sigma_end")):  # older files lack these two
+        raise NetworkError(
+            f"The checkpoint was made by another version: policy: {wrong}. Use the version that made it."
+        )
     parts = {name: build(config[name], load_pretrained=False) for name in _PARTS}
     adapter, action_unet = parts["adapter"], parts["action_unet"]
     stage = ActionStage(
@@ -137,7 +146,7 @@ def build_stage(config: dict[str, Any], preprocessing: Preprocessing) -> ActionS
         taps=config["taps"],
         noise_levels=config["noise_levels"],
         video_sigma=config["video_sigma"],
-        video_steps=config.get("video_steps", 0),  # checkpoints that are older than the setting have neither
+        video_steps=config.get("video_steps", 0),
         video_sigma_end=config.get("video_sigma_end", 1.0),
         standardize_features=config["standardize_features"],
         sampler=parts["sampler"],

@@ -26,6 +26,7 @@ from networks import (
 )
 from networks.conditioning import DropoutScope
 
+NETWORK_KEYS = ("video", "adapter", "action_unet", "taps")  # of `policy_config`: what weights depend on
 AdapterFactory = Callable[[Sequence[TapShape], int, int, int], CNNAdapter]
 ActionUNetFactory = Callable[[int, int, int, int], ActionUNet]
 
@@ -169,6 +170,10 @@ class PolicyStage(Stage):
         """Add how to build the policy without the experiment file."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["policy"] = self.policy_config()
+
+    def network_config(self) -> dict[str, Any]:
+        """The policy's networks, and where they are joined."""
+        return {key: value for key, value in self.policy_config().items() if key in NETWORK_KEYS}
 
     def policy_config(self) -> dict[str, Any]:
         """Plain description of the networks and of sampling, read by `load_policy`."""

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 
 from datamodules import Batch, DatasetError, Preprocessing
 from datamodules.demo_origin import DemoOrigin, origin_of
-from lightning_modules.differences import differing_keys
+from lightning_modules.differences import differing_keys, plain_network
 from lightning_modules.latent_key import latent_key
 from lightning_modules.sharding import shard
 from networks import (
@@ -160,13 +160,19 @@ class Stage(LightningModule):
         checkpoint["preprocessing"] = self.data.to_dict()
         if self.demo_origin is not None:
             checkpoint["demo_origin"] = self.demo_origin.to_dict()
+        checkpoint["stage"] = type(self).__name__
         if self.lora is not None:
             state = checkpoint["state_dict"]
             checkpoint["lora"] = {"config": self.lora.config, "weights": self.lora.apart(state)}
             checkpoint["state_dict"] = self.lora.merged(state)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on training on data, or with adapters, that the checkpoint was not made for."""
+        """Refuse to go on training with networks, on data, or with adapters that the checkpoint was not made for."""
+        if (kind := checkpoint.get("stage", type(self).__name__)) != type(self).__name__:
+            raise NetworkError(
+                f"The checkpoint is one of a {kind}, and this run is of a {type(self).__name__}; give a checkpoint of "
+                "this stage, or a best.ckpt, from whose weights a run may begin."
+            )
         if "preprocessing" not in checkpoint:
             raise DatasetError(
                 "The checkpoint holds weights without a description of the data; convert it again with the experiment: "
@@ -179,7 +185,23 @@ class Stage(LightningModule):
                 + "; ".join(wrong)
                 + ". Use the data settings of the checkpoint or start a new run directory."
             )
+        self._require_same_networks(checkpoint)
         self._restore_adapters(checkpoint)
+
+    def _require_same_networks(self, checkpoint: Mapping[str, Any]) -> None:
+        """Say which setting differs, where torch would list a thousand shapes or none."""
+        stored = checkpoint.get("policy") or {"video": checkpoint.get("network")}
+        own = self.network_config()
+        pairs = [(plain_network({k: stored[k]}), plain_network({k: own[k]})) for k in own if stored.get(k) is not None]
+        if wrong := [entry for found, wanted in pairs for entry in differing_keys(found, wanted)]:
+            raise NetworkError(
+                f"The checkpoint holds another network than model.init_args says: {'; '.join(wrong[:10])}. Set them as "
+                "they were, or train the other network in another --run_dir."
+            )
+
+    def network_config(self) -> dict[str, Any]:
+        """Descriptions of the networks whose weights a checkpoint of this stage holds."""
+        return {"video": self.video.config}
 
     def _restore_adapters(self, checkpoint: dict[str, Any]) -> None:
         """Take a checkpoint's `state_dict`, which is an ordinary one, apart again."""

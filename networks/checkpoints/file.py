@@ -35,8 +35,17 @@ def read_checkpoint(
     Raises:
         CheckpointError: No such file, a damaged one, or one that holds other objects.
     """
+    if Path(path).is_dir():
+        inside = sorted(str(found) for found in Path(path).rglob("*.ckpt"))[:3]
+        there = f"it has {', '.join(inside)}" if inside else "there is no .ckpt in it"
+        raise CheckpointError(f"{path}: is a folder, and a checkpoint file is needed; {there}.")
     if not Path(path).is_file():
         raise CheckpointError(f"{path}: no such checkpoint; correct the path, or train first (make train-action).")
+    if _is_safetensors(Path(path)):
+        raise CheckpointError(
+            f"{path}: is a .safetensors file, bare weights without a description; make a checkpoint of it first: "
+            "videopolicy convert --to native."
+        )
     try:
         content: dict[str, Any] = torch.load(
             path, map_location or "cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path)
@@ -55,6 +64,13 @@ def read_checkpoint(
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint; give another file.")
     return content
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file has the head of one, whatever its name: the size of a JSON header, and its brace."""
+    with path.open("rb") as stream:
+        head = stream.read(9)
+    return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
 
 
 def read_safetensors(path: Path, advance: Callable[[int], object] = lambda _: None) -> dict[str, Tensor]:

@@ -187,3 +187,47 @@ def test_a_new_run_that_diverges_leaves_no_checkpoint_and_no_handoff(
     assert not list(RUN.rglob("*.ckpt"))
     assert not (RUN / "handoff").exists()
     assert not (VIDEO / "finished.json").exists()
+
+
+def other_version(document: dict[str, Any], key: str) -> None:
+    """Write into a checkpoint what another version would have, or leave it out (``-``)."""
+    *parts, last = key.removeprefix("-").split(".")
+    for part in parts:
+        document = document[part]
+    if key.startswith("-"):
+        del document[last]
+    else:
+        document[last] = 1
+
+
+@pytest.mark.parametrize("key", ["preprocessing.crop", "-preprocessing.frame_stride", "network.init_args.gain"])
+def test_a_checkpoint_of_another_version_is_refused_by_its_key(
+    key: str, video: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert video() == 0
+    document = torch.load(LAST, weights_only=True)
+    other_version(document, key)
+    torch.save(document, LAST)
+    message = refused(capsys, lambda: video(*steps(4)))
+    assert key.rpartition(".")[2] in message
+    assert "nothing" in message
+
+
+def test_a_checkpoint_path_that_is_none_says_what_it_is(
+    video: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert video() == 0
+    torch.save(torch.load(LAST, weights_only=True)["state_dict"], "bare.ckpt")
+    Path("cut.ckpt").write_bytes(LAST.read_bytes()[:5000])
+    Path("renamed.ckpt").write_bytes((RUN / "handoff" / "video.safetensors").read_bytes())
+    joint = torch.load(LAST, weights_only=True)
+    torch.save({**joint, "stage": "JointStage"}, "joint.ckpt")
+    for name, said in {
+        "bare.ckpt": "holds no state_dict",
+        "cut.ckpt": "damaged or no checkpoint",
+        "renamed.ckpt": "is a .safetensors file",
+        str(VIDEO): "is a folder, and a checkpoint file is needed; it has runs/lift/video/checkpoints/best.ckpt",
+        "joint.ckpt": "is one of a JointStage",
+        "nowhere.ckpt": "no such checkpoint",
+    }.items():
+        assert said in refused(capsys, lambda: video("--run_dir", "runs/b", "--ckpt_path", name))  # noqa: B023

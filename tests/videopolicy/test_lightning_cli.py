@@ -123,6 +123,8 @@ def test_every_trainer_part_fits(trainer: Path, capsys: pytest.CaptureFixture[st
     config = stage_config(printed(capsys, "fit", "-c", robocasa, "--trainer", trainer, "--print_config"), "video")
     assert config["trainer"]["devices"] == yaml.safe_load(trainer.read_text())["devices"]
     assert config["trainer"]["max_steps"] == 369_000
+    if config["trainer"]["devices"] == 1:  # not the ddp of the experiment's own eight
+        assert (config["trainer"]["strategy"], config["trainer"]["num_nodes"]) == ("auto", 1)
 
 
 def test_the_papers_settings_are_those_of_the_robocasa_experiment(capsys: pytest.CaptureFixture[str]) -> None:

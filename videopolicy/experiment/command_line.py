@@ -8,10 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from videopolicy.errors import CommandError
 from videopolicy.experiment.files import (
     STAGES,
@@ -20,11 +16,11 @@ from videopolicy.experiment.files import (
     load_experiment,
     merge,
     nearest,
-    read_part,
     stage_config,
     stage_of,
     stages_of_experiment,
 )
+from videopolicy.experiment.override_values import Typed
 
 SUBCOMMANDS = ("fit", "validate", "test")  # no stage has a predict step
 
@@ -36,7 +32,7 @@ class CommandLine:
     Attributes:
         subcommand: One of `SUBCOMMANDS`.
         configs: Files given with ``-c``, left to right.
-        overrides: Dotted keys and YAML values.
+        overrides: Dotted keys and values; a `Typed` one is read once the config says of what type it is.
         stage: The stage asked for, or None.
         run_dir: The run directory asked for, or None.
         print_config: Print the complete config and stop.
@@ -149,20 +145,9 @@ def _take(line: CommandLine, name: str, value: str) -> None:
     elif name.startswith("--"):
         key = name[2:]
         stage_of(key)  # refuses an unknown stage now, whichever stage runs
-        line.overrides.append((key, _value(value)))
+        line.overrides.append((key, Typed(value)))
     else:
         raise CommandError(f"{name}: no such option; see lightning {line.subcommand} --help.")
-
-
-def _value(text: str) -> Any:  # noqa: ANN401 - any YAML value
-    """Read a value as an experiment file would hold it; what is no YAML (``*.hdf5``) is a plain string."""
-    if text.endswith((".yaml", ".yml")):
-        return read_part(Path(text))
-    try:
-        content = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
-    except (YAMLError, OmegaConfBaseException):
-        return text
-    return content["value"] if isinstance(content, dict) and "value" in content else text
 
 
 def merged_experiment(line: CommandLine, experiment: Config, configs: dict[str, Config]) -> Config:

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from videopolicy.errors import CommandError
+from videopolicy.experiment.override_values import Typed, read_override
 
 TWO_STAGES = ("video", "action")
 JOINT = "joint"
@@ -111,7 +112,9 @@ def read_part(path: Path, including: tuple[Path, ...] = ()) -> Config:
 
 def _fill_in(value: Any, path: Path, including: tuple[Path, ...]) -> Any:  # noqa: ANN401 - any YAML value
     if isinstance(value, str) and value.endswith((".yaml", ".yml")):
-        return read_part(path.parent / value, including)
+        part = path.parent / value
+        words = " " in value and not part.is_file()  # "see notes.yaml", an instruction
+        return value if words else read_part(part, including)
     if isinstance(value, list):
         return [_fill_in(item, path, including) for item in value]
     if not isinstance(value, dict):
@@ -194,6 +197,8 @@ def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[
     for key, value in overrides:
         target, name = stage_of(key)
         if target in (None, stage):
+            if isinstance(value, Typed):
+                value = read_override(config, name, value)
             config = merge(config, nested(config, name, value))
     settled = _settle(config)
     try:

@@ -37,7 +37,8 @@ def settle_rank(trainer: Mapping[str, Any]) -> None:
     """
     launcher = next((kind for kind in LAUNCHERS if kind.detect()), None)
     if is_one_process(trainer):
-        world = 1 if launcher is None else launcher().world_size() or 1
+        size = "SLURM_NTASKS" if launcher is SLURMEnvironment else "WORLD_SIZE"
+        world = int(os.environ.get(size, "1"))
         others = {name: value for name in RANKS if (value := os.environ.get(name, "0")) != "0"}
         # SLURM names its tasks also in a batch script that starts one process, as rank 0
         if launcher is not None and world > 1 and (others or launcher is TorchElasticEnvironment):

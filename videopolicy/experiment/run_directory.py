@@ -66,11 +66,11 @@ class StageDirectory:
         """
         if not is_rank_zero():
             return
-        if self.path in _locks:
+        if self.path.resolve() in _locks:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _locks[self.path] = hold_folder(self.path)
+            _locks[self.path.resolve()] = hold_folder(self.path)
         except HeldError as error:
             raise CommandError(
                 f"{self.path}: the run directory is in use by {error.holder}; wait for it, stop it, or give another "
@@ -83,7 +83,7 @@ class StageDirectory:
 
     def release(self) -> None:
         """Give the lock back; the end of the process does it too."""
-        if (lock := _locks.pop(self.path, None)) is not None:
+        if (lock := _locks.pop(self.path.resolve(), None)) is not None:
             lock.close()
 
     # --- where the stage stands -----------------------------------------------------------------------------------

@@ -214,7 +214,8 @@ class StageCLI(LightningCLI):
             ckpt_path: Checkpoint to go on from or to judge, where the config names none.
         """
         arguments = self._prepare_subcommand_kwargs(str(self.subcommand))
-        arguments["ckpt_path"] = arguments.get("ckpt_path") or (str(ckpt_path) if ckpt_path else None)
+        given = arguments.get("ckpt_path") or ckpt_path
+        arguments["ckpt_path"] = str(Path(given).expanduser()) if given else None
         arguments["weights_only"] = True  # FSDP reads past AtomicCheckpointIO
         getattr(self.trainer, str(self.subcommand))(**arguments)
 

@@ -9,8 +9,10 @@ from typing import Any
 from callbacks import CheckpointHandoff
 from callbacks.starting_weights import StartingWeights
 from lightning_modules import ActionStage
-from networks import read_checkpoint
+from networks import CheckpointError, read_checkpoint
 from videopolicy.experiment.stage_cli import StageCLI
+
+LIGHTNINGS_WORDS = ("best", "last", "hpc")
 
 
 def starting_weights(config: Mapping[str, Any]) -> Path | None:
@@ -19,10 +21,17 @@ def starting_weights(config: Mapping[str, Any]) -> Path | None:
     Raises:
         CheckpointError: It is damaged or holds code.
     """
-    path = Path(config.get("ckpt_path") or "")
-    if not path.is_file():
-        return None  # none, or one of Lightning's words, or missing, which Lightning's reader says
-    return None if "optimizer_states" in read_checkpoint(path, mapped=True) else path
+    given = config.get("ckpt_path")
+    if not given or given in LIGHTNINGS_WORDS:
+        return None
+    path = Path(given).expanduser()
+    document = read_checkpoint(path, mapped=True)
+    if not isinstance(document.get("state_dict"), Mapping):
+        raise CheckpointError(
+            f"--ckpt_path {path}: holds no state_dict but {sorted(map(str, document))[:3]}; convert a table of weights "
+            "first: videopolicy convert --to native."
+        )
+    return None if "optimizer_states" in document else path
 
 
 def start_from(cli: StageCLI, weights: Path, goes_on: bool) -> None:
