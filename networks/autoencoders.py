@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from networks.component_config import describe
 from networks.errors import NetworkError
+from networks.pretrained_files import load_any_variant, model_folder
 
 
 class Autoencoder(nn.Module, ABC):
@@ -283,10 +284,11 @@ class ConditionEncoder(nn.Module):
 def _from_pretrained(cls: Any, source: str, wanted: dict[str, Any]) -> Any:  # noqa: ANN401 - diffusers is untyped
     """Load an autoencoder from `source`, or from its folder `vae` where it is a whole pipeline."""
     errors = []
+    source = model_folder(source, "autoencoder")
     for subfolder in ("vae", None):
         try:
-            vae = cls.from_pretrained(source, subfolder=subfolder)
-        except (OSError, ValueError) as error:
+            vae = load_any_variant(cls.from_pretrained, source, subfolder)
+        except OSError as error:
             errors.append(error)
             continue
         found = {name: vae.config[name] for name in wanted}

@@ -6,6 +6,7 @@ from typing import Any
 from diffusers import UNetSpatioTemporalConditionModel
 
 from networks.errors import NetworkError
+from networks.pretrained_files import load_any_variant, model_folder
 
 ARGUMENTS = (
     "in_channels",
@@ -30,6 +31,7 @@ def read_config(source: str) -> dict[str, Any]:
     Raises:
         NetworkError: There is none.
     """
+    source = model_folder(source, "video U-Net")
     try:
         return _arguments(UNetSpatioTemporalConditionModel.load_config(source, subfolder=_subfolder(source)))
     except (OSError, ValueError) as error:
@@ -44,9 +46,10 @@ def load_pretrained(source: str, wanted: dict[str, Any]) -> Any:  # noqa: ANN401
             f"video U-Net: `{source}` has {', '.join(different)}; "
             "set these arguments to its values or choose another network."
         )
+    source = model_folder(source, "video U-Net")
     try:
-        return UNetSpatioTemporalConditionModel.from_pretrained(source, subfolder=_subfolder(source))
-    except (OSError, ValueError) as error:
+        return load_any_variant(UNetSpatioTemporalConditionModel.from_pretrained, source, _subfolder(source))
+    except OSError as error:
         raise NetworkError(_unreadable(source)) from error
 
 

@@ -1,5 +1,6 @@
 """Text towers: one embedding an instruction, computed once."""
 
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,13 +9,21 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.transformer import TextTransformer
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from networks.component_config import describe
 from networks.errors import NetworkError
+from networks.pretrained_files import weight_file
 from networks.randomness import isolated_stream
 
+WEIGHT_FILES = (  # of a model's folder, as open_clip and the hub name them
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
 END_TOKEN = 49407  # of OpenCLIP's byte-pair vocabulary; embeddings are read where it stands
 INSTRUCTIONS_PER_PASS = 64  # bounds memory when a data set brings thousands of instructions
 
@@ -160,8 +169,8 @@ def _tell_apart(tower: TextTransformer) -> None:
 
 def _text_weights(model: str, pretrained: str, wanted: set[str]) -> dict[str, Tensor]:
     """Weights of the text tower, from a tag (downloaded) or a file, without unpickling anything but tensors."""
-    path = pretrained
-    if not Path(pretrained).exists():
+    path = str(weight_file(pretrained, WEIGHT_FILES, "text encoder"))
+    if not Path(path).exists():
         if not open_clip.pretrained.is_pretrained_cfg(model, pretrained):
             tags = open_clip.list_pretrained_tags_by_model(model)
             raise NetworkError(
@@ -174,7 +183,13 @@ def _text_weights(model: str, pretrained: str, wanted: set[str]) -> dict[str, Te
                 f"text encoder: {model} {pretrained!r} could not be downloaded ({error}); "
                 "download the file elsewhere and set pretrained to its path."
             ) from error
-    table = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
+    try:
+        table = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise NetworkError(
+            f"text encoder: {path} is damaged or no file of weights ({reason}); give another."
+        ) from error
     table = table.get("state_dict", table)
     prefixes = ("", "text.", "module.")
     weights = {key: table[p + key] for key in wanted for p in prefixes if p + key in table}

@@ -70,7 +70,8 @@ def read_source(kind: Kind, path: str, advance: Advance = lambda _: None) -> Sou
     Raises:
         CheckpointError: It is not there, damaged, holds code, or is of another kind.
     """
-    where = Path(path)
+    where = Path(path).expanduser()
+    path = str(where) if where.exists() else path
     if kind == "svd" and (where.is_dir() or (not where.exists() and path.count("/") == 1 and not where.suffix)):
         return Source(path, "native", _read_diffusers(path, advance), in_diffusers=True)
     if not where.is_file():
