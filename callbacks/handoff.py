@@ -53,7 +53,7 @@ class CheckpointHandoff(Callback):
     """
 
     def __init__(self, folder: str, same_statistics: bool = True) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self.same_statistics = same_statistics
         self._written = False
         self._sha256 = ""

@@ -81,7 +81,11 @@ class CommandLine:
 
     def run_directory(self, experiment: Config) -> Path:
         """The run directory asked for, the experiment's own, or ``runs/<name of the first file>``."""
-        return Path(self.run_dir or experiment.get("run_dir") or Path("runs") / Path(self.configs[0]).stem)
+        named = self.run_dir or experiment.get("run_dir") or Path("runs") / Path(self.configs[0]).stem
+        try:
+            return Path(named).expanduser()
+        except RuntimeError as error:
+            raise CommandError(f"--run_dir {named}: there is no home directory; give the whole path.") from error
 
     def stage_config(self, experiment: Config, stage: str, overridden: bool = True) -> Config:
         """The composed config of one stage, with its stage and run directory in it.

@@ -117,7 +117,7 @@ class StageDirectory:
 
     def handoff_manifest(self, config: Mapping[str, Any]) -> Path:
         """Manifest of the handoff between the stages: the one the config names, or the run's own."""
-        return Path(config.get("handoff") or self.root / "handoff") / "manifest.json"
+        return Path(config.get("handoff") or self.root / "handoff").expanduser() / "manifest.json"
 
     def require_same_handoff(self, manifest: Path) -> None:
         """Refuse to go on with an action stage under which the video network was replaced.
