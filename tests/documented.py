@@ -65,6 +65,7 @@ NOT_RUN = {
     "make test-full": "takes 10 GiB: tests of its own",
     "make test-gpu": "needs a GPU",
     "make tensorboard": "serves until it is stopped",
+    'python -m pytest -m "golden and not full" -rP': "these are its tests",
 }
 """Command -> why it is not run here."""
 
@@ -82,8 +83,9 @@ REFUSED = {
 
 SHORT = {
     "videopolicy collect": "--episodes 2 --workers 1 --max-steps 60",
-    "videopolicy evaluate": "--tasks 0 --episodes 1 --max-steps 8 --workers 1 --videos 1",
-    "videopolicy variation": "--tasks 0 --episodes 1 --max-steps 8 --workers 1 --videos 0 --levels 0,1",
+    "videopolicy evaluate": "--tasks 0 --episodes 1 --max-steps 8 --execute-steps 2 --workers 1 --videos 1",
+    "videopolicy variation": "--tasks 0 --episodes 1 --max-steps 8 --execute-steps 2 --workers 1 --videos 0 "
+    "--levels 0,1",
     "videopolicy simulators check": "--image-size 32",
     "videopolicy simulators check libero --suite all": "--image-size 32 --suite libero_goal",
     "videopolicy profile": "--seconds 0.05",
@@ -92,6 +94,16 @@ SHORT = {
     "videopolicy demo": "--episodes 1 -- -c tiny_demo.yaml",
     "lightning fit -c experiments/robocasa.yaml --stages.action.trainer.max_steps": "--trainer.max_steps 3",
     "make demo": "ARGS='--episodes 1 -- -c tiny_demo.yaml'",
+    "OMP_NUM_THREADS=1 python benchmarks/replan.py --size small": "--steps 2 --turns 1 --overlay tiny_lift.yaml",
+    "python benchmarks/replan.py --size full": "--steps 2 --turns 1 --device cpu --overlay tiny_robocasa.yaml",
+    "python benchmarks/replan_memory.py --size full": "--device cpu --overlay tiny_robocasa.yaml",
+    "OMP_NUM_THREADS=1 python benchmarks/train_step.py --size medium": "--turns 1 --overlay tiny_libero_object.yaml",
+    "python benchmarks/train_step.py --size full": "--batch-size 1 --steps 1 --turns 1 --device cpu "
+    "--overlay tiny_robocasa.yaml",
+    "python benchmarks/full_size_steps.py": "--steps 2 --minutes 0.05 --device cpu --overlay tiny_robocasa.yaml",
+    "python benchmarks/rollout.py": "--episodes 1 --network-episodes 1 --rounds 1 --steps 2 --max-steps 8 "
+    "--image-size 32 --workers 1",
+    "python -m benchmarks.loader": "--size 32 --demos 2 --steps 33 --samples 2 --rounds 1 --no-memory",
     "make train-video": "EPISODES=5 WORKERS=1",
     "make train-action": "EPISODES=5 WORKERS=1 ARGS='--trainer.max_steps 3'",
     "make evaluate": "ARGS='--tasks 0 --episodes 1 --max-steps 8 --workers 1'",
@@ -142,11 +154,11 @@ def commands_of(page: str) -> Iterator[str]:
     indented = "\n".join(line for line in prose.splitlines() if line.startswith("    "))
     for line in f"{fenced}\n{indented}".replace("\\\n", " ").splitlines():
         text = " ".join(re.sub(r"\s+#.*", "", line).split())
-        if re.match(r"(\w+=\S+ )*(videopolicy|lightning|make) ", text):
+        if re.match(r"(\w+=\S+ )*(videopolicy|lightning|make|python) ", text):
             yield text
     for text in re.findall(r"`([^`]+)`", prose):
         words = text.split()
-        if words[:1] == ["make"] or (words[:1] and words[0] in PROGRAMS and len(words) > 2):
+        if words[:1] == ["make"] or (words[:1] and words[0] in ("python", *PROGRAMS) and len(words) > 2):
             yield " ".join(words)
 
 
@@ -201,10 +213,14 @@ def experiments(folder: Path) -> None:
     demo["data"]["init_args"].pop("paths")
     demo["data"]["init_args"]["image_size"] = 64  # as the demo collects them
     (folder / "tiny_demo.yaml").write_text(yaml.safe_dump(demo))
+    for name in ("lift", "libero_object", "robocasa"):  # for benchmarks, which read experiments of their own tree
+        overlay = tiny_overlay(ROOT / "experiments" / f"{name}.yaml", Path("unused"), 2)
+        (folder / f"tiny_{name}.yaml").write_text(yaml.safe_dump(overlay))
     for path, (_, text) in yaml_files().items():
         if not (folder / path).exists():
             (folder / path).write_text(text)
-    for name in ("pyproject.toml", "constraints.txt"):  # what the Makefile's targets are older or newer than
+    # Scripts, and what the Makefile's targets are older or newer than.
+    for name in ("benchmarks", "pyproject.toml", "constraints.txt"):
         (folder / name).symlink_to(ROOT / name)
 
 
@@ -345,7 +361,7 @@ class Workplace:
 
     def _autoencoder(self) -> None:
         """An overlay with saved weights and latents smaller than the pictures, so that a cache gains something."""
-        shape = {"block_out_channels": [32, 32, 32], "layers_per_block": 1}
+        shape = {"block_out_channels": [32, 32, 32], "layers_per_block": 1, "separate_condition_encoder": False}
         SVDAutoencoder(**shape).vae.save_pretrained(self.folder / "weights" / "vae")
         autoencoder = {"class_path": "networks.SVDAutoencoder", "init_args": {**shape, "pretrained": "weights/vae"}}
         overlay = {"model": {"init_args": {"video": {"init_args": {"autoencoder": autoencoder}}}}}
@@ -386,6 +402,8 @@ def arguments(text: str, python: str) -> list[str]:
     words = shlex.split(text)
     while re.fullmatch(r"\w+=\S+", words[0]):  # PYTHONPATH=tests/simulators, which `environment` has
         words = words[1:]
+    if words[0] == "python":
+        return [python, *words[1:]]
     if words[0] != "make":
         return [python, "-m", PROGRAMS[words[0]], *words[1:]]
     venv = Path(python).parent.parent

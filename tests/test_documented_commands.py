@@ -81,7 +81,8 @@ def test_an_input_that_no_table_knows_is_an_error(workplace: Workplace) -> None:
 
 def test_commands_are_found_wherever_a_page_prints_them(tmp_path: Path) -> None:
     page = (
-        "Run `make demo`, or\n`videopolicy inspect\nfile.hdf5`; `videopolicy report` is a verb.\n\n"
+        "Run `make demo`, or\n`videopolicy inspect\nfile.hdf5`, `python benchmarks/a.py --b`; "
+        "`videopolicy report` is a verb.\n\n"
         "    videopolicy report runs/lift   # a page\n    some text\n\n1. In a list\n\n       make help\n\n"
         "```bash\nA=b videopolicy compare a \\\n    b\n```\n\n```yaml\nvideopolicy: 1\n```\n"
     )
@@ -89,6 +90,7 @@ def test_commands_are_found_wherever_a_page_prints_them(tmp_path: Path) -> None:
         "A=b videopolicy compare a b",
         "make demo",
         "make help",
+        "python benchmarks/a.py --b",
         "videopolicy inspect file.hdf5",
         "videopolicy report runs/lift",
     ]

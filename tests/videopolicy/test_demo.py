@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from simulators import ResultsFile
+from simulators import EpisodeResult, ResultsFile
 from videopolicy import demo
 from videopolicy.demo_controls import untrained_policy
 from videopolicy.main import main
@@ -24,14 +24,14 @@ from .conftest import ROOT, environment, tiny_overlay
 POLICIES = ["trained", "without_stage1", "untrained", "replay"]
 COLLECT = [
     *("--simulator", "counting_simulator:CountingSimulator", "--suite", "counting", "--task", "up"),
-    *("--image-size", "16", "--workers", "1", "--options", '{"goal": 20, "action_dim": 7}'),
+    *("--image-size", "16", "--workers", "1", "--options", '{"goal": 8, "action_dim": 7}', "--max-steps", "16"),
 ]
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """What to lay over lift.yaml so that the demo takes seconds a stage."""
-    overlay = tiny_overlay(ROOT / "experiments" / "lift.yaml", tmp_path / "unused.hdf5", steps=2)
+    overlay = tiny_overlay(ROOT / "experiments" / "lift.yaml", tmp_path / "unused.hdf5", steps=1)
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(overlay))
     return path
@@ -41,15 +41,14 @@ def tiny(tmp_path: Path) -> Path:
 def command(tmp_path: Path, tiny: Path) -> Callable[..., list[str]]:
     """The demo's command line, with its demos from the counting simulator."""
 
-    def words(*options: str, max_steps: int = 40) -> list[str]:
-        options_of_tasks = ["--max-steps", str(max_steps)]
+    def words(*options: str) -> list[str]:
         code = (
-            "import sys; from videopolicy import demo, main; demo.NUM_DEMOS = 8; "
-            f"demo.COLLECT = {[*COLLECT, *options_of_tasks]!r}; sys.exit(main.main(['demo', *sys.argv[1:]]))"
+            "import sys; from videopolicy import demo, main; demo.NUM_DEMOS = 4; "
+            f"demo.COLLECT = {COLLECT!r}; sys.exit(main.main(['demo', *sys.argv[1:]]))"
         )
         script = tmp_path / "small_demo.py"  # a file, for the controls' process imports what starts it
         script.write_text(f"if __name__ == '__main__':\n    {code}\n")
-        return [sys.executable, str(script), "--run-dir", str(tmp_path / "run"), "--episodes", "3", *options]
+        return [sys.executable, str(script), "--run-dir", str(tmp_path / "run"), "--episodes", "2", *options]
 
     return words
 
@@ -67,11 +66,48 @@ def outcomes(run: Path) -> dict[str, dict[str, object]]:
     }
 
 
-def test_the_demo_ends_with_its_table_as_one_line_of_json_and_goes_on_where_it_stopped(
+def episodes(outcomes: str) -> list[EpisodeResult]:
+    """An episode a letter: s solved, f failed, - could not be run."""
+    said = {"s": True, "f": False, "-": None}
+    return [EpisodeResult("robosuite", "Lift", seed, None, said[mark]) for seed, mark in enumerate(outcomes)]
+
+
+@pytest.mark.parametrize(("replay", "status"), [("sffs", 0), ("----", 1)])
+def test_the_demo_ends_with_its_table_as_one_line_of_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], replay: str, status: int
+) -> None:
+    results = {"trained": "sss-", "without_stage1": "ssff", "untrained": "ffff", "replay": replay}
+    found = {name: episodes(outcomes) for name, outcomes in results.items()}
+    monkeypatch.setattr(demo, "_results", lambda *_: found)
+    assert main(["demo", "--run-dir", str(tmp_path)]) == status
+    lines = capsys.readouterr().out.splitlines()
+    numbers = json.loads(lines[-1])
+    assert list(numbers) == [*POLICIES, "minutes"]
+    assert numbers["trained"] == {"successes": 3, "episodes": 3}  # what could not be run is neither
+    assert numbers["without_stage1"] == {"successes": 2, "episodes": 4}
+    assert numbers["untrained"] == {"successes": 0, "episodes": 4}
+    assert numbers["replay"] == {"successes": replay.count("s"), "episodes": 4 - replay.count("-")}
+    for name, row in (("trained", "3/3"), ("without_stage1", "2/4"), ("untrained", "0/4")):
+        assert any(re.search(rf"\b{name}\b.*\b{row}\b", line) for line in lines)
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "_results", interrupted)
+    assert main(["demo", "--run-dir", str(tmp_path)]) == 130
+    assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on"
+
+
+@pytest.mark.slow
+def test_the_demo_stopped_half_way_goes_on_to_its_table_and_a_third_run_repeats_nothing(
     tmp_path: Path, tiny: Path, command: Callable[..., list[str]]
 ) -> None:
     run = tmp_path / "run"
-    words = command("--override", "-c", str(tiny), "--trainer.max_steps", "3")
+    words = command("--override", "-c", str(tiny), "--trainer.max_steps", "2")
     process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     wait_for(lambda: (run / "trained" / "video" / "finished.json").is_file(), process)
     process.kill()
@@ -82,21 +118,21 @@ def test_the_demo_ends_with_its_table_as_one_line_of_json_and_goes_on_where_it_s
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
     numbers = json.loads(done.stdout.splitlines()[-1])
     assert list(numbers) == [*POLICIES, "minutes"]
-    assert all(numbers[name] == {"successes": 0, "episodes": 3} for name in POLICIES)  # the goal is out of reach
+    assert all(numbers[name] == {"successes": 0, "episodes": 2} for name in POLICIES)  # the goal is out of reach
     for name in POLICIES:
-        assert re.search(rf"\b{name}\b.*\b0/3\b", done.stdout)  # its row of the table
+        assert re.search(rf"\b{name}\b.*\b0/2\b", done.stdout)  # its row of the table
         assert json.loads((run / "rollouts" / name / "protocol.json").read_text())["protocol"]["first_seed"] == 200_000
-        assert len(outcomes(run)[name]) == 3
+        assert len(outcomes(run)[name]) == 2
     for stage in ("video", "action"):  # what follows --override reached both trainings
         for training in ("trained", "without_stage1"):
             checkpoint = run / training / stage / "checkpoints" / "last.ckpt"
             if checkpoint.is_file():
-                assert torch.load(checkpoint, weights_only=False)["global_step"] == 3
+                assert torch.load(checkpoint, weights_only=False)["global_step"] == 2
 
     before = outcomes(run)
-    again = finish(command("--", "-c", str(tiny), "--trainer.max_steps", "3"), tmp_path)  # `--` is the same
+    again = finish(command("--", "-c", str(tiny), "--trainer.max_steps", "2"), tmp_path)  # `--` is the same
     assert json.loads(again.stdout.splitlines()[-1])["trained"] == numbers["trained"]
-    assert "3 of 3 episodes are already in" in again.stdout
+    assert "2 of 2 episodes are already in" in again.stdout
     assert outcomes(run) == before
 
     checkpoint = run / "without_stage1" / "action" / "checkpoints" / "last.ckpt"
