@@ -89,7 +89,7 @@ def replan(stage: Any, on: frozenset[str], autocast: AbstractContextManager[Any]
     with autocast:
         constants = [video.constants(case) if "once_a_replan" in on else None for case in cases]
     film = seeded_noise(video.latent_shape(stage.data.image_size), [0], "video", stage.device)
-    chunk = seeded_noise((stage.data.action_horizon, stage.data.action_dim), [1], "action", stage.device)
+    chunk = seeded_noise((stage.data.action_horizon, stage.data.action_dim), [0], "action", stage.device)
 
     def denoise(noisy: tuple[Tensor, ...], sigma: Tensor, emb: Tensor | None = None) -> tuple[Tensor, ...]:
         outputs = []
