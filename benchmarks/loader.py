@@ -143,7 +143,7 @@ def jitter_ms(data: RoboCasaDataModule) -> float:
     """Milliseconds a sample of what the device does with our bytes, done on this CPU."""
     batch = Batch.collate([data.train_set[index] for index in range(4)])
     start = time.perf_counter()
-    PAPER_JITTER(data.preprocessing.to_float(batch.frames))
+    PAPER_JITTER(data.preprocessing.to_float(batch.frames), range(len(batch)))
     return (time.perf_counter() - start) / len(batch) * 1e3
 
 
