@@ -17,10 +17,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from callbacks.handoff import state_sha256
-from callbacks.stage_file import plain_network
 from datamodules.feature_files import FeatureReader, FeatureWriter, Split, stored_key
 from datamodules.file_identity import file_identity
-from lightning_modules import ActionStage, Features, differing_keys
+from lightning_modules import ActionStage, Features, differing_keys, plain_network
 from lightning_modules.latent_key import fingerprint
 
 SPLITS: tuple[Split, ...] = ("train", "val")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules import DatasetError, RobomimicWriter
-from videopolicy.experiment.run_directory import flatten
+from videopolicy.experiment.config_changes import flatten
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def _parameters(owner: Any) -> dict[str, Any]:  # noqa: ANN401 - a class or func
         return _hints(owner)
     found: dict[str, Any] = {}
     for base in reversed(owner.__mro__):
-        found |= _hints(base.__init__) if "__init__" in vars(base) else {}
+        found |= _hints(vars(base)["__init__"]) if "__init__" in vars(base) else {}
     return found
 
 
