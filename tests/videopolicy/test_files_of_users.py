@@ -85,10 +85,9 @@ def test_what_cannot_be_read_or_written_is_one_sentence(
     assert f"videopolicy {words[0]}: " in error.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["[bold]", "a [red]b[/red] c", "#1 ü/ö [/]", "[0] [1]"])
-def test_odd_names_are_printed_as_they_are(place: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_odd_names_are_printed_as_they_are(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The terminal's library reads [..] as markup: swallowed at best, an error at worst."""
-    folder = place / "named" / name
+    folder = place / "[bold]" / "a [red]b[/red] c" / "#1 ü" / "ö [/]" / "[0] [1]"
     folder.parent.mkdir(parents=True)
     results = [str(evaluation(folder, {"Lift": "sf"})), str(evaluation(folder.with_name("other [b]"), {"Lift": "fs"}))]
     experiment = folder / "tiny [i].yaml"
