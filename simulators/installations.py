@@ -116,6 +116,14 @@ INSTALLATIONS: dict[str, Installation] = {
 """Name for `videopolicy simulators check` -> installation; that of a registry entry comes first."""
 
 
+def advice(interpreter: str) -> str:
+    """What to do about an interpreter that cannot be started."""
+    for name, installation in INSTALLATIONS.items():
+        if installation.environment and installation.python == interpreter:
+            return f"`make sim-{name}` makes it"
+    return "set `python` to an interpreter that has the simulator, or leave it out"
+
+
 def installed_packages(environment: Path | None) -> dict[str, str]:
     """Distribution -> version in a virtual environment, or in this interpreter if None."""
     path = sys.path if environment is None else [str(site) for site in environment.glob("lib*/python*/site-packages")]

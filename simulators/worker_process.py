@@ -16,6 +16,7 @@ from typing import Any
 from simulators import wire
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError, WorkerDied
+from simulators.installations import advice
 from simulators.survey import Survey
 
 
@@ -50,7 +51,7 @@ class WorkerProcess:
             self._log.close()
             raise SimulatorError(
                 f"simulator {config.name!r}: cannot start its Python {config.interpreter!r} ({error.strerror}); "
-                "set `python` to an interpreter that has the simulator, or leave it out."
+                f"{advice(config.interpreter)}."
             ) from error
         finally:
             theirs.close()

@@ -73,9 +73,9 @@ REFUSED = {
     "videopolicy simulators check robocasa": "RoboCasa v0.2 is not installed",
     "PYTHONPATH=tests/simulators videopolicy simulators check small_kitchen:SmallKitchenSimulator --suite robocasa365 "
     "--task OpenDrawer --cameras robot0_agentview_left,robot0_agentview_right,robot0_eye_in_hand "
-    "--python .venvs/robocasa365/bin/python": "cannot start its Python '.venvs/robocasa365/bin/python'",
+    "--python .venvs/robocasa365/bin/python": "`make sim-robocasa365` makes it",
     "videopolicy evaluate --checkpoint runs/robocasa/action/checkpoints/last.ckpt --protocol robocasa24_992 "
-    "--workers 4": "RoboCasa v0.2",
+    "--workers 4": "`make sim-robocasa` makes it",
     "lightning fit -c experiments/robocasa.yaml -c experiments/ablations/adam_8bit.yaml --trainer "
     "experiments/trainer/gpu1_accumulate.yaml --run_dir runs/robocasa_adam_8bit": "bitsandbytes",
 }
@@ -96,10 +96,16 @@ SHORT = {
     "make demo": "ARGS='--episodes 1 -- -c tiny_demo.yaml'",
     "OMP_NUM_THREADS=1 python benchmarks/replan.py --size small": "--steps 2 --turns 1 --overlay tiny_lift.yaml",
     "python benchmarks/replan.py --size full": "--steps 2 --turns 1 --device cpu --overlay tiny_robocasa.yaml",
+    "python benchmarks/replan.py --size full --device cuda --steps 5": "--steps 2 --turns 1 --device cpu "
+    "--overlay tiny_robocasa.yaml --choices one_token,bfloat16",  # all has torch.compile: minutes of a C++ compiler
     "python benchmarks/replan_memory.py --size full": "--device cpu --overlay tiny_robocasa.yaml",
     "OMP_NUM_THREADS=1 python benchmarks/train_step.py --size medium": "--turns 1 --overlay tiny_libero_object.yaml",
     "python benchmarks/train_step.py --size full": "--batch-size 1 --steps 1 --turns 1 --device cpu "
     "--overlay tiny_robocasa.yaml",
+    "python benchmarks/train_step.py --size full --device cuda --stage video": "--batch-size 1 --steps 1 --turns 1 "
+    "--device cpu --overlay tiny_robocasa.yaml --choices one_token,latent_cache",
+    "python benchmarks/train_step.py --size full --device cuda --stage action": "--batch-size 1 --steps 1 --turns 1 "
+    "--device cpu --overlay tiny_robocasa.yaml --choices one_token,latent_cache",
     "python benchmarks/full_size_steps.py": "--steps 2 --minutes 0.05 --device cpu --overlay tiny_robocasa.yaml",
     "python benchmarks/rollout.py": "--episodes 1 --network-episodes 1 --rounds 1 --steps 2 --max-steps 8 "
     "--image-size 32 --workers 1",

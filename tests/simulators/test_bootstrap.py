@@ -93,8 +93,11 @@ def runs(python: str) -> bool:
 
 
 def test_an_interpreter_that_is_not_there_or_no_python_is_one_sentence(
-    counting: Callable[..., SimulatorConfig], tmp_path: Path
+    counting: Callable[..., SimulatorConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    ours = refusal(counting, ".venvs/robocasa/bin/python")
+    assert ours.endswith("(No such file or directory); `make sim-robocasa` makes it.")
     gone = str(tmp_path / "gone" / "python")
     assert f"cannot start its Python {gone!r} (No such file or directory)" in refusal(counting, gone)
     folder = str(tmp_path)
