@@ -33,7 +33,8 @@ from benchmarks.parts.curve import Cost, Row, draw, holds_reference, kind_of, ta
 from lightning_modules import ActionStage, VideoPolicy
 from networks import Sampler
 from networks.counting import flop
-from simulators import EpisodeSpec, Observation, PolicyRequest, summarize
+from rollouts import summarize
+from simulators import EpisodeSpec, Observation, PolicyRequest
 from videopolicy import evaluate as evaluate_verb
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.run import evaluate

@@ -45,7 +45,8 @@ from benchmarks.parts.plain_rollout import SerialLoop  # noqa: E402
 from benchmarks.parts.random_stage import untrained  # noqa: E402
 from lightning_modules import VideoPolicy, load_policy  # noqa: E402
 from networks import Sampler  # noqa: E402
-from simulators import EpisodeResult, EpisodeSpec, Policy, RolloutEngine, ScriptedPolicy  # noqa: E402
+from rollouts import EpisodeResult, Policy, RolloutEngine, ScriptedPolicy  # noqa: E402
+from simulators import EpisodeSpec  # noqa: E402
 from videopolicy.evaluation.protocol import Protocol, find_protocol, read_protocol  # noqa: E402
 from videopolicy.profiling.stopwatch import hardware  # noqa: E402
 from videopolicy.versions import git_commit  # noqa: E402

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
-from simulators import Prediction, Recording
+from rollouts import Prediction, Recording
 
 MIN_TILE = 128  # pixels; smaller pictures are enlarged
 CAPTION = 18  # pixels above each row

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from datamodules.demo_origin import EFFECTS, DemoOrigin
+from rollouts.survey import Survey, releases
 from simulators import SimulatorConfig
-from simulators.survey import Survey, releases
 
 WORDS = "the words of "
 """How `words_warning` begins."""

@@ -19,8 +19,10 @@ from callbacks.demo_differences import differences
 from callbacks.run_folder import run_folder
 from datamodules.demo_origin import origin_of
 from lightning_modules import PolicyStage, VideoPolicy
-from simulators import EpisodeResult, EpisodeSpec, ResultsFile, RolloutEngine, SimulatorConfig, summarize
-from simulators.survey import Survey
+from rollouts import EpisodeResult, ResultsFile, RolloutEngine, summarize
+from rollouts.survey import Survey
+from rollouts.worker_process import survey_simulator
+from simulators import EpisodeSpec, SimulatorConfig
 
 SLOWEST_RANK = timedelta(days=7)  # how long ranks that have played their episodes wait for the others
 
@@ -97,7 +99,7 @@ class SimulationRollout(Callback):
                 f"SimulationRollout.simulator.cameras is {list(self.simulator.cameras)} but the policy was trained on "
                 f"{list(cameras)}; add {missing}."
             )
-        self._look_at(self.simulator.survey(), datamodule)  # on every rank
+        self._look_at(survey_simulator(self.simulator), datamodule)  # on every rank
         self._check_groups(datamodule)
         self._warn_of_what_is_ignored(trainer, data.action_horizon)
         if datamodule is not None:

@@ -14,8 +14,8 @@ from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
+from simulators.catalogue import SIMULATORS
 from simulators.errors import SimulatorError
-from simulators.registry import SIMULATORS
 
 
 def import_simulator(module: str, simulator: str) -> ModuleType:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from simulators.catalogue import entry
 from simulators.errors import SimulatorError
-from simulators.protocol import EpisodeSpec
-from simulators.registry import entry
-from simulators.survey import Survey
+from simulators.messages import EpisodeSpec
 from simulators.variations import external_cameras, read_variation
 
 GL_BACKENDS = ("egl", "osmesa", "glfw")
@@ -22,7 +21,7 @@ class SimulatorConfig:
 
     Args:
         name: `robosuite`, `libero`, `robocasa`, or an adapter of your own as `package.module:Class`.
-        tasks: Task names; `["all"]` stands for every task of the suite until `check` has named them.
+        tasks: Task names; `["all"]` stands for every task of the suite until `check_simulator` has named them.
         cameras: Camera names, in the order of the data.
         image_size: Height and width of a picture in pixels.
         suite: Suite of tasks; the simulator's default if empty.
@@ -86,7 +85,7 @@ class SimulatorConfig:
         """
         if num_episodes < 1:
             raise SimulatorError(f"the number of episodes is {num_episodes}; it must be at least 1.")
-        assert self.tasks != ["all"], "check() names the tasks"
+        assert self.tasks != ["all"], "check_simulator names the tasks"
         return [
             self.episode(self.tasks[index % len(self.tasks)], first_seed + index // len(self.tasks))
             for index in range(num_episodes)
@@ -96,24 +95,6 @@ class SimulatorConfig:
         """The episode of a task that a seed stands for; where there are recorded states, from number seed modulo n."""
         init_state = seed % self.num_init_states if self.num_init_states else None
         return EpisodeSpec(self.suite, task, seed, init_state)
-
-    def check(self) -> SimulatorConfig:
-        """Start one worker and ask it whether it could run every task; takes as long as importing the simulator.
-
-        Returns:
-            This config, with `["all"]` replaced by the names of the tasks.
-
-        Raises:
-            SimulatorError: Not installed, unknown task or camera, no OpenGL, or no such interpreter.
-        """
-        available = self.survey().tasks
-        return replace(self, tasks=available) if self.tasks == ["all"] else self
-
-    def survey(self) -> Survey:
-        """As `check`, and say what the worker has beside the tasks: packages, and the words of the tasks."""
-        from simulators.worker_process import survey_simulator  # here: worker_process imports this module
-
-        return survey_simulator(self)
 
     @property
     def interpreter(self) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from simulators.messages import Array
 from simulators.mujoco_types import MjData, MjModel
-from simulators.protocol import Array
 
 MARGIN = 0.01
 """Geoms count as this much larger (relative), so that rounding never loses a pixel at the picture's edge."""

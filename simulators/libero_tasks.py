@@ -15,7 +15,7 @@ import numpy as np
 
 from simulators.errors import SimulatorError
 from simulators.libero_assets import package_folder
-from simulators.protocol import Array
+from simulators.messages import Array
 
 STEP_LIMITS = {
     "libero_spatial": 220,

@@ -5,20 +5,18 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
+from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
+from simulators.experts.base import Expert
+from simulators.messages import Array, EpisodeSpec, Images, Observation, Transition
 from simulators.mujoco_types import Environment, MjData, MjModel, right_arm
-from simulators.protocol import Array, EpisodeSpec, Images, Observation, Transition
 from simulators.rendering import CameraRenderer, refresh
 from simulators.substeps import computed_once
 from simulators.variations import StandardLook, external_cameras, variation_rng, vary_appearance, vary_cameras
-
-if TYPE_CHECKING:
-    from simulators.config import SimulatorConfig
-    from simulators.experts.base import Expert
 
 
 class MujocoSimulator(ABC):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from simulators.errors import SimulatorError
 from simulators.frustum import geoms_in_view
+from simulators.messages import Images
 from simulators.mujoco_types import MjData, MjModel
-from simulators.protocol import Images
 
 GL_LIBRARIES = {"egl": ("libEGL.so.1",), "osmesa": ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")}
 GL_ADVICE = (

@@ -10,21 +10,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from simulators.availability import import_simulator, read_options, require_installed, require_known
+from simulators.catalogue import INSTALLATIONS
+from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
-from simulators.installations import INSTALLATIONS
+from simulators.experts.base import Expert
+from simulators.messages import Array, EpisodeSpec, Observation
 from simulators.mujoco_simulator import MujocoSimulator
 from simulators.mujoco_types import Environment
-from simulators.protocol import Array, EpisodeSpec, Observation
 from simulators.rendering import check_gl
-
-if TYPE_CHECKING:
-    from simulators.config import SimulatorConfig
-    from simulators.experts.base import Expert
 
 V02_HORIZONS = {
     "PnPCounterToCab": 500,

@@ -6,20 +6,18 @@ import importlib
 import json
 import logging
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from simulators.catalogue import SIMULATORS
+from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
+from simulators.experts.base import Expert
+from simulators.messages import EpisodeSpec
 from simulators.mujoco_simulator import MujocoSimulator
 from simulators.mujoco_types import Environment
-from simulators.protocol import EpisodeSpec
-from simulators.registry import SIMULATORS
 from simulators.rendering import check_gl
 from simulators.robosuite_release import is_composite, release_args, reseed
 from simulators.variations import grown_placement, require_room
-
-if TYPE_CHECKING:
-    from simulators.config import SimulatorConfig
-    from simulators.experts.base import Expert
 
 TASKS: dict[str, tuple[str, int]] = {
     "Lift": ("lift the red cube", 120),

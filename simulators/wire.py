@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from simulators.experts.episode import ExpertSettings
-from simulators.protocol import Array, DemoEpisode, EpisodeSpec, Observation, Transition
+from simulators.messages import Array, DemoEpisode, EpisodeSpec, Observation, Transition
 
 _LENGTH = struct.Struct(">I")
 _RECORDS: dict[str, type] = {

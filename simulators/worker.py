@@ -1,10 +1,12 @@
 """The simulator's side of the border: serve one adapter over a socket until the other side goes away.
 
-Started by `worker_process.py`. Whatever a simulator prints goes to stderr; the socket is its own file descriptor.
+Started by `rollouts/worker_process.py`. Whatever a simulator prints goes to stderr; the socket is its own file
+descriptor.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import sys
@@ -13,16 +15,16 @@ from dataclasses import replace
 from typing import Any
 
 from simulators import wire
+from simulators.catalogue import entry
 from simulators.config import SimulatorConfig
-from simulators.describe import describe
+from simulators.describe import describe, simulator_versions
 from simulators.errors import SimulatorError
 from simulators.experts.base import Expert
 from simulators.experts.episode import record_episode, step_expert
-from simulators.protocol import EpisodeSpec, Observation, Simulator, Transition
-from simulators.registry import load_adapter
+from simulators.messages import EpisodeSpec, Observation, Transition
+from simulators.protocol import Simulator
 from simulators.rendering import choose_gl
 from simulators.variations import require_variable, reworded
-from simulators.versions import simulator_versions
 
 
 class Worker:
@@ -136,3 +138,20 @@ def main(descriptor: int) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]))
+
+
+def load_adapter(name: str) -> type[Simulator]:
+    """Import the adapter class; called inside workers.
+
+    Raises:
+        SimulatorError: If the module or class does not exist.
+    """
+    module_name, _, class_name = entry(name).adapter.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise SimulatorError(f"simulator {name!r}: cannot import {module_name} ({error}).") from error
+    if not hasattr(module, class_name):
+        raise SimulatorError(f"simulator {name!r}: {module_name} has no class {class_name!r}.")
+    adapter: type[Simulator] = getattr(module, class_name)
+    return adapter

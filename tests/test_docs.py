@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulators import PolicyReply, PolicyRequest, RolloutEngine, SimulatorConfig
+from rollouts import RolloutEngine
+from rollouts.worker_process import check_simulator
+from simulators import PolicyReply, PolicyRequest, SimulatorConfig
 from videopolicy.experiment.command_line import CommandLine, parse
 from videopolicy.experiment.files import TWO_STAGES, load_experiment
 from videopolicy.main import VERBS, verb
@@ -178,7 +180,7 @@ def test_the_example_simulator_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     source = next(text for _, text in blocks("python") if text.startswith("# point_simulator.py"))
     (tmp_path / "point_simulator.py").write_text(source)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    config = SimulatorConfig("point_simulator:PointSimulator", ["all"], ["front"], image_size=8).check()
+    config = check_simulator(SimulatorConfig("point_simulator:PointSimulator", ["all"], ["front"], image_size=8))
     with RolloutEngine(config, execute_steps=8, record_episodes=1, record_stride=4) as engine:
         results = engine.run(Rightwards(), config.episodes(2), progress=False)
     assert [result.success for result in results] == [True, True]

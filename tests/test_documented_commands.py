@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from simulators.installations import INSTALLATIONS
+from simulators.catalogue import INSTALLATIONS
 from tests.documented import (
     BEFORE,
     NOT_RUN,

@@ -2,19 +2,22 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = {"videopolicy": 5, "callbacks": 4, "lightning_modules": 3, "networks": 2, "datamodules": 2, "simulators": 2}
+LAYERS = {"videopolicy": 5, "callbacks": 4, "lightning_modules": 3, "rollouts": 3} | dict.fromkeys(
+    ("networks", "datamodules", "simulators"), 2
+)
 
 TENSORS = {"torch", "numpy"}
 THIRD_PARTY = {
     "networks": TENSORS | {"diffusers", "open_clip", "peft", "safetensors", "transformers"},
     "datamodules": TENSORS | {"lightning", "h5py", "torchvision", "PIL"},
     "simulators": {"numpy"},
+    "rollouts": {"numpy"},
     "lightning_modules": TENSORS | {"lightning", "torchmetrics", "torchvision", "bitsandbytes"},
     "callbacks": TENSORS | {"lightning", "torchvision", "PIL", "imageio", "rich", "safetensors", "tensorboard"},
     "videopolicy": TENSORS
@@ -91,6 +94,27 @@ def test_importing_a_simulators_module_imports_no_simulator() -> None:
 def test_simulators_parse_under_python_3_9(path: Path) -> None:
     """The worker also runs in a simulator's own interpreter; tests/simulators/test_bootstrap.py starts older ones."""
     ast.parse(path.read_text(), feature_version=(3, 9))
+
+
+def test_no_module_of_a_simulator_or_a_rollout_imports_itself_on_any_way() -> None:
+    """Imports inside functions and for type checkers alone count too."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for package in ("simulators", "rollouts")
+        for path in modules(package)
+    }
+    graph = {name: set(_imported(ast.parse(path.read_text()), files)) - {name} for name, path in files.items()}
+    while leaves := {name for name, others in graph.items() if not others & graph.keys()}:
+        graph = {name: others for name, others in graph.items() if name not in leaves}
+    assert not graph
+
+
+def _imported(tree: ast.AST, files: Collection[str]) -> Iterator[str]:
+    """The modules among `files` that a tree imports; a package is imported with its own name only."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (name for name in (f"{node.module}.{alias.name}" for alias in node.names) if name in files)
+            yield from [node.module] if node.module in files else []
 
 
 def test_only_the_commands_know_jsonargparse() -> None:

@@ -14,17 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from datamodules import DatasetError, Demo
-from simulators import (
-    CollectedEpisode,
-    EpisodeResult,
-    EpisodeSpec,
-    ExpertSettings,
-    ResultsFile,
-    SimulatorConfig,
-    collect_demos,
-    wilson_interval,
-)
-from simulators.worker_process import ask_once
+from rollouts import CollectedEpisode, EpisodeResult, ResultsFile, collect_demos, wilson_interval
+from rollouts.worker_process import ask_once, check_simulator
+from simulators import EpisodeSpec, ExpertSettings, SimulatorConfig
 from videopolicy.collected_demos import open_demos, settings_mark
 from videopolicy.errors import CommandError
 
@@ -100,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         options=args.options,
     )
     settings = ExpertSettings(noise=args.noise, random_steps=args.random_steps, mistakes=args.mistakes)
-    config = config.check()
+    config = check_simulator(config)
     episodes = config.episodes(args.episodes, args.seed)
     console = Console(markup=False)
     status = 0

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from simulators import Comparison, EpisodeResult, Pairs, ResultsFile, compare, wilson_interval
+from rollouts import Comparison, EpisodeResult, Pairs, ResultsFile, compare, wilson_interval
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.results_directory import (
     UNKNOWN_RELEASES,

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from lightning_modules import load_policy
-from simulators import EpisodeResult, summarize
+from rollouts import EpisodeResult, summarize
 from videopolicy.demo_controls import Controls, ControlsPlan, last_checkpoint, roll_out, run_command
 from videopolicy.errors import CommandError
 from videopolicy.evaluate import checkpoint_identity

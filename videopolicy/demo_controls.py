@@ -27,7 +27,7 @@ from lightning_modules import VideoPolicy, load_policy
 from lightning_modules.policy import build_stage
 from networks import read_checkpoint
 from networks.randomness import isolated_stream, stream_seed
-from simulators import EpisodeResult, Policy, ReplayPolicy
+from rollouts import EpisodeResult, Policy, ReplayPolicy
 from videopolicy.errors import CommandError
 from videopolicy.evaluate import checkpoint_identity
 from videopolicy.evaluation.protocol import stored_protocol

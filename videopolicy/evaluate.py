@@ -18,15 +18,8 @@ from rich.console import Console
 from lightning_modules import VideoPolicy, load_policy
 from networks import read_checkpoint
 from networks.inference import CompileMode, Precision
-from simulators import (
-    EpisodeResult,
-    Policy,
-    RandomPolicy,
-    ScriptedPolicy,
-    SimulatorConfig,
-    ZeroPolicy,
-    summarize,
-)
+from rollouts import EpisodeResult, Policy, RandomPolicy, ScriptedPolicy, ZeroPolicy, summarize
+from simulators import SimulatorConfig
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.fairness import compared_with_demos, judged_fairly, picture_size
 from videopolicy.evaluation.live_table import success_table

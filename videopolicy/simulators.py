@@ -15,11 +15,11 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
+from rollouts.worker_process import WorkerProcess, no_start
 from simulators import EpisodeSpec, Observation, SimulatorConfig, SimulatorError, Transition, WorkerDied
 from simulators.availability import require_known
-from simulators.installations import HERE, INSTALLATIONS, Installation
-from simulators.protocol import Array
-from simulators.worker_process import WorkerProcess, no_start
+from simulators.catalogue import HERE, INSTALLATIONS, Installation
+from simulators.messages import Array
 
 TIMEOUT_S = 600.0
 CHUNK = 20

@@ -11,7 +11,9 @@ from functools import partial
 
 from rich.console import Console
 
-from simulators import EpisodeResult, SimulatorConfig
+from rollouts import EpisodeResult
+from rollouts.worker_process import check_simulator
+from simulators import SimulatorConfig
 from simulators.variations import KINDS
 from videopolicy import evaluate as evaluate_verb
 from videopolicy.errors import CommandError
@@ -104,7 +106,7 @@ def read_levels(text: str) -> list[float]:
 
 def require_able(simulator: SimulatorConfig, kinds: Sequence[str], levels: Sequence[float]) -> None:
     """Ask the simulator about all kinds before the first episode."""
-    replace(simulator, variation={**simulator.variation, **dict.fromkeys(kinds, max(levels))}).check()
+    check_simulator(replace(simulator, variation={**simulator.variation, **dict.fromkeys(kinds, max(levels))}))
 
 
 def points(kinds: Sequence[str], levels: Sequence[float]) -> Iterator[Place]:

@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from simulators import EpisodeSpec, SimulatorConfig, wire
+from simulators.messages import Array, Images, Observation
 from simulators.mujoco_simulator import MujocoSimulator
-from simulators.protocol import Array, Images, Observation
-from simulators.registry import load_adapter
 from simulators.rendering import CameraRenderer, choose_gl
+from simulators.worker import load_adapter
 
 Pictures = dict[str, Images]
 

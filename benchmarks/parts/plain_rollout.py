@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from simulators import EpisodeResult, EpisodeSpec, Observation, Policy, PolicyRequest, ScriptedPolicy, SimulatorConfig
+from rollouts import EpisodeResult, Policy, ScriptedPolicy
+from simulators import EpisodeSpec, Observation, PolicyRequest, SimulatorConfig
 from simulators.libero_adapter import LiberoSimulator
+from simulators.messages import Array, Images, policy_seed
 from simulators.mujoco_types import Environment
-from simulators.protocol import Array, Images, policy_seed
 from simulators.rendering import choose_gl
 from simulators.robosuite_adapter import RobosuiteSimulator
 

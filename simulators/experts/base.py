@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from simulators.protocol import Array
+from simulators.messages import Array
 
 TRANSLATION_NOISE = np.array([1.0, 1.0, 1.0, 0.2, 0.2, 0.5, 0.0])
 """Relative noise of a 7-dim OSC_POSE action: full in translation, little in rotation, none on the gripper."""

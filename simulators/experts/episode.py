@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simulators.protocol import Array, DemoEpisode, EpisodeSpec, Images, Transition
-
-if TYPE_CHECKING:
-    from simulators.experts.base import Expert
-    from simulators.protocol import DemoSimulator
+from simulators.experts.base import Expert
+from simulators.messages import Array, DemoEpisode, EpisodeSpec, Images, Transition
+from simulators.protocol import DemoSimulator
 
 
 @dataclass(frozen=True)

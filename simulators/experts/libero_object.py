@@ -9,7 +9,7 @@ import numpy as np
 
 from simulators.errors import SimulatorError
 from simulators.experts.base import Expert, beside, height, move_towards
-from simulators.protocol import Array
+from simulators.messages import Array
 
 Reader = Callable[[], Array]
 """Reads a position (3,) in metres or a rotation matrix (3, 3), world frame, from the running simulation."""

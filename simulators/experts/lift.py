@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from simulators.experts.base import Expert, beside, height, move_towards
+from simulators.messages import Array
 from simulators.mujoco_types import Environment, right_arm
-from simulators.protocol import Array
 
 OPEN, CLOSE = -1.0, 1.0
 HOVER = 0.05

@@ -6,8 +6,8 @@ import numpy as np
 
 from simulators.experts.base import Expert, height, move_towards
 from simulators.experts.lift import CLOSE, OPEN, above_or_on, grasp_ready, noise_near
+from simulators.messages import Array
 from simulators.mujoco_types import Environment, right_arm
-from simulators.protocol import Array
 
 CLOSE_STEPS = 5
 CARRY = 0.13

@@ -6,8 +6,8 @@ import colorsys
 
 import numpy as np
 
+from simulators.messages import Array
 from simulators.mujoco_types import MjModel
-from simulators.protocol import Array
 from simulators.variations.rotation import turned
 
 SCENE_MIX, SCENE_MOST = 0.6, 0.95

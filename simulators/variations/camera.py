@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from simulators.errors import SimulatorError
+from simulators.messages import Array
 from simulators.mujoco_types import MjData, MjModel
-from simulators.protocol import Array
 from simulators.variations.rotation import turn_about, turn_between
 
 SHIFT, MOST_SHIFT = 0.05, 0.30

@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 
+from simulators.messages import Array
 from simulators.mujoco_types import Environment, MjData, MjModel
-from simulators.protocol import Array
 from simulators.variations.footprint import Footprint, Support, footprint, subtree, support_below
 
 STEP = 0.05

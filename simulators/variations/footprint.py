@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulators.messages import Array
 from simulators.mujoco_types import MjData, MjModel
-from simulators.protocol import Array
 
 
 @dataclass(frozen=True)

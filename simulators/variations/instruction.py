@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from simulators.protocol import DemoEpisode, EpisodeSpec, Observation
+from simulators.messages import DemoEpisode, EpisodeSpec, Observation
 from simulators.variations.kinds import variation_rng
 
 _Told = TypeVar("_Told", Observation, DemoEpisode)

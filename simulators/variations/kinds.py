@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from simulators.errors import SimulatorError
-from simulators.protocol import EpisodeSpec
+from simulators.messages import EpisodeSpec
 
 KINDS = ("position", "appearance", "camera", "instruction")
 """What can be varied; docs/variation.md says what a level of each means."""

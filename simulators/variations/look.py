@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from simulators.messages import Array
 from simulators.mujoco_types import MjModel
-from simulators.protocol import Array
 
 ARRAYS = (
     "geom_rgba",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from simulators.protocol import Array
+from simulators.messages import Array
 
 
 def turned(vector: Array, axis: Array, angle: float) -> Array:

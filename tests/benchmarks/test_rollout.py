@@ -15,7 +15,8 @@ from PIL import Image
 from benchmarks.parts.drawing import cross, difference, opened, side_by_side
 from benchmarks.parts.plain_rollout import SerialLoop
 from benchmarks.rollout import Contest
-from simulators import EpisodeResult, EpisodeSpec, Observation, SimulatorConfig
+from rollouts import EpisodeResult
+from simulators import EpisodeSpec, Observation, SimulatorConfig
 from tests.videopolicy.conftest import environment
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from callbacks.clips import CAPTION, MIN_TILE, predicted_and_true, side_by_side, write_clip
-from simulators import Prediction, Recording
+from rollouts import Prediction, Recording
 
 
 def recording(stride: int = 2) -> Recording:

@@ -8,8 +8,8 @@ import pytest
 
 from callbacks.demo_differences import differences
 from datamodules.demo_origin import EVERY_EFFECT, DemoOrigin, TaskOrigin
+from rollouts.survey import Survey, releases
 from simulators import SimulatorConfig
-from simulators.survey import Survey, releases
 
 LIFT = TaskOrigin(1, 1, instructions=["lift the red cube", "raise the cube"])
 

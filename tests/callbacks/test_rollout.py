@@ -14,8 +14,8 @@ from callbacks import CheckpointHandoff, SimulationRollout, TrainableWeightAvera
 from callbacks.run_checkpoints import BestCheckpoint
 from datamodules import RobosuiteDataModule
 from networks import read_checkpoint
+from rollouts.results import ResultsFile
 from simulators import SimulatorConfig, SimulatorError
-from simulators.results import ResultsFile
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model, tiny_video_stage
 
 CAMERAS = ["agentview", "robot0_eye_in_hand"]

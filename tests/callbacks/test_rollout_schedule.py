@@ -21,8 +21,9 @@ from callbacks.run_checkpoints import BestCheckpoint, LastCheckpoint
 from datamodules import RobosuiteDataModule
 from lightning_modules import PolicyStage, VideoPolicy
 from networks import read_checkpoint
-from simulators import EpisodeResult, EpisodeSpec, PolicyReply, PolicyRequest, SimulatorConfig
-from simulators.results import ResultsFile
+from rollouts import EpisodeResult
+from rollouts.results import ResultsFile
+from simulators import EpisodeSpec, PolicyReply, PolicyRequest, SimulatorConfig
 from tests.stage_parts import (
     fit,
     lift_datamodule,

@@ -13,7 +13,7 @@ import numpy as np
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
 from simulators.experts.base import Expert
-from simulators.protocol import Array, EpisodeSpec, Images, Observation, Transition
+from simulators.messages import Array, EpisodeSpec, Images, Observation, Transition
 
 
 class CountingSimulator:

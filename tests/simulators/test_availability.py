@@ -4,13 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rollouts.worker_process import check_simulator
 from simulators.availability import import_simulator, read_options, require_installed, require_known
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
 
 
 def test_a_missing_package_names_the_interpreter_and_what_to_install() -> None:
-    with pytest.raises(SimulatorError, match=r"no_such_package is not installed in .*python.*videopolicy\[libero\]"):
+    with pytest.raises(SimulatorError, match=r"no_such_package is not installed in .*python.*-e '.\[libero\]'"):
         require_installed("no_such_package", "libero")
 
 
@@ -52,4 +53,4 @@ def test_the_question_is_asked_in_the_workers_own_interpreter(tmp_path: Path) ->
     python = tmp_path / "bare" / "bin" / "python"
     config = SimulatorConfig("robocasa", ["all"], ["robot0_eye_in_hand"], python=str(python))
     with pytest.raises(SimulatorError, match=r"robocasa is not installed in .*bare/bin/python; make sim-robocasa"):
-        config.check()
+        check_simulator(config)

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rollouts.engine import RolloutEngine
+from rollouts.policies import ReplayPolicy
+from rollouts.worker_process import check_simulator
 from simulators.bootstrap import OLDEST_PYTHON
 from simulators.config import SimulatorConfig
-from simulators.engine import RolloutEngine
 from simulators.errors import SimulatorError
-from simulators.policies import ReplayPolicy
 
 HERE = Path(__file__).parent
 INTERPRETERS = [path for path in os.environ.get("VIDEOPOLICY_TEST_PYTHONS", "").split(os.pathsep) if path]
@@ -33,7 +34,7 @@ def script(path: Path, text: str) -> str:
 
 def refusal(counting: Callable[..., SimulatorConfig], python: str) -> str:
     with pytest.raises(SimulatorError) as caught:
-        counting(python=python).check()
+        check_simulator(counting(python=python))
     message = str(caught.value)
     assert "\n" not in message
     assert "Traceback" not in message
@@ -76,7 +77,7 @@ def test_a_numpy_that_cannot_be_used_is_named(
     site = next((bare / "lib").glob("python*/site-packages"))
     (site / "numpy.py").write_text(module)
     with pytest.raises(SimulatorError, match=expected):
-        counting(python=str(bare / "bin" / "python")).check()
+        check_simulator(counting(python=str(bare / "bin" / "python")))
 
 
 def test_an_interpreter_that_is_too_old_says_so(counting: Callable[..., SimulatorConfig], tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_a_rollout_runs_in_every_interpreter_and_gives_the_same_results(
     policy = ReplayPolicy([np.full((16, 2), 0.25, dtype=np.float32)])
     outcomes = []
     for other in (None, python):
-        config = counting(["up", "down"], python=other).check()
+        config = check_simulator(counting(["up", "down"], python=other))
         with RolloutEngine(config, num_workers=2, execute_steps=8, record_episodes=1, record_stride=4) as engine:
             results = engine.run(policy, config.episodes(6), progress=False)
         assert results[0].recording is not None

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from rollouts.worker_process import check_simulator
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
 
@@ -41,9 +42,9 @@ def test_a_level_of_zero_is_the_standard_and_numbers_become_floats() -> None:
 
 
 def test_check_names_the_kind_that_a_simulator_cannot_vary(counting: Callable[..., SimulatorConfig]) -> None:
-    assert counting(variation={"instruction": 1.0}).check()
+    assert check_simulator(counting(variation={"instruction": 1.0}))
     with pytest.raises(SimulatorError, match=r"cannot vary \['camera'\]; it can vary \['instruction'\]"):
-        counting(variation={"camera": 1.0, "instruction": 1.0}).check()
+        check_simulator(counting(variation={"camera": 1.0, "instruction": 1.0}))
 
 
 @pytest.mark.parametrize(
@@ -77,23 +78,23 @@ def test_zero_episodes_are_refused() -> None:
 
 def test_check_lists_the_tasks_when_one_is_unknown(counting: Callable[..., SimulatorConfig]) -> None:
     with pytest.raises(SimulatorError, match=r"counting has no task \['sideways'\]; there are \['up', 'down'"):
-        counting(["up", "sideways"]).check()
+        check_simulator(counting(["up", "sideways"]))
 
 
 def test_check_turns_all_into_the_tasks(counting: Callable[..., SimulatorConfig]) -> None:
-    assert counting(["all"]).check().tasks[:2] == ["up", "down"]
+    assert check_simulator(counting(["all"])).tasks[:2] == ["up", "down"]
 
 
 def test_check_passes_the_adapters_own_complaint_on(counting: Callable[..., SimulatorConfig]) -> None:
     with pytest.raises(SimulatorError, match="the counter is broken"):
-        counting(options={"broken": True}).check()
+        check_simulator(counting(options={"broken": True}))
 
 
 def test_check_says_when_the_interpreter_is_missing(counting: Callable[..., SimulatorConfig]) -> None:
     with pytest.raises(SimulatorError, match="cannot start its Python '/nowhere/python'"):
-        counting(python="/nowhere/python").check()
+        check_simulator(counting(python="/nowhere/python"))
 
 
 def test_check_says_which_module_of_an_adapter_is_missing() -> None:
     with pytest.raises(SimulatorError, match="cannot import no_such_module"):
-        config(name="no_such_module:Adapter").check()
+        check_simulator(config(name="no_such_module:Adapter"))

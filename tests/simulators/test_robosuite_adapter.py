@@ -9,14 +9,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from simulators.collect import collect_demos
+from rollouts.collect import collect_demos
+from rollouts.engine import RolloutEngine
+from rollouts.policies import ReplayPolicy
+from rollouts.worker_process import WorkerProcess, check_simulator
 from simulators.config import SimulatorConfig
-from simulators.engine import RolloutEngine
 from simulators.errors import SimulatorError
 from simulators.experts.episode import ExpertSettings
-from simulators.policies import ReplayPolicy
-from simulators.protocol import Array, DemoEpisode, EpisodeSpec, Observation, PolicyReply, PolicyRequest, Transition
-from simulators.worker_process import WorkerProcess
+from simulators.messages import Array, DemoEpisode, EpisodeSpec, Observation, PolicyReply, PolicyRequest, Transition
 
 pytestmark = pytest.mark.simulator
 
@@ -183,11 +183,11 @@ def test_a_worker_killed_in_the_middle_of_an_episode_costs_a_restart_only() -> N
 
 def test_set_up_mistakes_are_one_sentence() -> None:
     with pytest.raises(SimulatorError, match=r"robosuite has no task \['Lft'\]; there are \['Lift', 'Stack'"):
-        config(["Lft"]).check()
+        check_simulator(config(["Lft"]))
     with pytest.raises(SimulatorError, match=r"no option \['colour'\]; allowed are"):
-        config(options={"colour": "red"}).check()
+        check_simulator(config(options={"colour": "red"}))
     with pytest.raises(SimulatorError, match="only one is 'robosuite'"):
-        config(suite="libero_10").check()
+        check_simulator(config(suite="libero_10"))
 
 
 def test_a_missing_camera_and_a_missing_expert_are_named(worker: WorkerProcess) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simulators.config import SimulatorConfig
-from simulators.protocol import EpisodeSpec
+from simulators.messages import EpisodeSpec
 from simulators.rendering import choose_gl
 from simulators.robosuite_adapter import RobosuiteSimulator
 from simulators.substeps import computed_once

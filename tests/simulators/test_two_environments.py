@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rollouts.engine import RolloutEngine
+from rollouts.worker_process import ask_once, check_simulator
 from simulators.config import SimulatorConfig
-from simulators.engine import RolloutEngine
-from simulators.protocol import PolicyReply, PolicyRequest
-from simulators.worker_process import ask_once
+from simulators.messages import PolicyReply, PolicyRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 KITCHEN_CAMERAS = ["robot0_agentview_left", "robot0_eye_in_hand"]
@@ -63,7 +63,7 @@ def test_robosuite_here_and_robocasa_on_another_numpy_there_in_one_run(kitchen: 
     policy = Wiggle()
     with (
         RolloutEngine(table, execute_steps=8, timeout_s=300) as one,
-        RolloutEngine(kitchen.check(), execute_steps=8, timeout_s=300) as other,
+        RolloutEngine(check_simulator(kitchen), execute_steps=8, timeout_s=300) as other,
     ):
         results = one.run(policy, table.episodes(1), progress=False)
         results += other.run(policy, kitchen.episodes(2), progress=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simulators import wire
-from simulators.protocol import EpisodeSpec, Observation, Transition
+from simulators.messages import EpisodeSpec, Observation, Transition
 
 
 def exchange(message: object) -> object:

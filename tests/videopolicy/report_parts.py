@@ -11,7 +11,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from callbacks.clips import write_clip
-from simulators import EpisodeResult, ResultsFile
+from rollouts import EpisodeResult, ResultsFile
 from videopolicy.main import main
 
 EVIL = '<script>alert("1")</script>'

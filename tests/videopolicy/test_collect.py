@@ -15,7 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
-from simulators import CollectedEpisode, EpisodeSpec, SimulatorConfig
+from rollouts import CollectedEpisode
+from simulators import EpisodeSpec, SimulatorConfig
 from videopolicy import collect
 from videopolicy.main import main
 

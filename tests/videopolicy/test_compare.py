@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from simulators import EpisodeResult, ResultsFile
+from rollouts import EpisodeResult, ResultsFile
 from videopolicy import compare
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.results_directory import open_directory

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from simulators import EpisodeResult, ResultsFile
+from rollouts import EpisodeResult, ResultsFile
 from videopolicy import demo
 from videopolicy.demo_controls import untrained_policy
 from videopolicy.main import main

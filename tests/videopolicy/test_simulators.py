@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from simulators import SimulatorConfig
-from simulators.installations import INSTALLATIONS
+from simulators.catalogue import INSTALLATIONS
 from videopolicy import simulators
 from videopolicy.main import main
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from simulators import SimulatorError, ZeroPolicy
+from rollouts import ZeroPolicy
+from simulators import SimulatorError
 from videopolicy import variation
 from videopolicy.errors import CommandError
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from callbacks.demo_differences import differences, unseen_words
 from datamodules import Preprocessing
 from datamodules.demo_origin import DemoOrigin
-from simulators.survey import Survey
+from rollouts.survey import Survey
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.held_out import held_out
 from videopolicy.evaluation.protocol import Protocol

@@ -11,8 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from simulators import EpisodeResult, EpisodeSpec, GroupSummary, Summary, summarize, wilson_interval
-from simulators.progress import clock
+from rollouts import EpisodeResult, GroupSummary, Summary, summarize, wilson_interval
+from rollouts.progress import clock
+from simulators import EpisodeSpec
 
 MAX_NAME = 40  # letters of a task's name
 MAX_ROWS = 24  # a table that is higher than the terminal shows nothing but its top

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from datamodules.demo_origin import DemoOrigin
+from rollouts.survey import Survey
+from rollouts.worker_process import check_simulator, survey_simulator
 from simulators import EpisodeSpec, SimulatorConfig, SimulatorError
-from simulators.survey import Survey
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.held_out import HeldOut
 from videopolicy.evaluation.typed_keys import require_types
@@ -75,7 +76,7 @@ class Protocol:
             CommandError: There is no such task; lists those there are.
         """
         # without variation: what other tasks of the suite cannot vary is of no concern
-        survey = replace(self.simulator, tasks=["all"], variation={}).survey()
+        survey = survey_simulator(replace(self.simulator, tasks=["all"], variation={}))
         own = survey.tasks if self.simulator.tasks == ["all"] else self.simulator.tasks
         grouped = [task for members in self.groups.values() for task in members]
         if unknown := sorted({*own, *grouped} - set(survey.tasks)):
@@ -86,7 +87,7 @@ class Protocol:
         tasks = own if selection in (None, "all") else select_tasks(selection or "", own, survey.tasks)
         simulator = replace(self.simulator, tasks=tasks)
         if simulator.variation:
-            simulator.check()
+            check_simulator(simulator)
         return replace(self, simulator=simulator, survey=survey)
 
     def episodes(self) -> list[EpisodeSpec]:

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from simulators import EpisodeResult, ResultsFile
-from simulators.survey import releases
+from rollouts import EpisodeResult, ResultsFile
+from rollouts.survey import releases
 from videopolicy.errors import CommandError
 from videopolicy.experiment.run_directory import write_atomically
 

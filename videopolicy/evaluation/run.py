@@ -14,8 +14,8 @@ from rich.console import Console
 from callbacks.clips import side_by_side, write_clip
 from callbacks.demo_differences import WORDS, unseen_words, words_warning
 from lightning_modules import VideoPolicy
-from simulators import EpisodeResult, Policy, RolloutEngine
-from simulators.worker_process import ask_once
+from rollouts import EpisodeResult, Policy, RolloutEngine
+from rollouts.worker_process import ask_once
 from videopolicy.evaluation.live_table import LiveTable
 from videopolicy.evaluation.protocol import Protocol
 from videopolicy.evaluation.results_directory import ResultsDirectory, open_directory

@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from simulators import EpisodeResult, Summary, summarize
-from simulators.statistics import GroupSummary, TaskSummary
+from rollouts import EpisodeResult, Summary, summarize
+from rollouts.statistics import GroupSummary, TaskSummary
 from videopolicy.experiment.run_directory import write_atomically
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from simulators import EpisodeResult, compare, summarize
-from simulators.statistics import holm
+from rollouts import EpisodeResult, compare, summarize
+from rollouts.statistics import holm
 from videopolicy.experiment.run_directory import write_atomically
 
 FORMAT = 1

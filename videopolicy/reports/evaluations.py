@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from simulators import EpisodeResult, ResultsFile, Summary, summarize
+from rollouts import EpisodeResult, ResultsFile, Summary, summarize
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.protocol import find_protocol, protocol_names, read_protocol
 from videopolicy.evaluation.results_directory import fingerprint

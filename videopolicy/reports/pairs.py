@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulators import Comparison, EpisodeResult, compare
+from rollouts import Comparison, EpisodeResult, compare
 from videopolicy.compare import require_same_protocol
 from videopolicy.errors import CommandError
 from videopolicy.reports.evaluations import Evaluation

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from simulators import EpisodeResult
-from simulators.statistics import TaskSummary
+from rollouts import EpisodeResult
+from rollouts.statistics import TaskSummary
 from videopolicy.reports import figures
 from videopolicy.reports.evaluations import OUTCOMES, Evaluation
 from videopolicy.reports.figures import rate, readable, signed

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from simulators.messages import Array
 from simulators.mujoco_types import Environment, MjData, MjModel
-from simulators.protocol import Array
 from simulators.rendering import choose_gl
 from simulators.variations import displace_objects
 from simulators.variations.displacement import CLEARANCE, EDGE, REACH, STEP

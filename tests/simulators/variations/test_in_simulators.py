@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rollouts.worker_process import WorkerProcess, check_simulator
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
+from simulators.messages import Array, EpisodeSpec
 from simulators.mujoco_simulator import MujocoSimulator
-from simulators.protocol import Array, EpisodeSpec
-from simulators.registry import load_adapter
 from simulators.rendering import choose_gl
-from simulators.worker_process import WorkerProcess
+from simulators.worker import load_adapter
 
 pytestmark = pytest.mark.simulator
 
@@ -108,13 +108,13 @@ def test_a_worker_shows_the_varied_episode_that_this_process_shows(simulator: Mu
 def test_a_task_without_room_is_refused_at_setup() -> None:
     pytest.importorskip("robosuite")
     with pytest.raises(SimulatorError, match=r"\['PickPlaceCan'\] start anywhere in their bin already"):
-        replace(LIFT, tasks=["Lift", "PickPlaceCan"], variation={"position": 1.0}).check()
+        check_simulator(replace(LIFT, tasks=["Lift", "PickPlaceCan"], variation={"position": 1.0}))
 
 
 def test_a_simulator_that_cannot_vary_a_kind_says_so() -> None:
     kitchens = SimulatorConfig("robocasa", ["OpenDrawer"], ["robot0_agentview_left"], variation={"position": 1.0})
     with pytest.raises(SimulatorError, match=r"'robocasa' cannot vary \['position'\]; it can vary \['instruction'\]"):
-        kitchens.check()
+        check_simulator(kitchens)
 
 
 def test_a_camera_on_the_wrist_alone_cannot_be_varied() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from rollouts.engine import RolloutEngine
 from simulators.config import SimulatorConfig
-from simulators.engine import RolloutEngine
-from simulators.protocol import EpisodeSpec, PolicyReply, PolicyRequest
+from simulators.messages import EpisodeSpec, PolicyReply, PolicyRequest
 from simulators.robosuite_adapter import TASKS
 from simulators.variations import paraphrase
 from tests.simulators.conftest import counting

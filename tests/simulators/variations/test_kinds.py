@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simulators.errors import SimulatorError
-from simulators.protocol import EpisodeSpec
+from simulators.messages import EpisodeSpec
 from simulators.variations import KINDS, read_variation, require_variable, variation_rng
 
 EPISODE = EpisodeSpec("s", "t", 3)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from simulators.errors import SimulatorError
+from simulators.messages import Array
 from simulators.mujoco_types import MjData, MjModel
-from simulators.protocol import Array
 from simulators.rendering import choose_gl
 from simulators.variations import StandardLook, external_cameras, vary_appearance, vary_cameras
 from simulators.variations.appearance import LIGHT_TURN, OBJECT_MOST, SCENE_MOST, movable_bodies, shown_colour

@@ -6,7 +6,8 @@ import io
 
 from rich.console import Console
 
-from simulators import EpisodeResult, EpisodeSpec, summarize
+from rollouts import EpisodeResult, summarize
+from simulators import EpisodeSpec
 from videopolicy.evaluation.live_table import MAX_ROWS, LiveTable, success_table
 
 

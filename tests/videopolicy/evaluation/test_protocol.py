@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rollouts.survey import releases
+from rollouts.worker_process import survey_simulator
 from simulators import SimulatorConfig, SimulatorError
 from simulators.libero_tasks import STEP_LIMITS
 from simulators.robocasa_adapter import V02_HORIZONS, V02_SCENES
-from simulators.survey import releases
 from tests.simulators.conftest import counting
 from videopolicy.errors import CommandError
 from videopolicy.evaluation import protocol
@@ -166,12 +167,12 @@ def test_words_of_29_of_liberos_130_tasks_are_told_before_any_is_built() -> None
     differ = 0
     for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"):
         one = SimulatorConfig("libero", ["all"], ["agentview"], suite=suite)
-        names = one.survey().instructions
-        files = replace(one, options={"instruction": "bddl"}).survey().instructions
+        names = survey_simulator(one).instructions
+        files = survey_simulator(replace(one, options={"instruction": "bddl"})).instructions
         differ += sum(names[task] != files[task] for task in names)
     assert differ == 29
     task = next(iter(names))
-    told = replace(one, instructions={task: "mine"}).survey().instructions
+    told = survey_simulator(replace(one, instructions={task: "mine"})).instructions
     assert told[task] == "mine"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from simulators import EpisodeResult
+from rollouts import EpisodeResult
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.results_directory import (
     differences,

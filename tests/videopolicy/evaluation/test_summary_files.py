@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from simulators import EpisodeResult
+from rollouts import EpisodeResult
 from videopolicy.evaluation.summary_files import write_summary
 
 DOCUMENT: dict[str, Any] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from simulators import EpisodeResult, wilson_interval
+from rollouts import EpisodeResult, wilson_interval
 from videopolicy.evaluation.variation_curve import Curve, Place, draw, to_markdown, write_curve
 
 STANDARD = Place("", 0.0, "standard")

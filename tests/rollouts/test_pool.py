@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from rollouts.pool import WorkerPool
 from simulators import SimulatorConfig
-from simulators.pool import WorkerPool
 from tests.simulators.conftest import counting
 
 __all__ = ["counting"]  # a fixture

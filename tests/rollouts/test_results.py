@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from rollouts.results import EpisodeResult, ResultsFile
 from simulators.errors import SimulatorError
-from simulators.results import EpisodeResult, ResultsFile
 
 
 def result(seed: int, success: bool | None, task: str = "up", **rest: object) -> EpisodeResult:

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from simulators.results import EpisodeResult
-from simulators.statistics import (
+from rollouts.results import EpisodeResult
+from rollouts.statistics import (
     Comparison,
     Pairs,
     compare,

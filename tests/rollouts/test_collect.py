@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simulators.collect import collect_demos
+from rollouts.collect import collect_demos
 from simulators.config import SimulatorConfig
 
 Counting = Callable[..., SimulatorConfig]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from simulators.results import EpisodeResult
+from rollouts.results import EpisodeResult
 
 Z95 = 1.959963984540054
 """Quantile of the normal distribution for 95 % intervals."""
@@ -38,7 +38,7 @@ def mean_interval(counts: Sequence[tuple[int, int]]) -> tuple[float, float]:
         return 0.0, 1.0
     # Jeffreys' rates in the variance: a task that was solved every time is not thereby certain
     rates = [(successes + 0.5) / (n + 1) for successes, n in counts]
-    variance = sum(rate * (1 - rate) / n for rate, (_, n) in zip(rates, counts)) / len(counts) ** 2
+    variance = sum(rate * (1 - rate) / n for rate, (_, n) in zip(rates, counts, strict=True)) / len(counts) ** 2
     middle = sum(rates) / len(counts)
     return _wilson(sum(successes / n for successes, n in counts) / len(counts), middle * (1 - middle) / variance)
 
@@ -272,8 +272,8 @@ def _mean_difference_interval(tasks: Sequence[Pairs]) -> tuple[float, float]:
         return -1.0, 1.0
     counts = [[(task.successes[side], task.episodes) for task in tasks] for side in (0, 1)]
     rates = [[successes / n for successes, n in part] for part in counts]
-    covariance = sum((t.both / t.episodes - a * b) / t.episodes for t, a, b in zip(tasks, *rates))
-    variances = [sum(rate * (1 - rate) / t.episodes for t, rate in zip(tasks, part)) for part in rates]
+    covariance = sum((t.both / t.episodes - a * b) / t.episodes for t, a, b in zip(tasks, *rates, strict=True))
+    variances = [sum(rate * (1 - rate) / t.episodes for t, rate in zip(tasks, part, strict=True)) for part in rates]
     scale = math.sqrt(variances[0] * variances[1])
     means = (sum(rates[0]) / len(tasks), sum(rates[1]) / len(tasks))
     return _recovered(means, (mean_interval(counts[0]), mean_interval(counts[1])), covariance / scale if scale else 0.0)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from rollouts.engine import RolloutEngine
+from rollouts.policies import Policy, RandomPolicy, ScriptedPolicy
 from simulators.config import SimulatorConfig
-from simulators.engine import RolloutEngine
-from simulators.policies import RandomPolicy, ScriptedPolicy
-from simulators.protocol import Policy
 
 pytest.importorskip("robosuite")
 

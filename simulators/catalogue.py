@@ -1,4 +1,7 @@
-"""Where a simulator may be installed, and the command that gets it there; read from metadata, nothing is imported."""
+"""The simulators: adapter, what to install, suites, and where an installation may be.
+
+What is installed is read from metadata; no simulator is imported.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,60 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
-from simulators.registry import SIMULATORS
+from simulators.errors import SimulatorError
+
+
+@dataclass(frozen=True)
+class SimulatorEntry:
+    """Where a simulator is.
+
+    Args:
+        adapter: `module:Class`, imported in the worker only.
+        install: What to do when the simulator's packages are missing, as the end of a sentence.
+        suite: Suite name used when the config gives none.
+        num_init_states: Recorded initial states a task, or None if the seed decides the initial state.
+    """
+
+    adapter: str
+    install: str = ""
+    suite: str = ""
+    num_init_states: int | None = None
+
+
+SIMULATORS: dict[str, SimulatorEntry] = {
+    "robosuite": SimulatorEntry(
+        "simulators.robosuite_adapter:RobosuiteSimulator",
+        install="pip install -e '.[robosuite]' in the folder of this project",
+        suite="robosuite",
+    ),
+    "libero": SimulatorEntry(
+        "simulators.libero_adapter:LiberoSimulator",
+        install="pip install -e '.[libero]' in the folder of this project",
+        suite="libero_object",
+        num_init_states=50,
+    ),
+    "robocasa": SimulatorEntry(
+        "simulators.robocasa_adapter:RoboCasaSimulator",
+        install="make sim-robocasa builds an environment that has it; name it in `python:` (docs/simulators.md)",
+        suite="robocasa",
+    ),
+}
+
+
+def entry(name: str) -> SimulatorEntry:
+    """The simulator called `name`, or the adapter given as `package.module:Class`.
+
+    Raises:
+        SimulatorError: If there is no such simulator; lists those there are.
+    """
+    if name in SIMULATORS:
+        return SIMULATORS[name]
+    if ":" in name:
+        return SimulatorEntry(adapter=name, suite=name.rpartition(":")[2])
+    raise SimulatorError(
+        f"unknown simulator {name!r}; there are {sorted(SIMULATORS)}, or your own adapter as 'package.module:Class'."
+    )
+
 
 HERE = "this Python"
 """What a table says for the interpreter that runs us."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simulators.errors import SimulatorError
-from simulators.protocol import Array, EpisodeSpec
+from simulators.messages import Array, EpisodeSpec
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rollouts.engine import RolloutEngine
+from rollouts.policies import Policy, RandomPolicy, ScriptedPolicy, ZeroPolicy
+from rollouts.results import EpisodeResult
 from simulators.config import SimulatorConfig
-from simulators.engine import RolloutEngine
 from simulators.errors import SimulatorError
-from simulators.policies import RandomPolicy, ScriptedPolicy, ZeroPolicy
-from simulators.protocol import EpisodeSpec, Policy, PolicyReply, PolicyRequest, policy_seed
-from simulators.results import EpisodeResult
+from simulators.messages import EpisodeSpec, PolicyReply, PolicyRequest, policy_seed
 
 Counting = Callable[..., SimulatorConfig]
 
@@ -256,7 +256,7 @@ def test_workers_lost_before_the_first_answer_do_not_end_a_run_while_others_star
     counting: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a machine has memory for 3 of 6 workers: the kernel kills the others while they import."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "simulators"))
     marks = tmp_path / "marks"
     marks.mkdir()
     python = tmp_path / "python"

@@ -10,23 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from rollouts.policies import Policy, ScriptedPolicy
+from rollouts.pool import Event, Job, WorkerPool
+from rollouts.progress import EpisodeProgress
+from rollouts.results import EpisodeResult, Prediction, Recording
+from rollouts.statistics import wilson_interval
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
-from simulators.policies import ScriptedPolicy
-from simulators.pool import Event, Job, WorkerPool
-from simulators.progress import EpisodeProgress
-from simulators.protocol import (
-    EpisodeSpec,
-    Images,
-    Observation,
-    Policy,
-    PolicyReply,
-    PolicyRequest,
-    Transition,
-    policy_seed,
-)
-from simulators.results import EpisodeResult, Prediction, Recording
-from simulators.statistics import wilson_interval
+from simulators.messages import EpisodeSpec, Images, Observation, PolicyReply, PolicyRequest, Transition, policy_seed
 
 
 @dataclass
@@ -199,7 +190,7 @@ class RolloutEngine:
         share = (time.monotonic() - start) / len(requests)
         assert len(replies) == len(requests), f"the policy answered {len(replies)} of {len(requests)} requests"
         deaths = []
-        for (slot, episode), reply in zip(waiting.items(), replies):
+        for (slot, episode), reply in zip(waiting.items(), replies, strict=True):
             self._note_reply(episode, reply, share)
             actions = np.asarray(reply.actions[: self.execute_steps], dtype=np.float32)
             deaths.append(self.pool.send(slot, "step_chunk", actions=actions, **self._pictures(slot)))

@@ -13,11 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import simulators
+from rollouts.survey import Survey
 from simulators import wire
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError, WorkerDied
+<<<<<<< HEAD:simulators/worker_process.py
 from simulators.installations import advice
 from simulators.survey import Survey
+=======
+>>>>>>> b117660 (Two sides of the border: simulators/ is lent to another Python, rollouts/ is the host's; no import circle of any kind):rollouts/worker_process.py
 
 
 class WorkerProcess:
@@ -33,7 +38,7 @@ class WorkerProcess:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         self._socket, theirs = socket.socketpair()
         paths = [] if config.python else sys.path  # another interpreter has paths of its own
-        folder = Path(__file__).resolve().parent
+        folder = Path(simulators.__file__).resolve().parent
         start = [config.interpreter, str(folder / "bootstrap.py"), str(folder)]
         command = [*start, str(theirs.fileno()), json.dumps(paths)]
         try:
@@ -171,7 +176,7 @@ def survey_simulator(config: SimulatorConfig, timeout_s: float = 300.0) -> Surve
     """Ask a fresh worker what it has and compare the config's tasks with it.
 
     Raises:
-        SimulatorError: See `SimulatorConfig.check`.
+        SimulatorError: See `check_simulator`.
     """
     found = Survey(**ask_once(config, "survey", timeout_s))
     unknown = [] if config.tasks == ["all"] else [task for task in config.tasks if task not in found.tasks]
@@ -181,3 +186,16 @@ def survey_simulator(config: SimulatorConfig, timeout_s: float = 300.0) -> Surve
         raise SimulatorError(f"{config.suite} has no task {unknown}; there are {found.tasks}.{hint}")
     words = {task: words for task, words in found.instructions.items() if task not in config.instructions}
     return replace(found, instructions={**words, **config.instructions})
+
+
+def check_simulator(config: SimulatorConfig) -> SimulatorConfig:
+    """Start one worker and ask it whether it could run every task; takes as long as importing the simulator.
+
+    Returns:
+        The config, with `["all"]` replaced by the names of the tasks.
+
+    Raises:
+        SimulatorError: Not installed, unknown task or camera, no OpenGL, or no such interpreter.
+    """
+    available = survey_simulator(config).tasks
+    return replace(config, tasks=available) if config.tasks == ["all"] else config

@@ -1,16 +1,24 @@
-"""Policies without a network, for controls beside every success rate."""
+"""What a policy is to a rollout, and policies without a network: controls beside every success rate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from simulators.errors import SimulatorError
-from simulators.protocol import Array, PolicyReply, PolicyRequest, policy_seed
+from simulators.messages import Array, PolicyReply, PolicyRequest, policy_seed
 
 ARM_SIZE = 7
 """Numbers of an arm's action, its gripper's last."""
+
+
+class Policy(Protocol):
+    """Anything that turns observations into action chunks."""
+
+    def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
+        """Answer every request, in order; the requests come from different episodes."""
 
 
 class ScriptedPolicy:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 
-from simulators.progress import EpisodeProgress
+from rollouts.progress import EpisodeProgress
 
 
 def test_the_line_counts_what_was_there_before_but_not_in_the_rate() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from rollouts.pool import WorkerPool
 from simulators.config import SimulatorConfig
 from simulators.experts.episode import ExpertSettings
-from simulators.pool import WorkerPool
-from simulators.protocol import DemoEpisode, EpisodeSpec
+from simulators.messages import DemoEpisode, EpisodeSpec
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,8 @@ import pytest
 import tomllib
 
 from simulators import installations
-from simulators.installations import HERE, INSTALLATIONS, Installation, installed_packages
+from simulators.catalogue import HERE, INSTALLATIONS, SIMULATORS, Installation, installed_packages
 from simulators.libero_tasks import STEP_LIMITS
-from simulators.registry import SIMULATORS
 from simulators.robocasa_adapter import SUITES, V02_HORIZONS
 from simulators.robosuite_adapter import TASKS
 

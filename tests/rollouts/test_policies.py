@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rollouts.policies import RandomPolicy, ReplayPolicy, ZeroPolicy
 from simulators.errors import SimulatorError
-from simulators.policies import RandomPolicy, ReplayPolicy, ZeroPolicy
-from simulators.protocol import EpisodeSpec, Observation, PolicyRequest
+from simulators.messages import EpisodeSpec, Observation, PolicyRequest
 
 
 def request(step: int, seed: int = 0) -> PolicyRequest:

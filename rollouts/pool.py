@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from rollouts.worker_process import WorkerProcess, no_start
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError, WorkerDied
-from simulators.protocol import EpisodeSpec
-from simulators.worker_process import WorkerProcess, no_start
+from simulators.messages import EpisodeSpec
 
 
 @dataclass
@@ -85,7 +85,7 @@ class WorkerPool:
         for slot in list(self._jobs):  # in the middle of an episode: not worth saving
             self._drop(slot)
         assert len(indices) == len(episodes)
-        self._queue = [Job(index, spec) for index, spec in zip(indices, episodes)]
+        self._queue = [Job(index, spec) for index, spec in zip(indices, episodes, strict=True)]
 
     def assign(self) -> list[tuple[int, Job]]:
         """Give every idle slot its next job, preferring the task its worker has already built."""
