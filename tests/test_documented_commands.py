@@ -23,7 +23,7 @@ from tests.documented import (
 
 COMMANDS = documented()
 QUICK = re.compile(
-    r"videopolicy (inspect|simulators list|profile .*--(fits|meta)|simulators check robocasa)|make help|"
+    r"videopolicy (inspect|simulators list|simulators check robocasa)|make help|"
     r"lightning .*(help|--print_config)|videopolicy convert --from svd"
 )
 """Commands of a few seconds that need no trained run; `make test` runs them, `make test-docs` all."""
