@@ -16,13 +16,9 @@ from typing import Any
 import simulators
 from rollouts.survey import Survey
 from simulators import wire
+from simulators.catalogue import advice
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError, WorkerDied
-<<<<<<< HEAD:simulators/worker_process.py
-from simulators.installations import advice
-from simulators.survey import Survey
-=======
->>>>>>> b117660 (Two sides of the border: simulators/ is lent to another Python, rollouts/ is the host's; no import circle of any kind):rollouts/worker_process.py
 
 
 class WorkerProcess:
