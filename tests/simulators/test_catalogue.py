@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
-from simulators import installations
+from simulators import catalogue
 from simulators.catalogue import HERE, INSTALLATIONS, SIMULATORS, Installation, installed_packages
 from simulators.libero_tasks import STEP_LIMITS
 from simulators.robocasa_adapter import SUITES, V02_HORIZONS
@@ -63,7 +63,7 @@ def test_this_python_comes_first_where_it_may_hold_the_simulator(
 ) -> None:
     folder = environment(tmp_path / "own", robocasa="0.2.1")
     here = environment(tmp_path / "here", robocasa="0.2.0")
-    monkeypatch.setattr(installations.sys, "path", [str(next(here.glob("lib/*/site-packages")))])
+    monkeypatch.setattr(catalogue.sys, "path", [str(next(here.glob("lib/*/site-packages")))])
     assert entry_in(folder, "0.2", shared=True).found() == (HERE, "robocasa 0.2.0")
     assert entry_in(folder, "0.2").found() == (f"{folder}/bin/python", "robocasa 0.2.1")
 
@@ -72,7 +72,7 @@ def test_this_python_comes_first_where_it_may_hold_the_simulator(
 def test_a_simulator_that_is_nowhere_is_not_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LIBERO takes any release, so that its release begins with the empty text, as a missing version does."""
     here = environment(tmp_path / "here", numpy="2.0.0")
-    monkeypatch.setattr(installations.sys, "path", [str(next(here.glob("lib/*/site-packages")))])
+    monkeypatch.setattr(catalogue.sys, "path", [str(next(here.glob("lib/*/site-packages")))])
     monkeypatch.chdir(tmp_path)
     assert INSTALLATIONS[name].found() is None
 
