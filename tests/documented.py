@@ -103,9 +103,9 @@ SHORT = {
     "python benchmarks/train_step.py --size full": "--batch-size 1 --steps 1 --turns 1 --device cpu "
     "--overlay tiny_robocasa.yaml",
     "python benchmarks/train_step.py --size full --device cuda --stage video": "--batch-size 1 --steps 1 --turns 1 "
-    "--device cpu --overlay tiny_robocasa.yaml --choices one_token,latent_cache",
+    "--device cpu --overlay tiny_robocasa.yaml --choices one_token,fused_adam",
     "python benchmarks/train_step.py --size full --device cuda --stage action": "--batch-size 1 --steps 1 --turns 1 "
-    "--device cpu --overlay tiny_robocasa.yaml --choices one_token,latent_cache",
+    "--device cpu --overlay tiny_robocasa.yaml --choices one_token,fused_adam",
     "python benchmarks/full_size_steps.py": "--steps 2 --minutes 0.05 --device cpu --overlay tiny_robocasa.yaml",
     "python benchmarks/rollout.py": "--episodes 1 --network-episodes 1 --rounds 1 --steps 2 --max-steps 8 "
     "--image-size 32 --workers 1",
