@@ -190,7 +190,7 @@ def changed_text_tower() -> VideoModel:
         ({}, {"video_steps": 2, "video_sampler": Sampler(2, rho=3.0)}),
         ({}, {"video_steps": 2, "video_sigma_end": 2.0}),
     ],
-    ids=str,
+    ids=["words", "orientation", "split", "demos", "taps", "spacing of the levels", "last level"],
 )
 def test_features_of_other_words_pictures_or_levels_are_not_taken(
     data_change: dict[str, object],
