@@ -218,8 +218,6 @@ def experiments(folder: Path) -> None:
     demo = tiny_overlay(ROOT / "experiments" / "lift.yaml", Path("unused"), 2)
     demo["data"]["init_args"].pop("paths")
     demo["data"]["init_args"]["image_size"] = 64  # as the demo collects them
-    callbacks = demo["stages"]["action"]["trainer"]["callbacks"]
-    callbacks[:] = [callback for callback in callbacks if callback["class_path"] != "FeatureCache"]  # of 60 demos
     (folder / "tiny_demo.yaml").write_text(yaml.safe_dump(demo))
     for name in ("lift", "libero_object", "robocasa"):  # for benchmarks, which read experiments of their own tree
         overlay = tiny_overlay(ROOT / "experiments" / f"{name}.yaml", Path("unused"), 2)
