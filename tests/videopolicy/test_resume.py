@@ -67,6 +67,7 @@ def test_killed_in_both_stages_the_same_command_finishes(
     assert (tmp_path / "runs" / "lift" / "handoff" / "manifest.json").read_text() == handoff
 
 
+@pytest.mark.slow
 def test_killed_between_the_stages_it_goes_straight_to_the_action_stage(
     tmp_path: Path, lift_overlay: list[str], run_lightning: Run
 ) -> None:

@@ -41,6 +41,7 @@ def video(tmp_path: Path, lift_overlay: list[str]) -> Start:
     return run
 
 
+@pytest.mark.slow
 def test_odd_names_and_no_home_work(tmp_path: Path, video: Start) -> None:
     name = "läufe [1] #2/my run, 100% {x}=y"
     for steps, said in (("2", ""), ("4", "going on from")):
@@ -53,12 +54,14 @@ def test_odd_names_and_no_home_work(tmp_path: Path, video: Start) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_home_directory_is_meant_by_its_sign(tmp_path: Path, video: Start) -> None:
     done = video("--run_dir=~/r", HOME=str(tmp_path / "home"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "home" / "r" / "video" / "finished.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path, video: Start) -> None:
     (tmp_path / "file").write_text("")
     for folder, reason in {"file": "Not a directory", "/proc/run": "No such file or directory"}.items():

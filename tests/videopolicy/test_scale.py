@@ -36,6 +36,7 @@ def overlaid(name: str, write_overlay: Callable[..., Path], demos: Path, *betwee
     return [word for path in (experiment, *between, write_overlay(experiment, demos)) for word in ("-c", str(path))]
 
 
+@pytest.mark.slow
 def test_both_stages_run_where_stage_1_trains_adapters_and_it_goes_on(
     tmp_path: Path,
     write_overlay: Callable[..., Path],
