@@ -106,8 +106,8 @@ class Stage(LightningModule):
         Weights that a callback loads at set-up are there by now, so here the U-Net gets its adapters, and a process
         its shares.
         """
+        datamodule = getattr(self.trainer, "datamodule", None)
         if self.preprocessing is None:
-            datamodule = getattr(self.trainer, "datamodule", None)
             if datamodule is None:
                 raise DatasetError(
                     f"{type(self).__name__} has no data: pass one of the datamodules "
@@ -115,11 +115,11 @@ class Stage(LightningModule):
                 )
             self.attach(datamodule.preprocessing)
             self.demo_origin = origin_of(datamodule)
-        latents = getattr(getattr(self.trainer, "datamodule", None), "latents", None)
+        latents = getattr(datamodule, "latents", None)
         if latents is not None:
             video = self.video
             latents.require(latent_key(video.autoencoder, video.text_encoder, video.condition_noise))
-        if (datamodule := getattr(self.trainer, "datamodule", None)) is not None:
+        if datamodule is not None:
             datamodule.picture_windows(self.num_predicted)
         require_whole_weights(self.trainer.precision_plugin)
         self.adapt()
