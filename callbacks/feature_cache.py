@@ -18,8 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from callbacks.handoff import state_sha256
 from datamodules.feature_files import FeatureReader, FeatureWriter, Split, stored_key
-from datamodules.file_identity import file_identity
-from lightning_modules import ActionStage, Features, differing_keys, plain_network
+from files.differences import differing_keys
+from files.hashes import file_identity
+from lightning_modules import ActionStage, Features, plain_network
 from lightning_modules.latent_key import fingerprint
 
 SPLITS: tuple[Split, ...] = ("train", "val")

@@ -18,8 +18,10 @@ from torch import Tensor
 from callbacks.finite_training import require_finite
 from callbacks.stage_file import PARTS, POLICY_PARTS, StageFile
 from callbacks.weight_averaging import TrainableWeightAveraging
-from datamodules.disk import sync_folder, write_json
-from lightning_modules import ActionStage, Stage, VideoStage, differing_keys, plain_network
+from files.differences import differing_keys
+from files.hashes import file_sha256
+from files.writing import sync, write_json
+from lightning_modules import ActionStage, Stage, VideoStage, plain_network
 from lightning_modules.latent_key import fingerprint
 from networks import NetworkError, VideoModel
 from networks.checkpoints.file import write_safetensors
@@ -211,7 +213,7 @@ def write_handoff(folder: Path, state: dict[str, Tensor], description: dict[str,
     }
     write_json(folder / MANIFEST, manifest)  # from here on the new weights count, under either name
     os.replace(new, folder / WEIGHTS)
-    sync_folder(folder)
+    sync(folder)
 
 
 def find_weights(folder: Path, manifest: dict[str, Any]) -> Path:
@@ -273,12 +275,6 @@ def load_handoff_state(video: VideoModel, state: dict[str, Tensor]) -> None:
         video.load_state_dict({**video.state_dict(), **state})
     except RuntimeError as error:  # torch lists every shape that differs
         raise NetworkError(f"The handoff's tensors do not fit the video network: {error}") from error
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def state_sha256(state: dict[str, Tensor]) -> str:

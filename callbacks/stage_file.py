@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_modules import Stage, differing_keys, plain_network
+from files.differences import differing_keys
+from lightning_modules import Stage, plain_network
 from networks import CheckpointError, NetworkError, read_checkpoint
 
 PARTS = {  # names in a stage's state dict, and what they are; any of these parts may be absent as a whole

@@ -8,7 +8,8 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.stage_file import PARTS, POLICY_PARTS, StageFile, part_of, require_same_network
-from lightning_modules import ActionStage, Stage, differing_keys
+from files.differences import differing_keys
+from lightning_modules import ActionStage, Stage
 
 
 class StartingWeights(Callback):

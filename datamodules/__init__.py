@@ -3,12 +3,14 @@
 from datamodules.augmentation import ColourJitter
 from datamodules.batch import Batch, Window
 from datamodules.datamodule import DemoDataModule
-from datamodules.errors import DatasetError
 from datamodules.preprocessing import Preprocessing
 from datamodules.sources import LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule
 from datamodules.statistics import ActionStatistics
 from datamodules.windows import WindowDataset
 from datamodules.writer import Demo, RobomimicWriter
+from files.errors import UserError
+
+DatasetError = UserError  # its earlier name
 
 __all__ = [
     "ActionStatistics",

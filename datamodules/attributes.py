@@ -8,14 +8,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datamodules.errors import DatasetError
+from files.errors import UserError
 
 
 def read_json_attribute(group: h5py.Group, name: str) -> dict[str, Any]:
     """A JSON object kept as an attribute; empty if there is none.
 
     Raises:
-        DatasetError: The attribute is there but is not a JSON object.
+        UserError: The attribute is there but is not a JSON object.
     """
     if name not in group.attrs:
         return {}
@@ -25,7 +25,7 @@ def read_json_attribute(group: h5py.Group, name: str) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict):
         where = f"{group.file.filename} {group.name}"
-        raise DatasetError(f"{where}: attribute {name!r} is not a JSON object; write it again.")
+        raise UserError(f"{where}: attribute {name!r} is not a JSON object; write it again.")
     return value
 
 

@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from datamodules.errors import DatasetError
 from datamodules.hdf5 import READ_ERRORS, demo_file, why_not_read
 from datamodules.pictures import Orientation, turn_upright
 from datamodules.readers import DemoReader, demo_group, demo_names, detect_reader, no_images, unknown_layout
+from files.errors import UserError
 
 THUMBNAIL = 112  # pixels of a side
 CAPTION = 18  # pixels of height
@@ -25,12 +25,12 @@ def contact_sheet(paths: Sequence[str | Path], demos_per_file: int = 4, moments:
     Files and demos that cannot be read are left out.
 
     Raises:
-        DatasetError: That is all of them; says why the first cannot be drawn.
+        UserError: That is all of them; says why the first cannot be drawn.
     """
     reasons: list[str] = []
     rows = [row for path in paths for row in _file_rows(Path(path), demos_per_file, moments, reasons)]
     if not rows:
-        raise DatasetError(f"no demo can be drawn: {reasons[0] if reasons else 'there is none'}")
+        raise UserError(f"no demo can be drawn: {reasons[0] if reasons else 'there is none'}")
     width = max(row.width for row in rows)
     sheet = Image.new("RGB", (width, sum(row.height for row in rows)), "white")
     top = 0
@@ -45,16 +45,16 @@ def _file_rows(path: Path, num_demos: int, moments: int, reasons: list[str]) -> 
     try:
         with demo_file(path) as file:
             if (reader := detect_reader(file)) is None:
-                raise DatasetError(f"{path}: {unknown_layout(file)}")
+                raise UserError(f"{path}: {unknown_layout(file)}")
             names = demo_names(file)
             chosen = sorted({round(i) for i in np.linspace(0, len(names) - 1, min(num_demos, len(names)))})
             for name in (names[i] for i in chosen):
                 try:
                     title = f"{reader.task(file)} {name}"
                     rows.append(_demo_row(demo_group(file, name), reader, reader.orientation(file), title, moments))
-                except DatasetError as error:
+                except UserError as error:
                     reasons.append(str(error))
-    except DatasetError as error:
+    except UserError as error:
         reasons.append(str(error))
     return rows
 
@@ -72,9 +72,9 @@ def _demo_row(demo: h5py.Group, reader: DemoReader, orientation: Orientation, ti
             steps = [round(step) for step in np.linspace(0, length - 1, moments)]
             strips.append((camera, steps, [turn_upright(images[step], orientation) for step in steps]))
         except READ_ERRORS as error:
-            raise DatasetError(f"{where}: {why_not_read(demo['obs'], key, error)}.") from None
+            raise UserError(f"{where}: {why_not_read(demo['obs'], key, error)}.") from None
     if not strips:
-        raise DatasetError(f"{where}: {no_images(demo)}")
+        raise UserError(f"{where}: {no_images(demo)}")
     strip_width = moments * THUMBNAIL + GAP
     row = Image.new("RGB", (len(strips) * strip_width, 2 * CAPTION + THUMBNAIL + GAP), "white")
     draw, font = ImageDraw.Draw(row), ImageFont.load_default(13)

@@ -20,7 +20,6 @@ from datamodules.augmentation import PAPER_JITTER, ColourJitter
 from datamodules.batch import Batch, Window
 from datamodules.demo_files import find_files
 from datamodules.demos import DemoEntry, ReadingSettings, common_size, list_demos, read_actions, used_dims
-from datamodules.errors import DatasetError
 from datamodules.latent_cache import LatentCache
 from datamodules.odd_actions import odd_actions, padding_problem
 from datamodules.pictures import Orientation
@@ -32,6 +31,7 @@ from datamodules.statistics import ActionStatistics, ConstantActions, Statistics
 from datamodules.statistics_file import load_or_compute
 from datamodules.validation import ValidationWindows, loader_without_windows, nothing_to_validate
 from datamodules.windows import ActionPadding, WindowDataset
+from files.errors import UserError
 
 
 class DemoDataModule(LightningDataModule):
@@ -157,7 +157,7 @@ class DemoDataModule(LightningDataModule):
         Again for a stage that learns something else: one that learns actions gets no demos of ``video_only_tasks``.
 
         Raises:
-            DatasetError: The first thing found wrong with the files or settings.
+            UserError: The first thing found wrong with the files or settings.
         """
         filmed_only = set() if self._learns_to_film() else set(self.video_only_tasks)
         if self._preprocessing is None:
@@ -282,7 +282,7 @@ class DemoDataModule(LightningDataModule):
 
     def _make_reader(self) -> DemoReader:
         if not hasattr(self, "layout"):
-            raise DatasetError(
+            raise UserError(
                 f"{type(self).__name__} does not know a layout; "
                 "use RobosuiteDataModule, RoboCasaDataModule or LiberoDataModule."
             )
@@ -292,17 +292,17 @@ class DemoDataModule(LightningDataModule):
         positive = ("num_frames", "frame_stride", "action_horizon", "batch_size", "val_batch_size")
         for name in (*positive, *(n for n in ("image_size", "limit_demos") if getattr(self, n) is not None)):
             if (value := getattr(self, name)) < 1:
-                raise DatasetError(f"data.init_args.{name} is {value}; it must be at least 1.")
+                raise UserError(f"data.init_args.{name} is {value}; it must be at least 1.")
         if not 0 <= self.val_fraction < 1:
-            raise DatasetError(f"data.init_args.val_fraction is {self.val_fraction}; it must be from 0 to below 1.")
+            raise UserError(f"data.init_args.val_fraction is {self.val_fraction}; it must be from 0 to below 1.")
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
-            raise DatasetError(f"data.init_args.cameras is {self.cameras}; name at least one camera, each once.")
+            raise UserError(f"data.init_args.cameras is {self.cameras}; name at least one camera, each once.")
         if both := sorted(set(self.video_only_tasks) & set(self.evaluation_only_tasks)):
-            raise DatasetError(
+            raise UserError(
                 f"data.init_args: {both} are in video_only_tasks and in evaluation_only_tasks; put each in one of them."
             )
         if any(weight < 0 for weight in (self.weights or {}).values()):
-            raise DatasetError(f"data.init_args.weights is {self.weights}; weights must be 0 or more.")
+            raise UserError(f"data.init_args.weights is {self.weights}; weights must be 0 or more.")
 
     def _list_demos(self, files: Sequence[Path]) -> list[DemoEntry]:
         settings = ReadingSettings(
@@ -317,7 +317,7 @@ class DemoDataModule(LightningDataModule):
         listed = [demo for path in files for demo in list_demos(path, self.reader, settings)]
         self._tasks = {demo.task for demo in listed}
         if not self._tasks:
-            raise DatasetError(
+            raise UserError(
                 f"data.init_args.evaluation_only_tasks is {self.evaluation_only_tasks}, which leaves no demo to learn "
                 "from; leave at least one task out of it."
             )
@@ -338,7 +338,7 @@ class DemoDataModule(LightningDataModule):
         tasks = {demo.task for demo in demos}
         if (unknown := sorted(set(self.video_only_tasks) - tasks)) or tasks <= set(self.video_only_tasks):
             what = f"names {unknown}" if unknown else "names every task"
-            raise DatasetError(
+            raise UserError(
                 f"data.init_args.video_only_tasks {what}, but the demos are of {sorted(tasks)}; name some of these "
                 "and leave at least one whose actions are learned."
             )

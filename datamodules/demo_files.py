@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from datamodules.errors import DatasetError
+from files.errors import UserError
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
@@ -21,7 +21,7 @@ def find_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     folders give HDF5 files only. One file under two names (a link, a relative and an absolute path) is one file.
 
     Raises:
-        DatasetError: A path matches nothing.
+        UserError: A path matches nothing.
     """
     found: dict[tuple[int, int], Path] = {}
     for text in [paths] if isinstance(paths, str | Path) else paths:
@@ -29,7 +29,7 @@ def find_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
             status = path.stat() if path.exists() else path.lstat()
             found.setdefault((status.st_dev, status.st_ino), path)
     if not found:
-        raise DatasetError("paths is empty; name at least one HDF5 file, glob or folder in data.init_args.paths.")
+        raise UserError("paths is empty; name at least one HDF5 file, glob or folder in data.init_args.paths.")
     return list(found.values())
 
 
@@ -50,7 +50,7 @@ def _matches(text: str) -> list[Path]:
         found = [path] if os.path.lexists(path) else []
         problem = f"{text}: no such file"
     if not found:
-        raise DatasetError(f"{problem}; correct data.init_args.paths, or collect demos with `videopolicy collect`.")
+        raise UserError(f"{problem}; correct data.init_args.paths, or collect demos with `videopolicy collect`.")
     return found
 
 
@@ -60,9 +60,7 @@ def _expanded(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise DatasetError(
-            f"{text}: there is no home directory here (HOME is not set); write the whole path."
-        ) from None
+        raise UserError(f"{text}: there is no home directory here (HOME is not set); write the whole path.") from None
 
 
 def _files_of(match: Path) -> list[Path]:
@@ -83,7 +81,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
-    raise DatasetError(f"{error.filename}: the folder cannot be read ({error.strerror}); change its permissions.")
+    raise UserError(f"{error.filename}: the folder cannot be read ({error.strerror}); change its permissions.")
 
 
 def _pattern(path: Path) -> str:

@@ -96,7 +96,7 @@ def read_origin(demos: Iterable[DemoEntry]) -> DemoOrigin:
     """Read the origin of demos from the attributes of their files.
 
     Raises:
-        DatasetError: A file or an attribute of it cannot be read.
+        UserError: A file or an attribute of it cannot be read.
     """
     origin = DemoOrigin()
     by_path: dict[str, list[DemoEntry]] = {}

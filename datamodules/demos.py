@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.errors import DatasetError
 from datamodules.hdf5 import READ_ERRORS, demo_file, why_not_read
 from datamodules.pictures import Orientation, reading_problem
 from datamodules.readers import (
@@ -24,6 +23,7 @@ from datamodules.readers import (
     no_images,
     require_layout,
 )
+from files.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def list_demos(path: Path, reader: DemoReader, settings: ReadingSettings) -> lis
     """Check the demos of one file that will be trained on, and list them.
 
     Raises:
-        DatasetError: The first problem found.
+        UserError: The first problem found.
     """
     with demo_file(path) as file:
         require_layout(file, reader)
@@ -100,7 +100,7 @@ def list_demos(path: Path, reader: DemoReader, settings: ReadingSettings) -> lis
             demo = demo_group(file, name)
             problems = demo_problems(demo, reader, settings.cameras, timing, settings.instruction, num_read=not entries)
             for problem in problems:
-                raise DatasetError(f"{path} {name}: {problem}")
+                raise UserError(f"{path} {name}: {problem}")
             entries.append(describe(demo, reader, settings, task, orientation, timing))
     return entries
 
@@ -137,18 +137,18 @@ def used_dims(
     """The action numbers to use: those wanted, or else the source's, or else all.
 
     Raises:
-        DatasetError: Demos of different widths, or a number that is not there or stands twice.
+        UserError: Demos of different widths, or a number that is not there or stands twice.
     """
     first = demos[0]
     for demo in demos:
         if demo.action_width != first.action_width:
-            raise DatasetError(
+            raise UserError(
                 f"{demo}: actions are {demo.action_width} wide but those of {first} are {first.action_width} wide; "
                 "train on files with one action space."
             )
     dims = tuple(wanted if wanted is not None else default or range(first.action_width))
     if not dims or len(set(dims)) != len(dims) or min(dims) < 0 or max(dims) >= first.action_width:
-        raise DatasetError(
+        raise UserError(
             f"{first}: actions are {first.action_width} wide but action_dims is {list(dims)}; "
             f"set data.init_args.action_dims to some of 0 to {first.action_width - 1}, each once."
         )
@@ -159,14 +159,14 @@ def common_size(demos: Sequence[DemoEntry], wanted: int | None) -> int:
     """Pixels of a side: those wanted, or else of the images.
 
     Raises:
-        DatasetError: They differ.
+        UserError: They differ.
     """
     if wanted is not None:
         return wanted
     first = demos[0]
     for demo in demos:
         if demo.image_size != first.image_size:
-            raise DatasetError(
+            raise UserError(
                 f"{demo}: images are {demo.image_size} pixels wide but those of {first} {first.image_size}; "
                 "set data.init_args.image_size to resize both."
             )
@@ -268,7 +268,7 @@ def read_actions(demos: Iterable[DemoEntry], dims: Sequence[int]) -> Iterator[tu
     """Yield the name and the chosen action dimensions (L, D) of every demo, one at a time; no other demo is read.
 
     Raises:
-        DatasetError: An action dataset cannot be read.
+        UserError: An action dataset cannot be read.
     """
     for path, members in groupby(demos, key=lambda demo: demo.path):
         with demo_file(path) as file:
@@ -277,5 +277,5 @@ def read_actions(demos: Iterable[DemoEntry], dims: Sequence[int]) -> Iterator[tu
                 try:
                     actions = np.asarray(group["actions"][()], dtype=np.float64)
                 except READ_ERRORS as error:
-                    raise DatasetError(f"{demo}: {why_not_read(group, 'actions', error)}.") from None
+                    raise UserError(f"{demo}: {why_not_read(group, 'actions', error)}.") from None
                 yield str(demo), actions[:, list(dims)]

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from datamodules.disk import not_written, require_room, write_json
-from datamodules.errors import DatasetError
+from files.errors import UserError
+from files.writing import not_written, require_room, write_json
 
 FORMAT = 2
 MANIFEST = "fingerprint.json"
@@ -44,8 +44,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _damaged(path: Path, reason: object) -> DatasetError:
-    return DatasetError(
+def _damaged(path: Path, reason: object) -> UserError:
+    return UserError(
         f"{path}: cannot be read as a part of a feature cache ({' '.join(str(reason).split())}); delete the folder, "
         "and the next run fills it again."
     )
@@ -61,7 +61,7 @@ class FeatureWriter:
         shapes: Shape (V, T, C, h, w) of a window's features at every tap.
 
     Raises:
-        DatasetError: There is too little room, the folder cannot be written, or holds files of somebody else under the
+        UserError: There is too little room, the folder cannot be written, or holds files of somebody else under the
             names of ours.
     """
 
@@ -87,7 +87,7 @@ class FeatureWriter:
         """Write the features (n, V, T, C, h, w) of all windows of a split, batch after batch.
 
         Raises:
-            DatasetError: The disk is full, or a number is too large for float16.
+            UserError: The disk is full, or a number is too large for float16.
         """
         paths = [self.folder / name for name in self._manifest["files"][split]]
         files: list[BinaryIO] = []
@@ -115,10 +115,10 @@ class FeatureWriter:
         """Count the features as complete.
 
         Raises:
-            DatasetError: Another run began to fill the folder meanwhile.
+            UserError: Another run began to fill the folder meanwhile.
         """
         if _manifest(self.folder).get("filled_by") != self._manifest["filled_by"]:
-            raise DatasetError(
+            raise UserError(
                 f"{self.folder}: another run fills this folder at the same time; give FeatureCache another folder, or "
                 "start this run again when the other one trains."
             )
@@ -130,7 +130,7 @@ class FeatureWriter:
             return []
         old = [path for path in self.folder.iterdir() if OURS.fullmatch(path.name)]
         if not (self.folder / MANIFEST).exists() and (foreign := [path for path in old if not _may_be_ours(path)]):
-            raise DatasetError(
+            raise UserError(
                 f"{foreign[0]}: is not of a feature cache, and would be replaced; give FeatureCache another folder."
             )
         return old
@@ -140,7 +140,7 @@ def _half(path: Path, values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
     with np.errstate(over="ignore"):
         half: npt.NDArray[np.float16] = values.astype(np.float16)
     if not np.isfinite(half).all():
-        raise DatasetError(
+        raise UserError(
             f"{path}: features of magnitude {np.abs(values).max():.3g} do not fit float16, which ends at 65504; train "
             "without FeatureCache, or read other taps."
         )
@@ -165,7 +165,7 @@ class FeatureReader:
         key: What the features must have been made with.
 
     Raises:
-        DatasetError: The cache is not complete, of another key, or damaged.
+        UserError: The cache is not complete, of another key, or damaged.
     """
 
     def __init__(self, folder: Path, split: Split, key: Mapping[str, Any]) -> None:
@@ -203,7 +203,7 @@ class FeatureReader:
             except (OSError, ValueError) as error:
                 raise _damaged(path, error) from None
         if stored_key(self.folder) != self.key or not names:
-            raise DatasetError(
+            raise UserError(
                 f"{self.folder}: holds no complete features of this network and these windows; another run may have "
                 "replaced them. Give each run a folder of its own, and start this one again."
             )

@@ -16,8 +16,8 @@ from typing import Any
 
 import h5py
 
-from datamodules.errors import DatasetError
 from datamodules.journal import recover
+from files.errors import UserError
 
 if importlib.util.find_spec("hdf5plugin") is not None:
     importlib.import_module("hdf5plugin")  # importing it is what registers its filters
@@ -54,18 +54,18 @@ def open_demo_file(path: str | Path) -> h5py.File:
     """Open for reading; without locks where the file system has none.
 
     Raises:
-        DatasetError: The file cannot be opened, or holds no group ``data``; says which and why.
+        UserError: The file cannot be opened, or holds no group ``data``; says which and why.
     """
     recover(Path(path))
     try:
         file = _open(path)
         data = file.get("data")
     except READ_ERRORS as error:
-        raise DatasetError(f"{path}: {why_not_opened(path, error)}") from None
+        raise UserError(f"{path}: {why_not_opened(path, error)}") from None
     if not isinstance(data, h5py.Group):
         found = sorted(file)
         file.close()
-        raise DatasetError(
+        raise UserError(
             f"{path}: no group 'data', only {found}; expected the robosuite/robomimic, RoboCasa or LIBERO layout."
         )
     return file
@@ -76,15 +76,15 @@ def demo_file(path: str | Path) -> Iterator[h5py.File]:
     """A file that is open while it is looked at.
 
     Raises:
-        DatasetError: It cannot be opened, or is damaged where it is read.
+        UserError: It cannot be opened, or is damaged where it is read.
     """
     try:
         with open_demo_file(path) as file:
             yield file
-    except DatasetError:
+    except UserError:
         raise
     except READ_ERRORS as error:
-        raise DatasetError(f"{path}: {damaged(error)}") from error
+        raise UserError(f"{path}: {damaged(error)}") from error
 
 
 def damaged(error: BaseException) -> str:
@@ -232,7 +232,7 @@ class OpenFiles:
         try:
             return self._open[path]["data"][name]
         except READ_ERRORS as error:
-            raise DatasetError(f"{path} {name}: {why_not_read(self._open[path]['data'], name, error)}.") from error
+            raise UserError(f"{path} {name}: {why_not_read(self._open[path]['data'], name, error)}.") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_pid": self._pid, "_open": OrderedDict()}

@@ -20,11 +20,11 @@ from datamodules.demos import (
     read_actions,
     used_dims,
 )
-from datamodules.errors import DatasetError
 from datamodules.hdf5 import READ_ERRORS, damaged, demo_file
 from datamodules.odd_actions import odd_actions, padding_problem
 from datamodules.readers import DemoReader, demo_group, demo_names, detect_reader, unknown_layout
 from datamodules.statistics import compute_statistics, nearly_constant
+from files.errors import UserError
 
 TIMING = {
     "before_action": "picture t was taken before action t, and goes with it",
@@ -73,7 +73,7 @@ def inspect_file(path: str | Path) -> FileReport:
     try:
         with demo_file(path) as file:
             _inspect(report, file)
-    except DatasetError as error:
+    except UserError as error:
         report.problems.append(str(error).removeprefix(f"{path}: ").removeprefix(f"{path} "))
     return report
 
@@ -108,7 +108,7 @@ def _inspect(report: FileReport, file: h5py.File) -> None:
             _describe_demo(report, demo, reader)
             if not problems:
                 entries.append(describe(demo, reader, settings, report.task, orientation, timing))
-        except DatasetError as error:
+        except UserError as error:
             problems = [str(error).removeprefix(f"{report.path} {name}: ")]
         except READ_ERRORS as error:
             problems = [damaged(error)]
@@ -156,7 +156,7 @@ def _inspect_together(report: FileReport, entries: list[DemoEntry], reader: Demo
     try:
         common_size(entries, None)
         dims = used_dims(entries, None, reader.default_action_dims)
-    except DatasetError as error:
+    except UserError as error:
         report.problems.append(str(error).removeprefix(f"{report.path} "))
         return
     actions = []
@@ -171,7 +171,7 @@ def _inspect_together(report: FileReport, entries: list[DemoEntry], reader: Demo
         return
     try:
         statistics = compute_statistics(actions, dims=dims)
-    except DatasetError as error:
+    except UserError as error:
         report.problems.append(str(error).partition(": ")[2])
     else:
         report.notes += odd_actions(actions, dims)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from datamodules.errors import DatasetError
+from files.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def recover(path: Path) -> None:
     """Finish the last commit of a process that was killed in it; does nothing if there is none.
 
     Raises:
-        DatasetError: The file is being written by another process, or cannot be repaired here.
+        UserError: The file is being written by another process, or cannot be repaired here.
     """
     if not journal_path(path).exists():
         return
@@ -47,7 +47,7 @@ def recover(path: Path) -> None:
             _lock(file, path)
             _play(path, file)
     except OSError as error:
-        raise DatasetError(
+        raise UserError(
             f"{path}: an interrupted write must be finished first but the file cannot be written ({error.strerror}); "
             "open it once where it can be."
         ) from None
@@ -192,7 +192,7 @@ def _play(path: Path, file: BinaryIO | io.FileIO) -> None:
     body, digest = memoryview(content)[:-32], content[-32:]
     magic, kept, size, count = _HEADER.unpack_from(body) if len(body) >= _HEADER.size else (b"", 0, 0, 0)
     if magic != _MAGIC or hashlib.sha256(body).digest() != digest:
-        raise DatasetError(f"{journal}: not a journal of {path.name}; move it away to use the file as it is.")
+        raise UserError(f"{journal}: not a journal of {path.name}; move it away to use the file as it is.")
     position = _HEADER.size
     os.ftruncate(file.fileno(), min(kept, os.fstat(file.fileno()).st_size))  # so that what is not written is zero
     for _ in range(count):
@@ -217,5 +217,5 @@ def _lock(file: BinaryIO | io.FileIO, path: Path) -> None:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise DatasetError(f"{path}: another process is using this file; wait until it is done.") from None
+            raise UserError(f"{path}: another process is using this file; wait until it is done.") from None
         log.warning("%s: this file system has no locks (%s); write to it from one process only", path, error)

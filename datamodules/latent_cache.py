@@ -13,7 +13,6 @@ Variant 0 has the colours as recorded (validation); variants 1 to K are jittered
 
 from __future__ import annotations
 
-import hashlib
 import json
 import mmap
 import os
@@ -30,8 +29,9 @@ import torch
 from torch import Tensor
 
 from datamodules.demos import DemoEntry
-from datamodules.errors import DatasetError
-from datamodules.file_identity import file_identity
+from files.differences import differing_keys
+from files.errors import UserError
+from files.hashes import file_identity, json_sha256
 
 FORMAT = 2
 KEY, TEXTS = "key.json", "instructions.npz"
@@ -72,15 +72,14 @@ class Latents:
 
 def shard_folder(root: Path, identity: Mapping[str, Any]) -> Path:
     """Folder of a demo file's shard."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    return root / f"{Path(identity['name']).stem}-{digest}"
+    return root / f"{Path(identity['name']).stem}-{json_sha256(identity, 12)}"
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
     """Read a file of the cache.
 
     Raises:
-        DatasetError: It is missing or damaged.
+        UserError: It is missing or damaged.
     """
     try:
         return json.loads(path.read_text())
@@ -88,8 +87,8 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
         raise _damaged(path, error) from None
 
 
-def _damaged(path: Path, error: Exception) -> DatasetError:
-    return DatasetError(
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
         f"{path}: not readable as a part of a latent cache ({' '.join(str(error).split())}); delete the cache's folder "
         "and run `videopolicy cache -c EXPERIMENT`."
     )
@@ -99,11 +98,11 @@ def read_key(folder: Path) -> dict[str, Any]:
     """What the latents of a folder were made with.
 
     Raises:
-        DatasetError: Its ``key.json`` is no latent cache's.
+        UserError: Its ``key.json`` is no latent cache's.
     """
     key = read_json(folder / KEY)
     if not isinstance(key, dict) or not {"format", "cameras", "variants"} <= set(key):
-        raise DatasetError(f"{folder}: its {KEY} is not that of a latent cache; choose another folder.")
+        raise UserError(f"{folder}: its {KEY} is not that of a latent cache; choose another folder.")
     return key
 
 
@@ -111,7 +110,7 @@ def read_texts(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
     """Embedding (D,) of every instruction; none where the cache was interrupted before.
 
     Raises:
-        DatasetError: The file is damaged.
+        UserError: The file is damaged.
     """
     path = folder / TEXTS
     if not path.exists():
@@ -121,12 +120,6 @@ def read_texts(folder: Path) -> dict[str, npt.NDArray[np.float32]]:
             return dict(zip(file["texts"].tolist(), file["embeddings"], strict=True))
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from None
-
-
-def differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Keys whose values differ, as words."""
-    keys = sorted({*found, *wanted})
-    return [f"{key} {found.get(key)} instead of {wanted.get(key)}" for key in keys if found.get(key) != wanted.get(key)]
 
 
 def arrays_of(cameras: Sequence[str]) -> list[str]:
@@ -148,13 +141,13 @@ class LatentCache:
         num_variants: K, jittered variants besides variant 0.
 
     Raises:
-        DatasetError: No cache, one of other settings, or one that lacks a demo or holds an earlier state of its file.
+        UserError: No cache, one of other settings, or one that lacks a demo or holds an earlier state of its file.
     """
 
     def __init__(self, folder: str | Path, wanted: Mapping[str, Any], demos: Sequence[DemoEntry]) -> None:
         self.folder = Path(folder)
         if not (self.folder / KEY).exists():
-            raise DatasetError(
+            raise UserError(
                 f"{self.folder}: no latent cache; fill it with `videopolicy cache -c EXPERIMENT --output "
                 f"{self.folder}`, or remove data.init_args.latent_cache."
             )
@@ -181,10 +174,10 @@ class LatentCache:
         """Refuse latents that were made in another way.
 
         Raises:
-            DatasetError: A value of the key differs.
+            UserError: A value of the key differs.
         """
-        if wrong := differing({name: self.key.get(name) for name in wanted}, wanted):
-            raise DatasetError(
+        if wrong := differing_keys({name: self.key.get(name) for name in wanted}, wanted):
+            raise UserError(
                 f"{self.folder}: the latent cache was made with {'; '.join(wrong)}; run `videopolicy cache -c "
                 "EXPERIMENT --rebuild`, or point data.init_args.latent_cache to a cache of this experiment."
             )
@@ -212,14 +205,14 @@ class LatentCache:
     def _find_shard(self, path: str, task: str, demos: Sequence[DemoEntry]) -> None:
         folder = shard_folder(self.folder, file_identity(path, task))
         if not (folder / SHARD).exists():
-            raise DatasetError(
+            raise UserError(
                 f"{path}: the latent cache {self.folder} holds no latents of this file as it is now (it is new, or was "
                 "changed since); run `videopolicy cache -c EXPERIMENT` again, with --rebuild if it was changed."
             )
         offset_by_demo, done = read_json(folder / SHARD)["offsets"], set(finished(folder))
         for demo in demos:
             if demo.name not in done or demo.instruction not in self._texts:
-                raise DatasetError(
+                raise UserError(
                     f"{demo}: not in the latent cache {self.folder}, which is not complete for this experiment; run "
                     "`videopolicy cache -c EXPERIMENT` again, it goes on where it stopped."
                 )

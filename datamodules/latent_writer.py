@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -15,9 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.demos import DemoEntry
-from datamodules.disk import not_written, replace_file, write_json
-from datamodules.errors import DatasetError
-from datamodules.file_identity import file_identity
 from datamodules.latent_cache import (
     DONE,
     FORMAT,
@@ -25,13 +21,16 @@ from datamodules.latent_cache import (
     SHARD,
     TEXTS,
     arrays_of,
-    differing,
     finished,
     read_json,
     read_key,
     read_texts,
     shard_folder,
 )
+from files.differences import differing_keys
+from files.errors import UserError
+from files.hashes import file_identity
+from files.writing import not_written, replacing, write_json
 
 
 class LatentCacheWriter:
@@ -43,7 +42,7 @@ class LatentCacheWriter:
         rebuild: Throw away what was made with another key or from an earlier state of a file.
 
     Raises:
-        DatasetError: The folder holds something else, or latents of another key, and ``rebuild`` is not set.
+        UserError: The folder holds something else, or latents of another key, and ``rebuild`` is not set.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, Any], rebuild: bool = False) -> None:
@@ -57,25 +56,25 @@ class LatentCacheWriter:
 
     def _claim(self) -> None:
         if (self.folder / KEY).exists():
-            wrong = differing(read_key(self.folder), self.key)
+            wrong = differing_keys(read_key(self.folder), self.key)
             if wrong and not self._rebuild:
-                raise DatasetError(
+                raise UserError(
                     f"{self.folder}: this latent cache was made with {'; '.join(wrong)}; choose another --output, or "
                     "replace it with --rebuild."
                 )
             if wrong:
                 _remove_contents(self.folder)
         elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob("[!.]*"))):
-            raise DatasetError(f"{self.folder}: not empty and no latent cache; choose another --output.")
+            raise UserError(f"{self.folder}: not empty and no latent cache; choose another --output.")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / KEY, self.key)
 
     def write_texts(self, texts: Sequence[str], embeddings: npt.NDArray[np.float32]) -> None:
         """Store instructions and their embeddings (N, D) in one file, beside those that another experiment needs."""
         row_by_text = {**read_texts(self.folder), **dict(zip(texts, embeddings, strict=True))}
-        content = io.BytesIO()
-        np.savez(content, texts=np.array(list(row_by_text), np.str_), embeddings=np.stack(list(row_by_text.values())))
-        replace_file(self.folder / TEXTS, content.getvalue())
+        arrays = {"texts": np.array(list(row_by_text), np.str_), "embeddings": np.stack(list(row_by_text.values()))}
+        with replacing(self.folder / TEXTS) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
 
     def shard(self, demos: Sequence[DemoEntry], shape_by_kind: Mapping[str, Sequence[int]]) -> LatentShard:
         """The shard of one demo file, new or as far as it got.
@@ -85,7 +84,7 @@ class LatentCacheWriter:
             shape_by_kind: Shape of one frame's ``moments`` and ``condition``.
 
         Raises:
-            DatasetError: An earlier state of this file is in the cache and ``rebuild`` is not set, or the shard was
+            UserError: An earlier state of this file is in the cache and ``rebuild`` is not set, or the shard was
                 made for other demos.
         """
         identity = file_identity(demos[0].path, demos[0].task)
@@ -99,7 +98,7 @@ class LatentCacheWriter:
                 continue
             if not self._rebuild:
                 what = "the file was changed" if is_stale else "other demos of the file were chosen"
-                raise DatasetError(f"{path}: {what} since {self.folder} was filled; encode it anew with --rebuild.")
+                raise UserError(f"{path}: {what} since {self.folder} was filled; encode it anew with --rebuild.")
             shutil.rmtree(other.parent)
         return LatentShard(folder, demos, {"path": path, "file": identity}, self.key, shape_by_kind)
 
@@ -146,7 +145,7 @@ class LatentShard:
         """Put the latents of consecutive frames from this step of a demo into an array.
 
         Raises:
-            DatasetError: The disk is full. (Through a memory map the process would be killed without a word.)
+            UserError: The disk is full. (Through a memory map the process would be killed without a word.)
         """
         path, (_, steps, *shape) = self.folder / f"{name}.npy", self._shapes[name]
         row_bytes = 2 * int(np.prod(shape))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from datamodules.errors import DatasetError
 from datamodules.statistics import ActionStatistics
+from files.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Preprocessing:
             uint8 (V, ..., 3, S, S).
 
         Raises:
-            DatasetError: A camera is missing, or an image is not square uint8 RGB.
+            UserError: A camera is missing, or an image is not square uint8 RGB.
         """
         if missing := [name for name in self.cameras if name not in images]:
-            raise DatasetError(
+            raise UserError(
                 f"no image of camera {missing}; there are images of {sorted(images)}. "
                 f"Render the cameras {list(self.cameras)} that the policy was trained with."
             )
@@ -96,7 +96,7 @@ class Preprocessing:
         """Rebuild what ``to_dict`` returned.
 
         Raises:
-            DatasetError: A key is missing or unknown: another version of this framework wrote it.
+            UserError: A key is missing or unknown: another version of this framework wrote it.
         """
         _require_keys(cls, values, "preprocessing")
         _require_keys(ActionStatistics, values["statistics"], "preprocessing.statistics")
@@ -113,11 +113,11 @@ class Preprocessing:
         """One camera's upright images (..., H, W, 3) as (..., 3, S, S).
 
         Raises:
-            DatasetError: They are not square uint8 RGB.
+            UserError: They are not square uint8 RGB.
         """
         height, width, channels = images.shape[-3:]
         if images.dtype != np.uint8 or channels != 3 or height != width:
-            raise DatasetError(
+            raise UserError(
                 f"camera {camera}: images are {images.dtype} of {height}x{width}x{channels}; "
                 "they must be square uint8 RGB, so render or convert them so."
             )
@@ -136,7 +136,7 @@ def _require_keys(cls: type, values: Mapping[str, Any], where: str) -> None:
     wrong = [f"key {name!r} unknown" for name in sorted(set(values) - wanted)]
     wrong += [f"key {name!r} missing" for name in sorted(wanted - set(values))]
     if wrong:
-        raise DatasetError(
+        raise UserError(
             f"The checkpoint was made by another version: {where}: {'; '.join(wrong)}. Use the version that made it "
             "(versions.json beside it names the commit), or train again."
         )

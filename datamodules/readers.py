@@ -18,9 +18,9 @@ import h5py
 import numpy as np
 
 from datamodules.attributes import read_json_attribute, text_of, words_of
-from datamodules.errors import DatasetError
 from datamodules.hdf5 import READ_ERRORS, why_not_read
 from datamodules.pictures import EncodedPictures, Orientation, are_pictures, as_pictures
+from files.errors import UserError
 
 LayoutName = Literal["robomimic", "robocasa", "libero"]
 PictureTiming = Literal["before_action", "after_action"]
@@ -231,13 +231,13 @@ def require_layout(file: h5py.File, reader: DemoReader) -> None:
     """Fail at set-up if a file is in another layout than the data module expects.
 
     Raises:
-        DatasetError: Saying which layout it looks like and which data module reads that.
+        UserError: Saying which layout it looks like and which data module reads that.
     """
     found = detect_reader(file)
     if found is None:
-        raise DatasetError(f"{file.filename}: {unknown_layout(file)}")
+        raise UserError(f"{file.filename}: {unknown_layout(file)}")
     if found.name != reader.name:
-        raise DatasetError(
+        raise UserError(
             f"{file.filename}: this looks like the {found.title} layout, not {reader.title}; "
             f"use {found.data_module} for it."
         )
@@ -269,14 +269,14 @@ def demo_group(file: h5py.File, name: str) -> h5py.Group:
     """A demo of a file.
 
     Raises:
-        DatasetError: It is no group, or a link to nothing.
+        UserError: It is no group, or a link to nothing.
     """
     try:
         group = file["data"][name]
     except READ_ERRORS as error:
-        raise DatasetError(f"{file.filename} {name}: {why_not_read(file['data'], name, error)}.") from None
+        raise UserError(f"{file.filename} {name}: {why_not_read(file['data'], name, error)}.") from None
     if not isinstance(group, h5py.Group):
-        raise DatasetError(f"{file.filename} {name}: not a group of actions and obs; remove it from the file.")
+        raise UserError(f"{file.filename} {name}: not a group of actions and obs; remove it from the file.")
     return group
 
 
@@ -284,11 +284,11 @@ def masked_names(file: h5py.File, filter_key: str) -> list[str]:
     """Names of the demos listed under ``mask/<filter_key>``, in the order of their numbers.
 
     Raises:
-        DatasetError: There is no such key, it does not hold names, or none of a demo that is there.
+        UserError: There is no such key, it does not hold names, or none of a demo that is there.
     """
     masks = file.get("mask", {})
     if filter_key not in masks:
-        raise DatasetError(
+        raise UserError(
             f"{file.filename}: no filter key {filter_key!r}; the file has {sorted(masks)}. "
             "Set filter_key to one of these."
         )
@@ -296,10 +296,10 @@ def masked_names(file: h5py.File, filter_key: str) -> list[str]:
     mask, there = masks[filter_key], demo_names(file)
     if not isinstance(mask, h5py.Dataset) or mask.dtype.kind not in "OSU":
         found = f"{mask.dtype} values" if isinstance(mask, h5py.Dataset) else "a group"
-        raise DatasetError(f"{where} holds {found}; names are expected, such as {there[:2]}, so write it again.")
+        raise UserError(f"{where} holds {found}; names are expected, such as {there[:2]}, so write it again.")
     wanted = [text_of(name) for name in np.atleast_1d(mask[()])]
     if not (chosen := [name for name in there if name in wanted]):
-        raise DatasetError(f"{where} names {wanted[:5]}, but the file has {there[:5]}; write it with names of demos.")
+        raise UserError(f"{where} names {wanted[:5]}, but the file has {there[:5]}; write it with names of demos.")
     if missing := [name for name in wanted if name not in there]:
         warnings.warn(f"{where} names {missing}, which the file does not have; they are left out.", stacklevel=2)
     return chosen

@@ -14,8 +14,8 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from datamodules.batch import Batch, Window
 from datamodules.demos import DemoEntry
-from datamodules.errors import DatasetError
 from datamodules.windows import Visit, WindowDataset
+from files.errors import UserError
 
 
 class WindowSampler(DistributedSampler[Visit]):
@@ -87,16 +87,16 @@ def weigh_demos(demos: Sequence[DemoEntry], weights: Mapping[str, float], known:
         known: Every demo whose task or file may be named.
 
     Raises:
-        DatasetError: A name is of none of them, or nothing has a weight.
+        UserError: A name is of none of them, or nothing has a weight.
     """
     names = {demo.task for demo in known} | {Path(demo.path).stem for demo in known}
     if unknown := sorted(set(weights) - names):
-        raise DatasetError(
+        raise UserError(
             f"data.init_args.weights names {unknown}, but the tasks and files are {sorted(names)}; use these names."
         )
     result = [weights.get(Path(demo.path).stem, weights.get(demo.task, 1.0)) for demo in demos]
     if not any(result):
-        raise DatasetError("data.init_args.weights gives every demo weight 0; give at least one task a weight.")
+        raise UserError("data.init_args.weights gives every demo weight 0; give at least one task a weight.")
     return result
 
 

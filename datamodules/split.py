@@ -9,7 +9,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.demos import DemoEntry
-from datamodules.errors import DatasetError
+from files.errors import UserError
 
 
 def split_demos(demos: Sequence[DemoEntry], val_fraction: float, seed: int) -> tuple[list[DemoEntry], list[DemoEntry]]:
@@ -25,7 +25,7 @@ def split_demos(demos: Sequence[DemoEntry], val_fraction: float, seed: int) -> t
         Demos to train on, and those held out.
 
     Raises:
-        DatasetError: Every task has one demo, so there is none to hold out, though wanted.
+        UserError: Every task has one demo, so there is none to hold out, though wanted.
     """
     held_out: set[int] = set()
     unseen = []
@@ -39,7 +39,7 @@ def split_demos(demos: Sequence[DemoEntry], val_fraction: float, seed: int) -> t
     train = [demo for i, demo in enumerate(demos) if i not in held_out]
     val = [demo for i, demo in enumerate(demos) if i in held_out]
     if val_fraction > 0 and not val:
-        raise DatasetError(
+        raise UserError(
             f"{demos[0].path}: {len(demos)} demo(s) cannot be split with val_fraction {val_fraction}; "
             "add demos or set data.init_args.val_fraction to 0."
         )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from datamodules.errors import DatasetError
+from files.errors import UserError
 
 StatisticsMethod = Literal["minmax", "quantile"]
 ConstantActions = Literal["error", "zero"]
@@ -76,7 +76,7 @@ class ActionStatistics:
 
     def _low_and_span(self, actions: Tensor) -> tuple[Tensor, Tensor]:
         if actions.shape[-1] != self.action_dim:
-            raise DatasetError(
+            raise UserError(
                 f"actions have {actions.shape[-1]} dimensions but the statistics were computed for {self.action_dim}; "
                 "use the statistics of the same data."
             )
@@ -99,7 +99,7 @@ def compute_statistics(
         dims: What messages call the D dimensions; None for 0 to D - 1.
 
     Raises:
-        DatasetError: NaN or infinite actions, differing widths, no demo, or a constant dimension.
+        UserError: NaN or infinite actions, differing widths, no demo, or a constant dimension.
     """
     names: list[str] = []
     kept: list[npt.NDArray[np.float64]] = []
@@ -108,14 +108,14 @@ def compute_statistics(
         names.append(name)
         kept.append(np.asarray(actions, dtype=np.float64))
     if not kept:
-        raise DatasetError("no demo to compute action statistics from; check the paths.")
+        raise UserError("no demo to compute action statistics from; check the paths.")
     together = np.concatenate(kept)
     numbers = list(dims or range(together.shape[1]))
     source = f"{names[0]} and every other demo" if len(names) > 1 else names[0]
     low, high = together.min(0), together.max(0)
     still = nearly_constant(low, high)
     if still.any() and constant == "error":
-        raise DatasetError(f"{source}: {_constant_sentence(low, high, still, numbers)}")
+        raise UserError(f"{source}: {_constant_sentence(low, high, still, numbers)}")
     low, high = np.where(still, (low + high) / 2, low), np.where(still, (low + high) / 2, high)
     if method == "quantile":
         low, high = _quantiles(together, low, high, numbers, source)
@@ -136,12 +136,12 @@ def _check_demo(
 ) -> None:
     if not np.isfinite(actions).all():
         step, dim = np.argwhere(~np.isfinite(actions))[0]
-        raise DatasetError(
+        raise UserError(
             f"{name}: the action at step {step}, dimension {dims[dim] if dims else dim} is {actions[step, dim]}; "
             "actions must be finite, so remove or repair this demo."
         )
     if actions.shape[1] != like.shape[1]:
-        raise DatasetError(
+        raise UserError(
             f"{name}: actions are {actions.shape[1]} wide but those of {first} are {like.shape[1]} wide; "
             "train on files with one action space."
         )
@@ -159,7 +159,7 @@ def _quantiles(
     # thousand): normalising it to 0 would lose it without a word.
     moves = low < high
     if rare := [numbers[d] for d in np.flatnonzero(nearly_constant(q_low, q_high) & moves)]:
-        raise DatasetError(
+        raise UserError(
             f"{source}: the 1 % and 99 % quantiles of action dimensions {rare} are equal although their "
             "values differ; set statistics: minmax."
         )

@@ -6,11 +6,9 @@ dimensions and the method), so an appended, replaced or edited demo file makes i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,6 +17,9 @@ from typing import Any
 
 from datamodules.demos import DemoEntry
 from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod
+from files.errors import UserError
+from files.hashes import json_sha256
+from files.writing import write_json
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +53,8 @@ def load_or_compute(
 
 def _stored(path: Path, content: dict[str, Any]) -> bool:
     try:
-        _write(path, content)
-    except OSError as error:
+        write_json(path, content)
+    except UserError as error:
         log.info("%s: action statistics not stored here (%s)", path, error)
         return False
     return True
@@ -100,8 +101,8 @@ def _describe(
 def _file_name(source: dict[str, Any]) -> str:
     """One name per set of files and settings, whatever the files' contents and wherever the folder lies."""
     names = [[file["name"], file["demos"]] for file in source["files"]]
-    key = json.dumps([names, source["action_dims"], source["method"], source["constant"]])
-    return f"action_statistics-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
+    key = json_sha256([names, source["action_dims"], source["method"], source["constant"]], 12)
+    return f"action_statistics-{key}.json"
 
 
 def _load(path: Path, source: dict[str, Any]) -> dict[str, Any] | None:
@@ -113,17 +114,3 @@ def _load(path: Path, source: dict[str, Any]) -> dict[str, Any] | None:
         log.warning("%s: unreadable action statistics (%s); computing them again", path, error)
         return None
     return stored if isinstance(stored, dict) and stored.get("source") == source else None
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Replace the file in one step, so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=1)
-        Path(temporary).chmod(0o644)  # mkstemp makes it private; other users of the data may read it
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise

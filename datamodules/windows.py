@@ -14,13 +14,13 @@ from torch.utils.data import Dataset
 
 from datamodules.batch import Window
 from datamodules.demos import DemoEntry
-from datamodules.errors import DatasetError
 from datamodules.feature_files import FeatureReader
 from datamodules.hdf5 import READ_ERRORS, OpenFiles, damaged, why_not_read
 from datamodules.latent_cache import LatentCache, Latents
 from datamodules.pictures import EncodedPictures, turn_upright
 from datamodules.preprocessing import Preprocessing
 from datamodules.readers import DemoReader
+from files.errors import UserError
 
 ActionPadding = Literal["zero", "hold"]
 Visit = tuple[int, int]  # index of a window, and the seed of what is drawn for it this time
@@ -100,7 +100,7 @@ class WindowDataset(Dataset[Window]):
         try:
             actions = self._actions(group, entry, start)
             frames = self._frames(group, entry, read_steps) if use_frames else torch.empty(0)
-        except DatasetError:
+        except UserError:
             raise
         except READ_ERRORS as error:
             raise _unreadable(entry, start, damaged(error)) from error
@@ -145,8 +145,8 @@ class WindowDataset(Dataset[Window]):
         return self.preprocessing.stack(images).contiguous()
 
 
-def _unreadable(entry: DemoEntry, step: int, why: str) -> DatasetError:
-    return DatasetError(f"{entry}: step {step} cannot be read: {why}")
+def _unreadable(entry: DemoEntry, step: int, why: str) -> UserError:
+    return UserError(f"{entry}: step {step} cannot be read: {why}")
 
 
 def read_frames(data: h5py.Dataset | EncodedPictures, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from datamodules.attributes import read_json_attribute
-from datamodules.errors import DatasetError
 from datamodules.journal import JournaledFile
 from datamodules.readers import demo_names
+from files.errors import UserError
 
 
 @dataclass
@@ -50,7 +50,7 @@ class RobomimicWriter:
         env_kwargs: Settings of the environment, JSON-able.
 
     Raises:
-        DatasetError: The file cannot be written, is in use, is no demo file, or holds demos of another task.
+        UserError: The file cannot be written, is in use, is no demo file, or holds demos of another task.
     """
 
     def __init__(self, path: str | Path, env_name: str, env_kwargs: Mapping[str, Any] | None = None) -> None:
@@ -60,7 +60,7 @@ class RobomimicWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._journaled = JournaledFile(self.path)
         except OSError as error:
-            raise DatasetError(
+            raise UserError(
                 f"{path}: cannot be written ({error.strerror}); choose an output in a folder you may write to."
             ) from None
         try:
@@ -96,7 +96,7 @@ class RobomimicWriter:
         """Append a demo and return its name.
 
         Raises:
-            DatasetError: The demo does not fit the others, or the disk is full; the file is as before.
+            UserError: The demo does not fit the others, or the disk is full; the file is as before.
         """
         self._check(demo)
         names = demo_names(self._file)
@@ -131,7 +131,7 @@ class RobomimicWriter:
             return h5py.File(self._journaled, "r+" if self._journaled.seek(0, 2) else "w")
         except OSError as error:
             what = " ".join(str(error).split())
-            raise DatasetError(f"{self.path}: not an HDF5 file ({what}); choose another output.") from None
+            raise UserError(f"{self.path}: not an HDF5 file ({what}); choose another output.") from None
 
     def _start(self, env_name: str, env_kwargs: Mapping[str, Any]) -> None:
         """Write the header of an empty file, or check that of another."""
@@ -142,16 +142,16 @@ class RobomimicWriter:
             self._commit("the header")
         data = self._file.get("data")
         if not isinstance(data, h5py.Group) or "total" not in data.attrs:
-            raise DatasetError(f"{self.path}: not a file of demos in robomimic's layout; choose another output.")
+            raise UserError(f"{self.path}: not a file of demos in robomimic's layout; choose another output.")
         if (found := read_json_attribute(data, "env_args").get("env_name")) != env_name:
-            raise DatasetError(f"{self.path}: holds demos of {found}, not of {env_name}; choose another output.")
+            raise UserError(f"{self.path}: holds demos of {found}, not of {env_name}; choose another output.")
 
     def _commit(self, what: str) -> None:
         self._file.flush()
         try:
             self._journaled.commit()
         except OSError as error:
-            raise DatasetError(
+            raise UserError(
                 f"{self.path}: {what} was not written ({error.strerror}); what the file held before is whole, so "
                 "make room and start again to go on."
             ) from None
@@ -159,11 +159,11 @@ class RobomimicWriter:
     def _check(self, demo: Demo) -> None:
         length = len(demo.actions)
         if demo.actions.ndim != 2 or length < 1 or not np.isfinite(demo.actions).all():
-            raise DatasetError(f"{self.path}: actions must be finite and (steps, D), not {demo.actions.shape}.")
+            raise UserError(f"{self.path}: actions must be finite and (steps, D), not {demo.actions.shape}.")
         shapes = {camera: images.shape for camera, images in demo.images.items()}
         for camera, images in demo.images.items():
             if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or len(images) != length:
-                raise DatasetError(
+                raise UserError(
                     f"{self.path}: images of {camera} are {images.dtype} {images.shape}; they must be uint8 "
                     f"({length}, H, W, 3), one per action."
                 )
@@ -172,7 +172,7 @@ class RobomimicWriter:
             there = {key.removesuffix("_image"): data.shape[1:] for key, data in first["obs"].items()}
             mine = {camera: shape[1:] for camera, shape in shapes.items()}
             if there != mine or first["actions"].shape[1] != demo.actions.shape[1]:
-                raise DatasetError(
+                raise UserError(
                     f"{self.path}: its demos have cameras {there} and {first['actions'].shape[1]} action dimensions, "
                     f"this one {mine} and {demo.actions.shape[1]}; write it to another output."
                 )

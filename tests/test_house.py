@@ -11,7 +11,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("networks", "datamodules", "simulators", "rollouts", "lightning_modules", "callbacks", "videopolicy")
+PACKAGES = (
+    "files",
+    "networks",
+    "datamodules",
+    "simulators",
+    "rollouts",
+    "lightning_modules",
+    "callbacks",
+    "videopolicy",
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TARGETS = [
     "setup",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
+from files.writing import require_room
 from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine, add_overrides, parse
 from videopolicy.experiment.files import STAGES
@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     demos = data.demos()
     encoder = FrameEncoder(data, autoencoder.to(device), text_encoder.to(device), condition_noise, args.variants)
     folder = Path(args.output or Path("latents") / Path(args.config[0]).stem)
-    size = require_room(folder, encoder.num_bytes(sum(demo.length for demo in demos)))
+    size = encoder.num_bytes(sum(demo.length for demo in demos))
+    used = sum(path.stat().st_blocks * 512 for path in folder.rglob("*.npy")) if folder.exists() else 0
+    require_room(folder, size, reused=used)
     console.print(f"{folder}: {len(demos)} demos, {size / 1e9:.3g} GB when complete")
     encoder.fill(LatentCacheWriter(folder, encoder.key(demos), args.rebuild), demos, console)
     console.print(f"complete: set data.init_args.latent_cache to {folder}")
@@ -69,20 +71,3 @@ def parts(line: CommandLine, stage: str) -> tuple[Any, Any, Any, float]:
     video = cli.config_document["model"]["init_args"]["video"]["init_args"]
     data.latent_cache = None  # it is what is being made
     return data, build(video["autoencoder"]), build(video["text_encoder"]), float(video["condition_noise"])
-
-
-def require_room(folder: Path, num_bytes: int) -> int:
-    """Fail before hours of encoding, not after; returns the number of bytes.
-
-    Raises:
-        CommandError: The disk is too full.
-    """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    used = sum(path.stat().st_blocks * 512 for path in folder.rglob("*.npy")) if folder.exists() else 0
-    free = shutil.disk_usage(there).free + used
-    if free < num_bytes:
-        raise CommandError(
-            f"--output {folder}: {num_bytes / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are free; choose another "
-            "disk, or fewer --variants."
-        )
-    return num_bytes

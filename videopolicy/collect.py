@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from datamodules import DatasetError, Demo
+from datamodules import Demo
+from files.errors import UserError
 from rollouts import CollectedEpisode, EpisodeResult, ResultsFile, collect_demos, wilson_interval
 from rollouts.worker_process import ask_once, check_simulator
 from simulators import EpisodeSpec, ExpertSettings, SimulatorConfig
@@ -135,7 +136,7 @@ def output_files(output: Path, tasks: Sequence[str]) -> dict[Path, list[str]]:
     if output.suffix in FILE_SUFFIXES:
         return {output: list(tasks)}
     if output.suffix and not output.is_dir():
-        raise DatasetError(f"{output}: demo files end in {' or '.join(FILE_SUFFIXES)}; a folder has no ending.")
+        raise UserError(f"{output}: demo files end in {' or '.join(FILE_SUFFIXES)}; a folder has no ending.")
     return {output / f"{task}.hdf5": [task] for task in tasks}
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from datamodules import DatasetError, RobomimicWriter
-from videopolicy.experiment.config_changes import flatten
+from datamodules import RobomimicWriter
+from files.differences import flatten
+from files.errors import UserError
+from files.hashes import json_sha256
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def open_demos(path: Path, env_name: str, filmed: Mapping[str, Any]) -> Iterator
         filmed: How its demos are made: ``simulator``, ``expert`` and ``versions``.
 
     Raises:
-        DatasetError: The file is none of ours, or its demos were made in another way; it is left as it is.
+        UserError: The file is none of ours, or its demos were made in another way; it is left as it is.
     """
     empty = False
     try:
@@ -46,10 +46,10 @@ def require_same_settings(path: Path, there: Mapping[str, Any], filmed: Mapping[
     """Refuse to mix demos that were made in different ways, naming what differs.
 
     Raises:
-        DatasetError: They were, or `videopolicy collect` did not make the file.
+        UserError: They were, or `videopolicy collect` did not make the file.
     """
     if "simulator" not in there or "expert" not in there:
-        raise DatasetError(f"{path}: its demos were not made by `videopolicy collect`; choose another output.")
+        raise UserError(f"{path}: its demos were not made by `videopolicy collect`; choose another output.")
     known = {  # a file may be older than a setting
         part: {key: value for key, value in settings.items() if key in there[part] or part == "versions"}
         for part, settings in filmed.items()
@@ -59,10 +59,10 @@ def require_same_settings(path: Path, there: Mapping[str, Any], filmed: Mapping[
     unequal = [key for key in sorted(old | new) if old.get(key) != new.get(key) and key not in _FREE]
     if unequal:
         listed = "; ".join(f"{key} {old.get(key)!r}, not {new.get(key)!r}" for key in unequal)
-        raise DatasetError(f"{path}: its demos were collected with {listed}; use the same options or another output.")
+        raise UserError(f"{path}: its demos were collected with {listed}; use the same options or another output.")
 
 
 def settings_mark(filmed: Mapping[str, Any]) -> str:
     """Of the settings that a failed episode failed under; with others it is tried again."""
     kept = {key: value for key, value in flatten(filmed).items() if key not in _FREE}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return json_sha256(kept, 16)

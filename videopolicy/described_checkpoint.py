@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from callbacks import SimulationRollout
-from datamodules import ActionStatistics, DatasetError, Preprocessing
+from datamodules import ActionStatistics, Preprocessing
 from datamodules.datamodule import DemoDataModule
+from files.errors import UserError
 from lightning_modules import Stage
 from networks.checkpoints.layout import LABEL_BY_PART, NATIVE_PREFIX_BY_PART, part_of
 from simulators import SimulatorConfig
@@ -73,7 +74,7 @@ class Description:
             return expected_preprocessing(data, self.statistics)
         try:
             return data.preprocessing
-        except DatasetError as error:
+        except UserError as error:
             raise CommandError(
                 f"{self.line.configs[0]}: the range of the actions is in no published checkpoint and could not be "
                 f"measured ({error}) Give --statistics FILE with "

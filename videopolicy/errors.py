@@ -1,5 +1,5 @@
-"""The error of a command: one sentence for the user, exit status 2."""
+"""Earlier names of the one error of the user."""
 
+from files.errors import UserError
 
-class CommandError(ValueError):
-    """A command line, experiment file or run directory that cannot be used; the message says what to do."""
+CommandError = UserError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, get_args
 import torch
 from rich.console import Console
 
+from files.hashes import file_sha256
 from lightning_modules import VideoPolicy, load_policy
 from networks import read_checkpoint
 from networks.inference import CompileMode, Precision
@@ -209,9 +209,7 @@ def blind_policy(kind: str, execute_steps: int) -> Policy:
 
 def checkpoint_identity(checkpoint: Path, kind: str = "checkpoint") -> dict[str, Any]:
     """What names a checkpoint's policy in ``protocol.json``: where it was, and the SHA-256 of the file."""
-    with checkpoint.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"kind": kind, "path": str(checkpoint.resolve()), "sha256": digest}
+    return {"kind": kind, "path": str(checkpoint.resolve()), "sha256": file_sha256(checkpoint)}
 
 
 def choose_protocol(

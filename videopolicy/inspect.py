@@ -11,8 +11,8 @@ from rich.text import Text
 
 from datamodules.contact_sheet import contact_sheet
 from datamodules.demo_files import find_files
-from datamodules.errors import DatasetError
 from datamodules.inspection import FileReport, inspect_file
+from files.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,13 +83,13 @@ def save_contact_sheet(path: Path, files: list[Path], demos: int) -> None:
     """Draw and store the picture.
 
     Raises:
-        DatasetError: No demo can be drawn, or the picture cannot be written.
+        UserError: No demo can be drawn, or the picture cannot be written.
     """
     sheet = contact_sheet(files, demos_per_file=demos)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path, format="PNG")
     except OSError as error:
-        raise DatasetError(
+        raise UserError(
             f"{path}: cannot be written ({error.strerror or error}); choose another --contact-sheet."
         ) from None

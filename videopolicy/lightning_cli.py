@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from files.errors import UserError
+from files.writing import write_text
 from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine, merged_experiment, parse
 from videopolicy.experiment.config_changes import IDENTITY, Changes, changed_keys, described
@@ -22,7 +24,6 @@ from videopolicy.experiment.run_directory import (
     StageDirectory,
     is_rank_zero,
     limits,
-    write_atomically,
     write_experiment,
 )
 from videopolicy.versions import describe_environment
@@ -47,14 +48,6 @@ options:
   --print_config                     print the complete config, which -c takes, and stop
 
 `lightning fit --help` lists every key; `lightning fit --data.help RobosuiteDataModule` those of a class."""
-# By name, so that nothing heavy is imported to recognise one; with its module, for torch has a CheckpointError too.
-USERS_MISTAKES = {
-    "videopolicy.errors.CommandError",
-    "datamodules.errors.DatasetError",
-    "simulators.errors.SimulatorError",
-    "networks.errors.NetworkError",
-    "lightning.fabric.utilities.exceptions.MisconfigurationException",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def is_users_mistake(error: BaseException) -> bool:
     """Whether an error's message is one sentence for the user, so that a traceback would only hide it."""
-    return any(f"{kind.__module__}.{kind.__name__}" in USERS_MISTAKES for kind in type(error).__mro__)
+    from simulators.errors import SimulatorError  # brings numpy, which only an error is worth
+
+    lightnings = "MisconfigurationException"  # by its name: importing Lightning takes seconds
+    return isinstance(error, UserError | SimulatorError) or type(error).__name__ == lightnings
 
 
 def run(arguments: list[str]) -> int:
@@ -237,7 +233,7 @@ def record_start(
         "num_devices": cli.trainer.num_devices,
         "world_size": cli.trainer.world_size,
     }
-    write_atomically(directory.versions, json.dumps(environment, indent=2))
+    write_text(directory.versions, json.dumps(environment, indent=2))
 
 
 def stop_on_interrupt() -> None:

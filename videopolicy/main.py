@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from videopolicy.experiment.files import nearest
+from files.nearest import nearest
 from videopolicy.lightning_cli import is_users_mistake
 
 VERBS = {

@@ -6,8 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
+from files.writing import write_text
 from videopolicy.errors import CommandError
-from videopolicy.experiment.run_directory import write_atomically
 from videopolicy.reports import (
     Evaluation,
     TrainingRun,
@@ -50,11 +50,7 @@ def run(args: argparse.Namespace) -> int:
     name = args.run.resolve().name if args.run.is_dir() else args.run.stem
     page, budget = render(name, args.run, evaluations, training, pairs, limit=int(args.max_mb * 1e6))
     output = args.output or default_output(args.run)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(output, page)
-    except OSError as error:
-        raise CommandError(f"{output}: cannot be written ({error.strerror}); choose another --output.") from None
+    write_text(output, page)
     print(f"{output}: {size(len(page.encode()))}, {len(budget.taken)} videos")
     if budget.left_out:
         print(f"left out: {len(budget.left_out)} videos, because of --max-mb {args.max_mb:g}")

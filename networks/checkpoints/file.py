@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import pickle
 import zipfile
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from files.writing import replacing
 from networks.errors import CheckpointError
 
 GROUP_BYTES = 2**28  # of a .safetensors file mapped at a time: mapped pages count as memory until the map is closed
@@ -152,34 +152,14 @@ class _Counted:
 
 
 def _in_one_step(target: Path, write: Callable[[Path], object]) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.writing")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        _sync(temporary)
-        os.replace(temporary, target)
-        _sync(target.parent)  # makes the rename itself survive a power cut
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a failed write as RuntimeError
-        reason = _os_error(error)
-        if reason is None and not isinstance(error, SafetensorError):
-            raise
-        full = reason is not None and reason.errno in (errno.ENOSPC, errno.EDQUOT)
-        kept = "the previous checkpoint there is whole" if target.exists() else "nothing was left behind"
-        raise CheckpointError(
-            f"{target}: could not be written ({(reason and reason.strerror) or error}); {kept}. "
-            f"{'Free some space' if full else 'Make the folder writable'} and start the same command again."
-        ) from error
-    finally:
-        if temporary.is_file():
-            temporary.unlink()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with replacing(target) as temporary:
+        try:
+            write(temporary)
+        except (RuntimeError, SafetensorError) as error:  # torch and safetensors report a failed write so
+            reason = _os_error(error)
+            if reason is None and not isinstance(error, SafetensorError):
+                raise
+            raise reason or OSError(str(error)) from error
 
 
 def _os_error(error: BaseException | None) -> OSError | None:

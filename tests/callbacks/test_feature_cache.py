@@ -18,8 +18,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks import CheckpointHandoff, FeatureCache
 from callbacks.feature_cache import feature_key
-from datamodules import Batch, DatasetError, RobosuiteDataModule, windows
+from datamodules import Batch, RobosuiteDataModule, windows
 from datamodules.feature_files import FeatureReader, Split
+from files.errors import UserError
 from lightning_modules import ActionStage
 from networks import LogNormalNoise, Sampler, VideoModel
 from tests.stage_parts import (
@@ -361,7 +362,7 @@ def test_too_little_room_is_said_before_anything_is_computed(
     stage.imagine = lambda *_: pytest.fail("computed")  # type: ignore[method-assign]
     num_bytes = 28 * 2 * 2 * (32 * 4 * 4 + 32 * 2 * 2) * 2  # windows, cameras, frames, the taps' maps, float16
     with pytest.raises(
-        DatasetError, match=rf"f: 0\.0 GB \({num_bytes} bytes\) are needed and 0\.0 GB \(1000 bytes\) are free"
+        UserError, match=rf"f: 0\.0 GB \({num_bytes} bytes\) are needed and 0\.0 GB \(1000 bytes\) are free"
     ):
         run(tmp_path, handoff, stage, lift_data)
     assert not (tmp_path / "f").exists()

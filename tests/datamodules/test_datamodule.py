@@ -11,7 +11,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from datamodules import Batch, DatasetError, DemoDataModule, LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule
+from datamodules import Batch, DemoDataModule, LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule
+from files.errors import UserError
 
 FileFactory = Callable[..., Path]
 
@@ -224,7 +225,7 @@ def test_bad_files_fail_at_setup_in_one_sentence(
     path = request.getfixturevalue(f"{layout}_file")(corruption=corruption)
     data = LAYOUTS[layout](str(path), val_fraction=0)
     data.cameras.sort()  # robot0_* last: the camera that the fixture spoils
-    with pytest.raises(DatasetError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         data.setup()
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -232,7 +233,7 @@ def test_bad_files_fail_at_setup_in_one_sentence(
 
 def test_images_that_were_never_rendered_are_missed_at_setup(robomimic_file: FileFactory) -> None:
     data = RobosuiteDataModule(str(robomimic_file(corruption="no_images")))
-    with pytest.raises(DatasetError, match=r"no camera images \(obs has \['robot0_eef_pos'\]\)"):
+    with pytest.raises(UserError, match=r"no camera images \(obs has \['robot0_eef_pos'\]\)"):
         data.setup()
 
 
@@ -244,7 +245,7 @@ def test_a_wrong_layout_is_told_by_name(request: pytest.FixtureRequest, written:
     if written == read:
         assert LAYOUTS[read](path, cameras=cameras).num_train_windows > 0
         return
-    with pytest.raises(DatasetError, match=f"looks like the .* layout.*use {LAYOUTS[written].__name__} for it"):
+    with pytest.raises(UserError, match=f"looks like the .* layout.*use {LAYOUTS[written].__name__} for it"):
         LAYOUTS[read](path, cameras=cameras).setup()
 
 
@@ -253,7 +254,7 @@ def test_a_file_without_instruction_asks_for_one(robomimic_file: FileFactory, li
         RobosuiteDataModule(str(robomimic_file(corruption="no_instruction"))),
         LiberoDataModule(str(libero_file(name="milk.hdf5", corruption="no_instruction"))),
     ):
-        with pytest.raises(DatasetError, match=r"no instruction; set data\.init_args\.instruction"):
+        with pytest.raises(UserError, match=r"no instruction; set data\.init_args\.instruction"):
             data.setup()
 
 
@@ -264,31 +265,31 @@ def test_paths_that_match_nothing_are_named(tmp_path: Path) -> None:
         (str(tmp_path / "missing.hdf5"), "no such file"),
         (str(tmp_path / "empty"), r"the folder holds no \.hdf5 or \.h5 file"),
     ):
-        with pytest.raises(DatasetError, match=message):
+        with pytest.raises(UserError, match=message):
             RobosuiteDataModule(path).setup()
-    with pytest.raises(DatasetError, match="paths is empty"):
+    with pytest.raises(UserError, match="paths is empty"):
         RobosuiteDataModule([]).setup()
 
 
 def test_weights_of_an_unknown_task_list_the_known_ones(robomimic_file: FileFactory) -> None:
-    with pytest.raises(DatasetError, match=r"names \['Lfit'\].*\['Lift', 'lift'\]"):
+    with pytest.raises(UserError, match=r"names \['Lfit'\].*\['Lift', 'lift'\]"):
         RobosuiteDataModule(str(robomimic_file()), weights={"Lfit": 2.0}).setup()
 
 
 def test_an_unknown_filter_key_lists_those_there(robomimic_file: FileFactory) -> None:
-    with pytest.raises(DatasetError, match=r"no filter key '50_demos'; the file has \['first_two'\]"):
+    with pytest.raises(UserError, match=r"no filter key '50_demos'; the file has \['first_two'\]"):
         RobosuiteDataModule(str(robomimic_file()), filter_key="50_demos").setup()
 
 
 def test_action_dims_beyond_the_recorded_width_are_refused(robomimic_file: FileFactory) -> None:
-    with pytest.raises(DatasetError, match=r"7 wide but action_dims is \[0, 7\].*0 to 6"):
+    with pytest.raises(UserError, match=r"7 wide but action_dims is \[0, 7\].*0 to 6"):
         RobosuiteDataModule(str(robomimic_file()), action_dims=[0, 7]).setup()
 
 
 def test_files_of_other_image_size_need_a_common_one(robomimic_file: FileFactory, tmp_path: Path) -> None:
     robomimic_file(name="a.hdf5", size=16)
     robomimic_file(name="b.hdf5", size=8)
-    with pytest.raises(DatasetError, match=r"set data\.init_args.image_size to resize both"):
+    with pytest.raises(UserError, match=r"set data\.init_args.image_size to resize both"):
         RobosuiteDataModule(str(tmp_path)).setup()
     data = RobosuiteDataModule(str(tmp_path), image_size=8, val_fraction=0)
     data.setup()
@@ -297,7 +298,7 @@ def test_files_of_other_image_size_need_a_common_one(robomimic_file: FileFactory
 
 def test_one_demo_cannot_be_split(robomimic_file: FileFactory) -> None:
     path = str(robomimic_file(lengths=(9,)))
-    with pytest.raises(DatasetError, match=r"set data\.init_args.val_fraction to 0"):
+    with pytest.raises(UserError, match=r"set data\.init_args.val_fraction to 0"):
         RobosuiteDataModule(path).setup()
     assert RobosuiteDataModule(path, val_fraction=0).num_train_windows == 9
 
@@ -314,12 +315,12 @@ def test_one_demo_cannot_be_split(robomimic_file: FileFactory) -> None:
     ],
 )
 def test_impossible_settings_are_refused_when_the_module_is_made(setting: str, value: object) -> None:
-    with pytest.raises(DatasetError, match=f"data.init_args.{setting} is"):
+    with pytest.raises(UserError, match=f"data.init_args.{setting} is"):
         RobosuiteDataModule("x.hdf5", **{setting: value})  # type: ignore[arg-type]
 
 
 def test_the_base_class_names_its_subclasses() -> None:
-    with pytest.raises(DatasetError, match="use RobosuiteDataModule, RoboCasaDataModule or LiberoDataModule"):
+    with pytest.raises(UserError, match="use RobosuiteDataModule, RoboCasaDataModule or LiberoDataModule"):
         DemoDataModule("x.hdf5")
 
 
@@ -388,7 +389,7 @@ def test_a_video_only_task_may_be_weighted_and_stage_two_does_not_mind(two_tasks
 def test_data_that_was_refused_once_is_refused_again(two_tasks: str) -> None:
     data = RobosuiteDataModule(two_tasks, weights={"Door": 2.0})
     for _ in range(2):
-        with pytest.raises(DatasetError, match=r"names \['Door'\]"):
+        with pytest.raises(UserError, match=r"names \['Door'\]"):
             data.setup()
 
 
@@ -402,7 +403,7 @@ def test_the_statistics_know_nothing_of_a_video_only_task(two_tasks: str) -> Non
     ("tasks", "message"), [(["Stck"], r"names \['Stck'\]"), (["Lift", "Stack"], "names every task")]
 )
 def test_video_only_tasks_that_cannot_be_are_refused(two_tasks: str, tasks: list[str], message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(UserError, match=message):
         RobosuiteDataModule(two_tasks, video_only_tasks=tasks).setup()
 
 
@@ -414,7 +415,7 @@ def test_an_evaluation_only_task_teaches_no_stage(two_tasks: str) -> None:
 
 
 def test_a_task_is_held_out_in_one_way_and_never_are_all(two_tasks: str) -> None:
-    with pytest.raises(DatasetError, match=r"\['Lift'\] are in video_only_tasks and in evaluation_only_tasks"):
+    with pytest.raises(UserError, match=r"\['Lift'\] are in video_only_tasks and in evaluation_only_tasks"):
         RobosuiteDataModule(two_tasks, video_only_tasks=["Lift"], evaluation_only_tasks=["Lift"])
-    with pytest.raises(DatasetError, match="leaves no demo to learn from"):
+    with pytest.raises(UserError, match="leaves no demo to learn from"):
         RobosuiteDataModule(two_tasks, evaluation_only_tasks=["Lift", "Stack"]).setup()

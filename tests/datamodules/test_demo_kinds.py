@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import DatasetError, DemoDataModule, LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule
+from datamodules import DemoDataModule, LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule
 from datamodules.demo_files import find_files
 from datamodules.inspection import inspect_file
+from files.errors import UserError
 from tests.datamodules import demo_kinds as kinds
 
 Make = Callable[[Path], Path]
@@ -79,7 +80,7 @@ def test_inspect_and_training_agree(kind: str, tmp_path: Path) -> None:
         assert {data.train_set[i].instruction for i in range(len(data.train_set))} == set(report.instructions)
         return
     assert any(refusal in problem for problem in report.problems), report.problems
-    with pytest.raises(DatasetError) as caught:
+    with pytest.raises(UserError) as caught:
         module(str(path), num_frames=3).setup()
     assert refusal in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -217,7 +218,7 @@ def test_what_a_mask_leaves_out_is_neither_read_nor_measured(tmp_path: Path) -> 
     with pytest.warns(UserWarning, match=r"mask/typo names \['demo_99'\], which the file does not have"):
         RobosuiteDataModule(str(path), val_fraction=0, filter_key="typo").setup()
     for key, message in (("numbers", "holds int64 values; names are expected"), ("none", r"names \['demo_77'\], but")):
-        with pytest.raises(DatasetError, match=message):
+        with pytest.raises(UserError, match=message):
             RobosuiteDataModule(str(path), filter_key=key).setup()
 
 
@@ -273,7 +274,7 @@ def test_bytes_that_flipped_never_end_in_a_traceback(tmp_path: Path, seed: int) 
     path.write_bytes(content)
     assert all("\n" not in problem for problem in inspect_file(path).problems)
     data = RobosuiteDataModule(str(path), num_frames=1)
-    with contextlib.suppress(DatasetError):
+    with contextlib.suppress(UserError):
         data.setup()
         for index in range(len(data.train_set)):
             assert data.train_set[index].frames.dtype == torch.uint8

@@ -5,9 +5,9 @@ import h5py
 import numpy as np
 import pytest
 
-from datamodules import DatasetError
 from datamodules.contact_sheet import CAPTION, GAP, THUMBNAIL, contact_sheet
 from datamodules.inspection import inspect_file
+from files.errors import UserError
 
 FileFactory = Callable[..., Path]
 
@@ -90,5 +90,5 @@ def test_files_that_cannot_be_drawn_are_left_out(robomimic_file: FileFactory) ->
     good = robomimic_file(name="good.hdf5")
     bad = robomimic_file(name="bad.hdf5", corruption="truncated")
     assert contact_sheet([good, bad]).size == contact_sheet([good]).size
-    with pytest.raises(DatasetError, match=r"no demo can be drawn: .*bad\.hdf5: truncated"):
+    with pytest.raises(UserError, match=r"no demo can be drawn: .*bad\.hdf5: truncated"):
         contact_sheet([bad])

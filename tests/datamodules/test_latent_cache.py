@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import ColourJitter, DatasetError, RobosuiteDataModule
+from datamodules import ColourJitter, RobosuiteDataModule
 from datamodules.demos import DemoEntry
 from datamodules.latent_cache import read_texts
 from datamodules.latent_writer import LatentCacheWriter
+from files.errors import UserError
 from tests.stage_parts import lift_datamodule
 
 SHAPES = {"moments": (4, 2, 2), "condition": (2, 2, 2)}
@@ -113,7 +114,7 @@ def test_workers_read_the_cache_too_and_feature_caches_still_see_frames(
 def test_an_unfinished_cache_is_refused_and_goes_on(robomimic_file: Callable[..., Path], tmp_path: Path) -> None:
     path = robomimic_file()
     fill(tmp_path / "cache", lift_datamodule(path), only=2)
-    with pytest.raises(DatasetError, match=r"demo_2: not in the latent cache .* goes on where it stopped"):
+    with pytest.raises(UserError, match=r"demo_2: not in the latent cache .* goes on where it stopped"):
         cached(path, tmp_path / "cache")
     data = lift_datamodule(path)
     demos = data.demos()
@@ -129,9 +130,9 @@ def test_a_changed_file_is_refused_until_it_is_encoded_anew(
     path = robomimic_file()
     fill(tmp_path / "cache", lift_datamodule(path))
     os.utime(path, ns=(1, 1))
-    with pytest.raises(DatasetError, match="holds no latents of this file as it is now"):
+    with pytest.raises(UserError, match="holds no latents of this file as it is now"):
         cached(path, tmp_path / "cache")
-    with pytest.raises(DatasetError, match=r"the file was changed since .* --rebuild"):
+    with pytest.raises(UserError, match=r"the file was changed since .* --rebuild"):
         fill(tmp_path / "cache", lift_datamodule(path))
     fill(tmp_path / "cache", lift_datamodule(path), rebuild=True)
     cached(path, tmp_path / "cache")
@@ -150,8 +151,8 @@ def test_demos_that_moved_keep_their_cache(robomimic_file: Callable[..., Path], 
     ("change", "said"),
     [
         ({"cameras": ["robot0_eye_in_hand", "agentview"]}, "cameras"),
-        ({"image_size": 8}, "image_size 16 instead of 8"),
-        ({"orientation": "flip_vertical"}, "orientation upright instead of flip_vertical"),
+        ({"image_size": 8}, "image_size: 16 here, 8 wanted"),
+        ({"orientation": "flip_vertical"}, "orientation: .upright. here, .flip_vertical. wanted"),
         ({"colour_jitter": ColourJitter(hue=0.1)}, "colour_jitter"),
     ],
 )
@@ -160,9 +161,9 @@ def test_a_cache_of_other_settings_is_refused_in_one_sentence(
 ) -> None:
     path = robomimic_file()
     fill(tmp_path / "cache", lift_datamodule(path), variants=1)
-    with pytest.raises(DatasetError, match=f"made with .*{said}.*--rebuild"):
+    with pytest.raises(UserError, match=f"made with .*{said}.*--rebuild"):
         cached(path, tmp_path / "cache", **change)
-    with pytest.raises(DatasetError, match=f"made with .*{said}.*--rebuild"):
+    with pytest.raises(UserError, match=f"made with .*{said}.*--rebuild"):
         fill(tmp_path / "cache", lift_datamodule(path, **change), variants=1)
     fill(tmp_path / "cache", lift_datamodule(path, **change), variants=1, rebuild=True)
     cached(path, tmp_path / "cache", **change)
@@ -177,11 +178,11 @@ def test_jitter_without_variants_is_said_to_have_no_effect(robomimic_file: Calla
 
 def test_a_missing_or_foreign_folder_is_refused(robomimic_file: Callable[..., Path], tmp_path: Path) -> None:
     path = robomimic_file()
-    with pytest.raises(DatasetError, match="no latent cache; fill it with `videopolicy cache"):
+    with pytest.raises(UserError, match="no latent cache; fill it with `videopolicy cache"):
         cached(path, tmp_path / "cache")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("all of it")
-    with pytest.raises(DatasetError, match="not empty and no latent cache"):
+    with pytest.raises(UserError, match="not empty and no latent cache"):
         fill(tmp_path / "thesis", lift_datamodule(path), rebuild=True)
     assert (tmp_path / "thesis" / "chapter1.tex").exists()
 
@@ -204,10 +205,10 @@ def test_a_folder_with_another_programs_key_is_never_deleted(
     (folder / "key.json").write_text(content)
     (folder / "photos" / "one.npy").write_text("dear")
     before = files_under(folder)
-    with pytest.raises(DatasetError, match=r"secrets.*(not that of a latent cache|not readable as a part)"):
+    with pytest.raises(UserError, match=r"secrets.*(not that of a latent cache|not readable as a part)"):
         fill(folder, lift_datamodule(path), rebuild=True)
     assert files_under(folder) == before
-    with pytest.raises(DatasetError, match=r"secrets.*(not that of a latent cache|not readable as a part)"):
+    with pytest.raises(UserError, match=r"secrets.*(not that of a latent cache|not readable as a part)"):
         cached(path, folder)
 
 
@@ -234,7 +235,7 @@ def test_a_cache_of_the_format_before_is_refused_and_rebuilt(
     fill(folder, lift_datamodule(path))
     key = json.loads((folder / "key.json").read_text())
     (folder / "key.json").write_text(json.dumps(key | {"format": 1}))
-    with pytest.raises(DatasetError, match=r"made with format 1 instead of 2; run `videopolicy cache"):
+    with pytest.raises(UserError, match=r"made with format: 1 here, 2 wanted; run `videopolicy cache"):
         cached(path, folder)
     fill(folder, lift_datamodule(path), rebuild=True)
     cached(path, folder)
@@ -268,7 +269,7 @@ def test_a_damaged_part_is_named_in_a_sentence(name: str, robomimic_file: Callab
     fill(tmp_path / "cache", lift_datamodule(path))
     (part,) = (tmp_path / "cache").glob(name)
     part.write_bytes(part.read_bytes()[:-10])
-    with pytest.raises(DatasetError, match=rf"{part.name}: not readable as a part of a latent cache"):
+    with pytest.raises(UserError, match=rf"{part.name}: not readable as a part of a latent cache"):
         cached(path, tmp_path / "cache").train_set[0]
 
 
@@ -282,7 +283,7 @@ def test_a_file_of_equal_size_and_time_but_other_content_is_another(
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
-    with pytest.raises(DatasetError, match="holds no latents of this file as it is now"):
+    with pytest.raises(UserError, match="holds no latents of this file as it is now"):
         cached(path, tmp_path / "cache")
 
 
@@ -292,7 +293,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_made_are_said_in_a_sentence(
     data = lift_datamodule(robomimic_file())
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file" / "cache", tmp_path / "file"):
-        with pytest.raises(DatasetError, match=r"file.*(could not be written|no latent cache)"):
+        with pytest.raises(UserError, match=r"file.*(could not be written|no latent cache)"):
             fill(folder, data)
     fill(tmp_path / "cache", data, only=1)
     original = Path.open
@@ -317,7 +318,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_made_are_said_in_a_sentence(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", lambda *words, **more: (Full if "r+b" in words else original)(*words, **more))
-        with pytest.raises(DatasetError, match=r"moments\.npy: could not be written \(No space left on device\); free"):
+        with pytest.raises(UserError, match=r"moments\.npy: could not be written \(No space left on device\); free"):
             fill(tmp_path / "cache", data)
     fill(tmp_path / "cache", data)
     cached(Path(str(data.paths)), tmp_path / "cache")

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.errors import DatasetError
 from datamodules.preprocessing import Preprocessing
 from datamodules.statistics import ActionStatistics
+from files.errors import UserError
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_shrinking_averages_instead_of_skipping_pixels(preprocessing: Preprocess
 
 
 def test_a_missing_camera_lists_those_there(preprocessing: Preprocessing) -> None:
-    with pytest.raises(DatasetError, match=r"no image of camera \['left'\].*\['hand', 'right'\]"):
+    with pytest.raises(UserError, match=r"no image of camera \['left'\].*\['hand', 'right'\]"):
         preprocessing.stack({"hand": np.zeros((4, 4, 3), np.uint8), "right": np.zeros((4, 4, 3), np.uint8)})
 
 
@@ -57,7 +57,7 @@ def test_a_missing_camera_lists_those_there(preprocessing: Preprocessing) -> Non
     "image", [np.zeros((4, 4, 3), np.float32), np.zeros((4, 6, 3), np.uint8), np.zeros((4, 4, 1), np.uint8)]
 )
 def test_only_square_rgb_bytes_are_taken(preprocessing: Preprocessing, image: np.ndarray) -> None:
-    with pytest.raises(DatasetError, match="camera hand"):
+    with pytest.raises(UserError, match="camera hand"):
         preprocessing.stack({"hand": image, "left": image})
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.errors import DatasetError
 from datamodules.statistics import ActionStatistics, compute_statistics
+from files.errors import UserError
 
 
 def test_published_formula_maps_the_ends_to_minus_one_and_one() -> None:
@@ -28,7 +28,7 @@ def test_quantiles_clip_outliers() -> None:
 
 def test_a_constant_dimension_is_an_error_naming_it_and_the_way_out() -> None:
     actions = np.array([[0.0, 3.0], [1.0, 3.0]])
-    with pytest.raises(DatasetError, match=r"file demo_0.*1 \(always 3\).*constant_actions: zero"):
+    with pytest.raises(UserError, match=r"file demo_0.*1 \(always 3\).*constant_actions: zero"):
         compute_statistics([("file demo_0", actions)])
 
 
@@ -42,7 +42,7 @@ def test_a_constant_dimension_becomes_zero_and_comes_back_as_its_constant() -> N
 def test_equal_quantiles_of_a_moving_dimension_are_not_lost_in_silence() -> None:
     actions = np.zeros((1000, 1))
     actions[3] = 1
-    with pytest.raises(DatasetError, match="statistics: minmax"):
+    with pytest.raises(UserError, match="statistics: minmax"):
         compute_statistics([("a", actions)], method="quantile", constant="zero")
 
 
@@ -50,12 +50,12 @@ def test_equal_quantiles_of_a_moving_dimension_are_not_lost_in_silence() -> None
 def test_a_non_finite_action_is_named_by_demo_step_and_dimension(bad: float) -> None:
     actions = np.random.default_rng(0).normal(size=(5, 3))
     actions[2, 1] = bad
-    with pytest.raises(DatasetError, match=r"f\.hdf5 demo_3.*step 2, dimension 1"):
+    with pytest.raises(UserError, match=r"f\.hdf5 demo_3.*step 2, dimension 1"):
         compute_statistics([("f.hdf5 demo_3", actions)])
 
 
 def test_demos_of_different_width_are_refused() -> None:
-    with pytest.raises(DatasetError, match="b: actions are 3 wide but those of a are 2 wide"):
+    with pytest.raises(UserError, match="b: actions are 3 wide but those of a are 2 wide"):
         compute_statistics([("a", np.eye(2)), ("b", np.eye(3))])
 
 
@@ -65,5 +65,5 @@ def test_statistics_survive_json() -> None:
 
 
 def test_actions_of_another_width_are_refused() -> None:
-    with pytest.raises(DatasetError, match=r"3 dimensions .* computed for 2"):
+    with pytest.raises(UserError, match=r"3 dimensions .* computed for 2"):
         ActionStatistics((0.0, 0.0), (1.0, 1.0)).normalize(torch.zeros(4, 3))

@@ -71,16 +71,14 @@ def test_statistics_move_with_the_folder(demo_file: Path, tmp_path: Path) -> Non
 def test_a_read_only_data_folder_falls_back_to_the_user_cache(
     demo_file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tempfile
+    write_text = Path.write_text
 
-    make = tempfile.mkstemp
-
-    def refusing(dir: Path, **options: str) -> tuple[int, str]:  # root ignores permission bits, so refuse by hand
-        if dir == demo_file.parent:
+    def refusing(path: Path, text: str) -> int:  # root ignores permission bits, so refuse by hand
+        if path.parent == demo_file.parent:
             raise PermissionError(30, "Read-only file system")
-        return make(dir=dir, **options)
+        return write_text(path, text)
 
-    monkeypatch.setattr(tempfile, "mkstemp", refusing)
+    monkeypatch.setattr(Path, "write_text", refusing)
     compute = Counter()
     for _ in range(2):
         load_or_compute([demo_file], [0], "minmax", "error", compute)

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules import Batch, DatasetError, LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule, WindowDataset
+from datamodules import Batch, LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule, WindowDataset
 from datamodules.pictures import Orientation
 from datamodules.windows import read_frames
+from files.errors import UserError
 
 FileFactory = Callable[..., Path]
 TASKS = ("CoffeePressButton", "CloseDrawer", "TurnOnStove", "TurnOffMicrowave")
@@ -243,7 +244,7 @@ def test_a_damaged_frame_names_file_demo_and_step(robomimic_file: FileFactory) -
     path.write_bytes(content)
     module = RobosuiteDataModule(str(path), num_frames=1, val_fraction=0)
     module.setup()
-    with pytest.raises(DatasetError, match=r"lift\.hdf5 demo_1: step 4 cannot be read"):
+    with pytest.raises(UserError, match=r"lift\.hdf5 demo_1: step 4 cannot be read"):
         module.train_set[12 + 4]
 
 

@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from datamodules import DatasetError, Demo, RobomimicWriter, RobosuiteDataModule, journal
+from datamodules import Demo, RobomimicWriter, RobosuiteDataModule, journal
 from datamodules.hdf5 import open_demo_file
 from datamodules.journal import JournaledFile, journal_path, recover
+from files.errors import UserError
 
 
 def make_demo(length: int = 6, size: int = 16, seed: int = 0) -> Demo:
@@ -156,7 +157,7 @@ def test_a_full_disk_costs_the_demo_but_not_the_file(tmp_path: Path, monkeypatch
         writer.add(make_demo(seed=0))
         before = path.read_bytes()
         monkeypatch.setattr(journal, "_write_journal", full)
-        with pytest.raises(DatasetError, match=r"demo_1 was not written \(No space left on device\).*make room"):
+        with pytest.raises(UserError, match=r"demo_1 was not written \(No space left on device\).*make room"):
             writer.add(make_demo(seed=1))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -166,17 +167,17 @@ def test_two_writers_or_a_reader_beside_a_writer_are_told_to_wait(tmp_path: Path
     path = tmp_path / "lift.hdf5"
     with RobomimicWriter(path, "Lift") as writer:
         writer.add(make_demo())
-        with pytest.raises(DatasetError, match="another process is using this file; wait"):
+        with pytest.raises(UserError, match="another process is using this file; wait"):
             RobomimicWriter(path, "Lift")
-        with pytest.raises(DatasetError, match="another process is writing this file; wait"):
+        with pytest.raises(UserError, match="another process is writing this file; wait"):
             open_demo_file(path)
 
 
 def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(DatasetError, match=r"cannot be written \(Not a directory\)|cannot be written \(File exists\)"):
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\)|cannot be written \(File exists\)"):
         RobomimicWriter(tmp_path / "file" / "lift.hdf5", "Lift")
-    with pytest.raises(DatasetError, match="not an HDF5 file"):
+    with pytest.raises(UserError, match="not an HDF5 file"):
         RobomimicWriter(tmp_path / "file", "Lift")
     assert (tmp_path / "file").read_text() == "not a folder"
 
@@ -185,18 +186,18 @@ def test_demos_of_another_task_or_shape_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "lift.hdf5"
     with RobomimicWriter(path, "Lift") as writer:
         writer.add(make_demo())
-        with pytest.raises(DatasetError, match="write it to another output"):
+        with pytest.raises(UserError, match="write it to another output"):
             writer.add(make_demo(size=8))
         bad = make_demo()
         bad.actions[2, 3] = np.nan
-        with pytest.raises(DatasetError, match="actions must be finite"):
+        with pytest.raises(UserError, match="actions must be finite"):
             writer.add(bad)
         short = make_demo()
         short.images["agentview"] = short.images["agentview"][:-1]  # type: ignore[index]
-        with pytest.raises(DatasetError, match=r"images of agentview .* one per action"):
+        with pytest.raises(UserError, match=r"images of agentview .* one per action"):
             writer.add(short)
         assert len(writer) == 1
-    with pytest.raises(DatasetError, match="holds demos of Lift, not of Stack"):
+    with pytest.raises(UserError, match="holds demos of Lift, not of Stack"):
         RobomimicWriter(path, "Stack")
 
 

@@ -107,7 +107,7 @@ def test_another_setting_is_refused_in_one_sentence_and_rebuilt_when_asked(
     capsys.readouterr()
     assert cache(overlay, tmp_path / "cache", "--variants", "0") == 2
     said = capsys.readouterr().err
-    assert "this latent cache was made with variants 1 instead of 0" in said
+    assert "this latent cache was made with variants: 1 here, 0 wanted" in said
     assert said.count("\n") == 1
     assert cache(overlay, tmp_path / "cache", "--variants", "0", "--rebuild") == 0
     assert read_json(tmp_path / "cache" / "key.json")["variants"] == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from datamodules import DatasetError
+from files.errors import UserError
 from videopolicy import inspect
 
 FileFactory = Callable[..., Path]
@@ -49,13 +49,13 @@ def test_problems_are_printed_and_make_the_exit_code_one(
 
 
 def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         run(str(tmp_path / "missing.hdf5"))
 
 
 def test_a_sheet_that_cannot_be_drawn_or_written_is_one_sentence(robomimic_file: FileFactory, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no demo can be drawn"):
+    with pytest.raises(UserError, match="no demo can be drawn"):
         run(str(robomimic_file(corruption="no_images")), "--contact-sheet", str(tmp_path / "x.png"))
     good = str(robomimic_file())
-    with pytest.raises(DatasetError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         run(good, "--contact-sheet", f"{good}/x.png")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from datamodules import Batch, ColourJitter, DatasetError, RobosuiteDataModule
+from datamodules import Batch, ColourJitter, RobosuiteDataModule
 from datamodules.latent_writer import LatentCacheWriter
+from files.errors import UserError
 from lightning_modules import Stage
 from networks import NetworkError, PixelShuffleAutoencoder, SVDAutoencoder, VideoModel, VideoUNet
 from tests.stage_parts import (
@@ -191,10 +192,10 @@ def test_a_cache_of_other_weights_is_refused_at_set_up(robomimic_file: Callable[
     with torch.no_grad():
         next(other.autoencoder.parameters()).add_(1e-3)
     data = lift_datamodule(path, latent_cache=str(tmp_path / "cache"))
-    with pytest.raises(DatasetError, match=r"made with autoencoder SVDAutoencoder \w+ instead of SVDAutoencoder"):
+    with pytest.raises(UserError, match=r"made with autoencoder: 'SVDAutoencoder \w+' here, 'SVDAutoencoder"):
         fit(quiet_trainer(tmp_path, 1), tiny_video_stage(other), data)
     noisy = svd_video_model(condition_noise=0.02)
-    with pytest.raises(DatasetError, match=r"condition_noise 0.0 instead of 0.02"):
+    with pytest.raises(UserError, match=r"condition_noise: 0.0 here, 0.02 wanted"):
         fit(quiet_trainer(tmp_path, 1), tiny_video_stage(noisy), data)
 
 

@@ -240,7 +240,7 @@ def test_what_cannot_be_reported_or_compared_is_one_sentence(
         ([a / "protocol.json"], "neither a results file nor a folder"),
         ([a, "--against", b], "no episode in common"),
         ([a, "--against", c], "followed different protocols"),
-        ([a, "--output", a / "results.jsonl" / "x.html"], "cannot be written"),
+        ([a, "--output", a / "results.jsonl" / "x.html"], "could not be written"),
     ):
         assert main(["report", *map(str, arguments)]) == 2
         lines = capsys.readouterr().err.strip().splitlines()

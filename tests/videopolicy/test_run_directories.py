@@ -80,7 +80,7 @@ def test_stray_rank_variables_change_nothing_and_the_lock_holds(tmp_path: Path, 
     stage = tmp_path / "runs" / "lift" / "video"
     assert {"finished.json", "config.yaml", "versions.json", ".lock"} <= {path.name for path in stage.iterdir()}
     assert list(stage.glob("events.out.tfevents.*"))
-    hold = "import sys; from pathlib import Path; from videopolicy.locks import hold_folder\n"
+    hold = "import sys; from pathlib import Path; from files.locks import hold_folder\n"
     hold += f"lock = hold_folder(Path({str(stage)!r})); print(flush=True); sys.stdin.read()"
     holder = subprocess.Popen(
         [sys.executable, "-c", hold], env={**os.environ, **environment()}, stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 
 from datamodules.demo_origin import DemoOrigin
+from files.nearest import nearest
 from rollouts.survey import Survey
 from rollouts.worker_process import check_simulator, survey_simulator
 from simulators import EpisodeSpec, SimulatorConfig, SimulatorError
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.held_out import HeldOut
 from videopolicy.evaluation.typed_keys import require_types
-from videopolicy.experiment.files import nearest
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "protocols"
 """Where `--protocol NAME` looks; a checkout has it beside the packages."""

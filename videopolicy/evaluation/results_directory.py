@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from files.differences import flatten
+from files.hashes import json_sha256
+from files.locks import HeldError, hold_folder
+from files.writing import write_text
 from rollouts import EpisodeResult, ResultsFile
 from rollouts.survey import releases
 from videopolicy.errors import CommandError
-from videopolicy.experiment.run_directory import write_atomically
 
 FORMAT = 1
 # Keys of protocol.json that may differ between runs into one directory: they change no episode.
@@ -38,8 +38,7 @@ def fingerprint(document: Mapping[str, Any]) -> str:
     Args:
         document: Content of ``protocol.json``; ``policy``, ``protocol`` and the simulator's releases are read.
     """
-    text = json.dumps(_identity(document), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json_sha256(_identity(document), 16)
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
@@ -68,19 +67,11 @@ def releases_of(document: Mapping[str, Any]) -> dict[str, str]:
 def _identity(document: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted key -> value, without the free keys and without what is empty, so that new settings may be added."""
     content = {name: document.get(name, {}) for name in ("policy", "protocol")} | {"releases": releases_of(document)}
-    flat = dict(_flatten("", content))
+    flat = flatten(content)
     free = tuple(f"{key}." for key in _FREE)
     return {
         key: value for key, value in flat.items() if not f"{key}.".startswith(free) and value not in (None, "", [], {})
     }
-
-
-def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(f"{prefix}.{key}" if prefix else str(key), item)
-    else:
-        yield prefix, value
 
 
 class ResultsDirectory:
@@ -134,39 +125,29 @@ def open_directory(
         raise CommandError(f"--output {path}: is a file; results go into a directory now, so give another name.")
     document: dict[str, Any] = {"format": FORMAT, "policy": dict(policy), "protocol": dict(protocol)}
     document["versions"] = dict(versions or {})
+    notes: list[str] = []
     try:
         path.mkdir(parents=True, exist_ok=True)
-        stream = (path / ".lock").open("a+")
+        lock = hold_folder(path, notes.append)
+    except HeldError as error:
+        raise CommandError(
+            f"{path}: another run ({error.holder}) is writing results there; wait until it has ended, or give another "
+            "--output."
+        ) from error
     except OSError as error:
         raise CommandError(
             f"--output {path}: cannot be made or written ({error.strerror}); choose another place."
         ) from error
-    with stream:
-        notes = [*_lock(stream, path), *_require_same(path, document)]
+    try:
+        notes += _require_same(path, document)
         document["fingerprint"] = fingerprint(document)
         results = ResultsFile(path / "results.jsonl")
         if results.repair():
             notes.append(f"{results.path}: a kill had cut its last line; the line was removed, its episode runs again")
-        write_atomically(path / "protocol.json", json.dumps(document, indent=2) + "\n")
+        write_text(path / "protocol.json", json.dumps(document, indent=2) + "\n")
         yield ResultsDirectory(path, document, notes)
-
-
-def _lock(stream: IO[str], path: Path) -> list[str]:
-    """Take the directory's lock, which the kernel gives back however the run ends; a note where there are none."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        stream.seek(0)
-        raise CommandError(
-            f"{path}: another run (process {stream.read().strip() or 'unknown'}) is writing results there; "
-            "wait until it has ended, or give another --output."
-        ) from error
-    except OSError as error:  # some network file systems
-        return [f"{path}: this file system has no locks ({error.strerror}); write to it from one run only"]
-    stream.truncate(0)
-    stream.write(str(os.getpid()))
-    stream.flush()
-    return []
+    finally:
+        lock.release()
 
 
 def _require_same(path: Path, document: dict[str, Any]) -> list[str]:

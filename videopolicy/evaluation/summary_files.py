@@ -12,9 +12,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from files.writing import write_text
 from rollouts import EpisodeResult, Summary, summarize
 from rollouts.statistics import GroupSummary, TaskSummary
-from videopolicy.experiment.run_directory import write_atomically
 
 
 def write_summary(
@@ -39,9 +39,9 @@ def write_summary(
     if this_run["episodes"] or not runs:
         runs.append(dict(this_run))
     content = to_dict(summary, document, runs)
-    write_atomically(path / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    write_atomically(path / "results.md", to_markdown(summary, document, content["date"]))
-    write_atomically(path / "results.csv", to_csv(results))
+    write_text(path / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path / "results.md", to_markdown(summary, document, content["date"]))
+    write_text(path / "results.csv", to_csv(results))
     return summary
 
 

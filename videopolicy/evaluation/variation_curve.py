@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from files.writing import replacing, write_text
 from rollouts import EpisodeResult, compare, summarize
 from rollouts.statistics import holm
-from videopolicy.experiment.run_directory import write_atomically
 
 FORMAT = 1
 NOTE = (
@@ -163,12 +162,11 @@ def write_curve(curve: Curve, folder: Path) -> None:
     for point, written in zip(curve.points, content["points"], strict=True):
         written["rate"] = point.rate
         written["p_value_holm"] = curve.corrected().get(point.folder)
-    write_atomically(folder / "curve.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    write_atomically(folder / "curve.md", to_markdown(curve))
+    write_text(folder / "curve.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(folder / "curve.md", to_markdown(curve))
     if curve.kinds():
-        part = folder / "curve.png.part"
-        part.write_bytes(draw(curve))
-        os.replace(part, folder / "curve.png")
+        with replacing(folder / "curve.png") as part:
+            part.write_bytes(draw(curve))
 
 
 def to_markdown(curve: Curve) -> str:

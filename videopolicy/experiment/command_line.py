@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from files.nearest import nearest
 from videopolicy.errors import CommandError
 from videopolicy.experiment.files import (
     STAGES,
@@ -15,7 +16,6 @@ from videopolicy.experiment.files import (
     join_stages,
     load_experiment,
     merge,
-    nearest,
     stage_config,
     stage_of,
     stages_of_experiment,

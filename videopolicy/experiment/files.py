@@ -14,8 +14,7 @@ the stages ``video`` and ``action`` or the one stage ``joint``. Three rules on t
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from files.nearest import nearest
 from videopolicy.errors import CommandError
 from videopolicy.experiment.override_values import Typed, read_override
 
@@ -31,21 +31,6 @@ JOINT = "joint"
 STAGES = (*TWO_STAGES, JOINT)
 OmegaConf.register_new_resolver("len", len, replace=True)
 Config = dict[str, Any]
-
-
-def nearest(word: str, candidates: Iterable[str]) -> str:
-    """Say which candidate was meant, as the end of an error sentence.
-
-    Args:
-        word: What was written.
-        candidates: What is allowed; must not be empty.
-    """
-    known = sorted(set(candidates))
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    shown = ", ".join(known[:20])
-    return f"known are {shown}." if len(known) <= 20 else f"known are {shown} and {len(known) - 20} more."
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

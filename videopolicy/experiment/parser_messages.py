@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from jsonargparse import ArgumentParser
 
-from videopolicy.experiment.files import nearest
+from files.nearest import nearest
 
 PACKAGES = ("lightning_modules", "datamodules", "callbacks", "networks", "simulators", "lightning.pytorch.callbacks")
 _KEY = re.compile(r'Parser key "(.+)":')

@@ -6,18 +6,20 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
+from filelock import FileLock
 
+from files.locks import HeldError, hold_folder
+from files.writing import write_text
 from videopolicy.errors import CommandError
 from videopolicy.experiment.files import Config
-from videopolicy.locks import HeldError, hold_folder
 
 LIMITS = ("max_steps", "max_epochs", "max_time")  # what says when a stage is finished
 FINISHED = "finished.json"
 HANDOFF = "handoff.json"
-_locks: dict[Path, IO[str]] = {}  # kept open until the process ends, for closing the file gives the lock back
+_locks: dict[Path, FileLock] = {}  # kept until the process ends
 
 
 def is_rank_zero() -> bool:
@@ -27,13 +29,6 @@ def is_rank_zero() -> bool:
     """
     ranks = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
     return all(os.environ.get(name, "0") == "0" for name in ranks)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file in one step, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 class StageDirectory:
@@ -84,7 +79,7 @@ class StageDirectory:
     def release(self) -> None:
         """Give the lock back; the end of the process does it too."""
         if (lock := _locks.pop(self.path.resolve(), None)) is not None:
-            lock.close()
+            lock.release()
 
     # --- where the stage stands -----------------------------------------------------------------------------------
 
@@ -100,7 +95,7 @@ class StageDirectory:
     def mark_finished(self, config: Mapping[str, Any], **facts: object) -> None:
         """Record that the stage reached the limits of this config; atomic."""
         record = {"limits": limits(config), **facts}
-        write_atomically(self.path / FINISHED, json.dumps(record, indent=2))
+        write_text(self.path / FINISHED, json.dumps(record, indent=2))
 
     def checkpoint(self) -> Path:
         """The checkpoint to judge: the best one, else the last.
@@ -138,11 +133,11 @@ class StageDirectory:
         """Remember which video network this action stage is trained on."""
         if manifest.is_file():
             sha256 = json.loads(manifest.read_text())["sha256"]
-            write_atomically(self.path / HANDOFF, json.dumps({"folder": str(manifest.parent), "sha256": sha256}))
+            write_text(self.path / HANDOFF, json.dumps({"folder": str(manifest.parent), "sha256": sha256}))
 
     def record_config(self, document: Mapping[str, Any]) -> None:
         """Remember the complete config of this start."""
-        write_atomically(self.config, yaml.safe_dump(dict(document), sort_keys=False))
+        write_text(self.config, yaml.safe_dump(dict(document), sort_keys=False))
 
     def recorded_config(self) -> Config | None:
         """The complete config of the last start, if there was one."""
@@ -161,4 +156,4 @@ def limits(config: Mapping[str, Any]) -> dict[str, Any]:
 def write_experiment(root: Path, experiment: Mapping[str, Any]) -> None:
     """Record the merged experiment as ``config.yaml`` at the top of the run directory."""
     text = "# The merged experiment of this run; `lightning fit -c` takes it.\n"
-    write_atomically(root / "config.yaml", text + yaml.safe_dump(dict(experiment), sort_keys=False))
+    write_text(root / "config.yaml", text + yaml.safe_dump(dict(experiment), sort_keys=False))

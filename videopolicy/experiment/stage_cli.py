@@ -28,7 +28,7 @@ from callbacks.finite_training import FiniteTraining
 from callbacks.progress import StageProgress
 from callbacks.resumed_optimizer import ResumedOptimizer
 from callbacks.run_checkpoints import BestCheckpoint, LastCheckpoint, is_dry_run
-from datamodules import DatasetError
+from files.errors import UserError
 from lightning_modules import JointStage
 from networks import NetworkError
 from simulators import SimulatorError
@@ -269,7 +269,7 @@ def own_reasons() -> Iterator[None]:
         yield
     except ValueError as error:
         reason: BaseException | None = error
-        while reason is not None and not isinstance(reason, NetworkError | DatasetError | SimulatorError):
+        while reason is not None and not isinstance(reason, NetworkError | UserError | SimulatorError):
             reason = reason.__cause__
         if reason is None or reason is error:
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from videopolicy.errors import CommandError
-from videopolicy.experiment.run_directory import StageDirectory, is_rank_zero, write_atomically
+from videopolicy.experiment.run_directory import StageDirectory, is_rank_zero
 from videopolicy.versions import describe_environment, git_commit
 
 HOLD = "import sys, time\nfrom pathlib import Path\nfrom videopolicy.experiment.run_directory import StageDirectory\n"
@@ -96,13 +96,6 @@ def test_an_action_stage_does_not_go_on_when_its_video_network_was_replaced(tmp_
         CommandError, match=r"last\.ckpt: was trained on another video network than .*handoff holds now"
     ):
         directory.require_same_handoff(manifest)
-
-
-def test_a_text_is_replaced_in_one_step(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "a.json", "old")
-    write_atomically(tmp_path / "a.json", "new")
-    assert (tmp_path / "a.json").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_versions_name_the_packages_the_commit_and_the_command() -> None:

@@ -1,6 +1,6 @@
 """Two descriptions compared key by key."""
 
-from lightning_modules.differences import differing_keys
+from files.differences import differing_keys
 
 
 def test_equal_documents_have_no_difference() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from videopolicy.locks import HeldError, hold_folder
+from files.locks import HeldError, hold_folder
 
-HOLD = "import sys, time; from pathlib import Path; from videopolicy.locks import hold_folder\n"
+HOLD = "import sys, time; from pathlib import Path; from files.locks import hold_folder\n"
 HOLD += "lock = hold_folder(Path(sys.argv[1])); print(flush=True); time.sleep(60)"
 
 
@@ -27,7 +27,7 @@ def test_a_second_process_is_told_the_first_ones_id(tmp_path: Path) -> None:
     finally:
         holder.kill()
         holder.wait()
-    hold_folder(tmp_path).close()
+    hold_folder(tmp_path).release()
     assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
@@ -38,6 +38,10 @@ def test_a_file_system_without_locks_is_warned_of(
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "lockf", refuse)
-    hold_folder(tmp_path).close()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    hold_folder(tmp_path).release()
     assert "has no locks" in capsys.readouterr().err
+    warnings: list[str] = []
+    hold_folder(tmp_path, warnings.append).release()
+    assert "has no locks" in warnings[0]
+    assert not capsys.readouterr().err
