@@ -12,6 +12,7 @@ import h5py
 from files.errors import UserError
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
+PARTS = ".parts"  # of the folder beside a file that is being collected; its demos are not yet in the file
 
 
 def find_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -71,10 +72,11 @@ def _files_of(match: Path) -> list[Path]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """HDF5 files of a folder and those below it, links followed, hidden ones skipped."""
+    """HDF5 files of a folder and those below it, links followed, hidden ones and parts of others skipped."""
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
-        folders[:] = [] if (real := os.path.realpath(root)) in seen else [n for n in folders if not n.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(PARTS)]
+        folders[:] = [] if (real := os.path.realpath(root)) in seen else folders
         if real not in seen:
             seen.add(real)
             yield from (Path(root, n) for n in files if not n.startswith(".") and _has_suffix(n))

@@ -16,7 +16,6 @@ from typing import Any
 
 import h5py
 
-from datamodules.journal import recover
 from files.errors import UserError
 
 if importlib.util.find_spec("hdf5plugin") is not None:
@@ -56,7 +55,7 @@ def open_demo_file(path: str | Path) -> h5py.File:
     Raises:
         UserError: The file cannot be opened, or holds no group ``data``; says which and why.
     """
-    recover(Path(path))
+    refuse_journal(Path(path))
     try:
         file = _open(path)
         data = file.get("data")
@@ -69,6 +68,19 @@ def open_demo_file(path: str | Path) -> h5py.File:
             f"{path}: no group 'data', only {found}; expected the robosuite/robomimic, RoboCasa or LIBERO layout."
         )
     return file
+
+
+def refuse_journal(path: Path) -> None:
+    """Refuse a file that an earlier version was killed in the middle of changing.
+
+    Raises:
+        UserError: Its changes wait beside it.
+    """
+    if (journal := path.with_name(f"{path.name}.journal")).exists():
+        raise UserError(
+            f"{path}: an earlier version was killed while it changed this file, and {journal.name} beside it holds the "
+            "rest; open it once with that version, or collect the demos anew."
+        )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from files.hashes import json_sha256
 
 @contextmanager
 def open_demos(path: Path, env_name: str, filmed: Mapping[str, Any]) -> Iterator[RobomimicWriter]:
-    """The demo file, which is taken away again if it gets no demo.
+    """The demo file, new or to go on with.
 
     Args:
         path: The file.
@@ -25,17 +25,9 @@ def open_demos(path: Path, env_name: str, filmed: Mapping[str, Any]) -> Iterator
     Raises:
         UserError: The file is none of ours, or its demos were made in another way; it is left as it is.
     """
-    empty = False
-    try:
-        with RobomimicWriter(path, env_name, filmed) as writer:
-            require_same_settings(path, writer.env_kwargs, filmed)
-            try:
-                yield writer
-            finally:
-                empty = len(writer) == 0
-    finally:
-        if empty:
-            path.unlink()
+    with RobomimicWriter(path, env_name, filmed) as writer:
+        require_same_settings(path, writer.env_kwargs, filmed)
+        yield writer
 
 
 _FREE = ("simulator.tasks", "simulator.python", "simulator.gl")

@@ -54,9 +54,7 @@ def test_what_is_saved_is_what_is_loaded(path: Path) -> None:
 
 @pytest.mark.usefixtures("small_disk")
 def test_a_file_that_cannot_be_written_whole_leaves_the_previous_one_and_no_rubbish(path: Path) -> None:
-    with pytest.raises(
-        CheckpointError, match=r"last\.ckpt: could not be written .*what was there before is whole"
-    ):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: could not be written .*what was there before is whole"):
         AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.zeros(100_000)}}, path)
     assert AtomicCheckpointIO().load_checkpoint(path)["global_step"] == 1
     assert [entry.name for entry in path.parent.iterdir()] == ["last.ckpt"]

@@ -1,4 +1,3 @@
-import io
 import json
 import multiprocessing
 import os
@@ -11,9 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from datamodules import Demo, RobomimicWriter, RobosuiteDataModule, journal
+from datamodules import Demo, RobomimicWriter, RobosuiteDataModule
+from datamodules.demo_files import find_files
 from datamodules.hdf5 import open_demo_file
-from datamodules.journal import JournaledFile, journal_path, recover
 from files.errors import UserError
 
 
@@ -94,7 +93,7 @@ def write_until_killed(path: Path, reports: Connection) -> None:
 
 
 def test_a_writer_killed_at_any_moment_leaves_whole_demos_and_goes_on(tmp_path: Path) -> None:
-    """Kill -9 at twelve moments of one file's growth; plain h5py must read every demo each time."""
+    """Kill -9 at twelve moments of one file's growth; plain h5py must read every demo."""
     path = tmp_path / "lift.hdf5"
     num_before = 0
     for moment in range(12):
@@ -106,71 +105,95 @@ def test_a_writer_killed_at_any_moment_leaves_whole_demos_and_goes_on(tmp_path: 
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        recover(path)
-        with h5py.File(path) as file:
-            count = len(file["data"])
-            assert count >= reported[-1] + 1 > num_before
-            for n in range(count):
-                assert np.array_equal(file[f"data/demo_{n}/obs/agentview_image"], noise(n))
-                assert file[f"data/demo_{n}"].attrs["num_samples"] == 20
-            assert file["data"].attrs["total"] == 20 * count
-        num_before = count
-    with RobomimicWriter(path, "Lift") as writer:
-        assert len(writer) == num_before
+        if moment % 3 == 2:
+            RobomimicWriter(path, "Lift").close()  # the later ones go on with a file and parts of it
+        num_whole = sum(len(h5py.File(file)["data"]) for file in [*path.parent.rglob("*.hdf5")])
+        assert num_whole >= reported[-1] + 1 > num_before
+        num_before = num_whole
+    RobomimicWriter(path, "Lift").close()
+    with h5py.File(path) as file:
+        assert len(file["data"]) == num_before
+        for n in range(num_before):
+            assert np.array_equal(file[f"data/demo_{n}/obs/agentview_image"], noise(n))
+            assert file[f"data/demo_{n}"].attrs["num_samples"] == 20
+        assert file["data"].attrs["total"] == 20 * num_before
 
 
-@pytest.mark.parametrize("pages_applied", [0, 1, 2])
-def test_a_kill_inside_the_commit_is_finished_by_the_next_reader(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages_applied: int
+def test_a_kill_between_the_move_and_the_tidying_leaves_every_demo_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "lift.hdf5"
-    with RobomimicWriter(path, "Lift") as writer:
-        writer.add(make_demo(seed=0, size=64))
-    write_all, applied = journal._write_all, 0
-
-    def die(descriptor: int, data: memoryview, offset: int) -> None:
-        nonlocal applied
-        if applied == pages_applied:
-            raise KeyboardInterrupt
-        applied += 1
-        write_all(descriptor, data, offset)
-
-    writer = RobomimicWriter(path, "Lift")
-    monkeypatch.setattr(journal, "_write_all", die)
-    with pytest.raises(KeyboardInterrupt):
-        writer.add(make_demo(seed=1, size=64))
-    writer.close()
-    monkeypatch.undo()
-    assert journal_path(path).exists()
-    with open_demo_file(path) as file:
-        assert np.array_equal(file["data/demo_1/obs/agentview_image"], make_demo(seed=1, size=64).images["agentview"])
-    assert not journal_path(path).exists()
-
-
-def test_a_full_disk_costs_the_demo_but_not_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "lift.hdf5"
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
     with RobomimicWriter(path, "Lift") as writer:
         writer.add(make_demo(seed=0))
-        before = path.read_bytes()
-        monkeypatch.setattr(journal, "_write_journal", full)
-        with pytest.raises(UserError, match=r"demo_1 was not written \(No space left on device\).*make room"):
-            writer.add(make_demo(seed=1))
-    assert path.read_bytes() == before
+    assert list(writer.parts.glob("*.hdf5"))
+    monkeypatch.undo()
+    with RobomimicWriter(path, "Lift") as writer:
+        assert len(writer) == 1
+        assert writer.add(make_demo(seed=1)) == "demo_1"
+    with open_demo_file(path) as file:
+        assert sorted(file["data"]) == ["demo_0", "demo_1"]
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_writers_or_a_reader_beside_a_writer_are_told_to_wait(tmp_path: Path) -> None:
+def test_what_is_not_yet_in_the_file_is_data_in_itself_but_no_part_of_the_folder_around(tmp_path: Path) -> None:
+    writer = RobomimicWriter(tmp_path / "lift.hdf5", "Lift")
+    for seed in range(2):
+        writer.add(make_demo(seed=seed))
+    writer.close(merge=False)
+    assert [path.name for path in find_files(writer.parts)] == ["demo_0.hdf5", "demo_1.hdf5"]
+    with pytest.raises(UserError, match=r"no \.hdf5"):
+        find_files(tmp_path)
+
+
+@pytest.mark.parametrize(("method", "file"), [("create_dataset", "demo_1.hdf5"), ("copy", "lift.hdf5")])
+def test_a_full_disk_costs_the_demo_but_not_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, file: str
+) -> None:
+    path = tmp_path / "lift.hdf5"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def add_another() -> None:
+        with RobomimicWriter(path, "Lift") as writer:
+            writer.add(make_demo(seed=1))
+
+    with RobomimicWriter(path, "Lift") as writer:
+        writer.add(make_demo(seed=0))
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.Group, method, full)
+        with pytest.raises(UserError, match=rf"{file}: could not be written \(No space left on device\).*free some"):
+            add_another()
+    assert path.read_bytes() == before
+    if method == "create_dataset":
+        add_another()
+    with RobomimicWriter(path, "Lift") as writer:
+        assert len(writer) == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_are_told_to_wait_and_a_reader_reads_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "lift.hdf5"
     with RobomimicWriter(path, "Lift") as writer:
         writer.add(make_demo())
-        with pytest.raises(UserError, match="another process is using this file; wait"):
+    with RobomimicWriter(path, "Lift") as writer:
+        writer.add(make_demo(seed=1))
+        with pytest.raises(UserError, match=r"another process is using this file \(process \d+\); wait"):
             RobomimicWriter(path, "Lift")
-        with pytest.raises(UserError, match="another process is writing this file; wait"):
-            open_demo_file(path)
+        with open_demo_file(path) as file:
+            assert len(file["data"]) == 1
+
+
+def test_a_file_with_an_earlier_versions_journal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lift.hdf5"
+    with RobomimicWriter(path, "Lift") as writer:
+        writer.add(make_demo())
+    (tmp_path / "lift.hdf5.journal").write_bytes(b"VPJ1")
+    for use in (open_demo_file, lambda path: RobomimicWriter(path, "Lift")):
+        with pytest.raises(UserError, match=r"lift\.hdf5\.journal"):
+            use(path)
 
 
 def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
@@ -199,33 +222,3 @@ def test_demos_of_another_task_or_shape_do_not_mix(tmp_path: Path) -> None:
         assert len(writer) == 1
     with pytest.raises(UserError, match="holds demos of Lift, not of Stack"):
         RobomimicWriter(path, "Stack")
-
-
-def test_a_journaled_file_is_a_file(tmp_path: Path) -> None:
-    """The same random reads, writes and truncations as on an in-memory file, with commits and reopenings between."""
-    rng = np.random.default_rng(0)
-    model = io.BytesIO()
-    file = JournaledFile(tmp_path / "x")
-    for _ in range(300):
-        kind, offset = rng.integers(0, 5), int(rng.integers(0, 300_000))
-        if kind < 2:
-            data = rng.bytes(int(rng.integers(1, 150_000)))
-            for f in (model, file):
-                f.seek(offset)
-                f.write(data)
-        elif kind == 2:
-            size = model.seek(0, 2)
-            buffer = bytearray(min(100_000, max(0, size - offset)))
-            file.seek(offset)
-            assert file.readinto(memoryview(buffer)) == len(buffer)
-            assert bytes(buffer) == model.getvalue()[offset : offset + len(buffer)]
-        elif kind == 3:
-            for f in (model, file):
-                f.truncate(min(offset, len(model.getvalue())))
-        else:
-            file.commit()
-            assert (tmp_path / "x").read_bytes() == model.getvalue()
-            if rng.integers(2):
-                file.close()
-                file = JournaledFile(tmp_path / "x")
-    file.close()
