@@ -1,32 +1,26 @@
-"""Training samples a second that reach the device: our loader, with and without a latent cache, and plain reading.
+"""Seconds of a training sample until it is a batch: our loader, with and without a latent cache, and plain reading.
 
     python -m benchmarks.loader
 
 Writes a plain and a gzipped demo file (a picture a chunk) and a latent cache of their shapes, then reads the same
-random windows in turns, in this one process, with each of three readers:
+random windows by turns, in this one process, with each of three readers:
 
 - baseline: what a straightforward dataset does for every sample: open the file, read the whole stretch of steps of
   every camera, turn every frame of the window into floats and jitter its colours on the CPU with torchvision;
 - ours: `WindowDataset` reading the frames of the window alone, as bytes; colours are jittered on the training device,
   which is no work of the loader (its cost on this CPU is timed apart);
 - cached: `WindowDataset` reading latents (posterior and condition), jittered when they were encoded.
-
-Also measures a worker's start-up and how a worker's memory grows from 1 to 50 demos (PSS, Linux).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import date
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -34,11 +28,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from benchmarks.parts.turns import Setting, add_turn_arguments, report, take_turns
 from datamodules import Batch, RoboCasaDataModule
 from datamodules.augmentation import PAPER_JITTER
 from datamodules.latent_writer import LatentCacheWriter
-from videopolicy.profiling.stopwatch import hardware
-from videopolicy.versions import git_commit
 
 CAMERAS = RoboCasaDataModule.default_cameras
 WINDOW = {"num_frames": 8, "frame_stride": 4, "action_horizon": 32}
@@ -112,31 +105,19 @@ class PlainReader:
         return torch.stack(clips)
 
 
-def samples_a_second(read: Callable[[int], object], indices: Sequence[int], batch_size: int = 4) -> float:
-    """Read the windows in batches; samples a second of wall time."""
-    start = time.perf_counter()
-    for first in range(0, len(indices), batch_size):
-        samples = [read(index) for index in indices[first : first + batch_size]]
-        torch.stack(samples) if isinstance(samples[0], Tensor) else Batch.collate(samples)  # type: ignore[arg-type]
-    return len(indices) / (time.perf_counter() - start)
-
-
-def compare(plain: RoboCasaDataModule, cached: RoboCasaDataModule, samples: int, rounds: int) -> dict[str, list[float]]:
-    """Samples a second of the three readers, in turns, every round on windows of its own."""
-    readers: dict[str, Callable[[int], object]] = {
-        "baseline": PlainReader(plain),
-        "ours": plain.train_set.__getitem__,
-        "cached": cached.train_set.__getitem__,
-    }
+def setting(name: str, read: Callable[[int], object], windows: int, samples: int, batch_size: int = 4) -> Setting:
+    """A reader whose turn reads random windows in batches, new ones in every turn."""
     rng = np.random.default_rng(1)
-    rates: dict[str, list[float]] = {name: [] for name in readers}
-    for round_ in range(rounds + 1):  # the first one warms up
-        for name, read in readers.items():
-            chosen = rng.integers(0, len(plain.train_set), samples * (8 if name == "cached" else 1)).tolist()
-            rate = samples_a_second(read, chosen)
-            if round_:
-                rates[name].append(rate)
-    return rates
+
+    def turn() -> list[float]:
+        indices = rng.integers(0, windows, samples).tolist()
+        began = time.perf_counter()
+        for first in range(0, samples, batch_size):
+            read_batch = [read(index) for index in indices[first : first + batch_size]]
+            torch.stack(read_batch) if isinstance(read_batch[0], Tensor) else Batch.collate(read_batch)  # type: ignore[arg-type]
+        return [(time.perf_counter() - began) / samples]
+
+    return Setting(name, turn)
 
 
 def jitter_ms(data: RoboCasaDataModule) -> float:
@@ -147,86 +128,45 @@ def jitter_ms(data: RoboCasaDataModule) -> float:
     return (time.perf_counter() - start) / len(batch) * 1e3
 
 
-def memory_mib(path: Path, size: int, cache: Path | None, demos: int, reads: int) -> float:
-    """PSS in MiB of a fresh process that has read so many windows of the first so many demos."""
-    where = "None" if cache is None else f"Path({str(cache)!r})"
-    code = (
-        "from pathlib import Path; from benchmarks.loader import data_module\n"
-        f"data = data_module(Path({str(path)!r}), {size}, {where})\n"
-        f"last = data.train_set.first_window({demos - 1}) + data.train_set.demos[{demos - 1}].length\n"
-        f"for i in range({reads}): data.train_set[i * 7919 % last]\n"
-        "print(next(line.split()[1] for line in open('/proc/self/smaps_rollup') if line.startswith('Pss:')))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1]) / 1024
+def main(words: Sequence[str] | None = None) -> int:
+    """Compare the readers on plain and on gzipped files."""
+    args = parse_arguments(words)
+    torch.set_num_threads(1)  # as in a worker
+    documents = []
+    with tempfile.TemporaryDirectory() as folder:
+        for compression in (None, "gzip"):
+            name = compression or "plain"
+            path, cache = Path(folder) / f"{name}.hdf5", Path(folder) / f"latents-{name}"
+            write_demos(
+                path, args.demos if compression is None else min(args.demos, 4), args.steps, args.size, compression
+            )
+            plain = data_module(path, args.size)
+            write_latents(cache, plain)
+            cached, windows = data_module(path, args.size, cache), len(plain.train_set)
+            settings = [
+                setting("baseline", PlainReader(plain), windows, args.samples),
+                setting("ours", plain.train_set.__getitem__, windows, args.samples),
+                setting("cached", cached.train_set.__getitem__, windows, 8 * args.samples),
+            ]
+            for one in settings:
+                one.turn()  # warms up
+            take_turns(settings, torch.device("cpu"), args.turns, args.minutes)
+            print(f"{name} files; jitter of our bytes on one core of this CPU: {jitter_ms(plain):.0f} ms a sample")
+            documents.append(report(f"loader, {name}", settings, torch.device("cpu"), "s per sample"))
+    for document in documents:
+        print(json.dumps(document))
+    return 0
 
 
-def startup_s(data: RoboCasaDataModule, workers: int = 2, repeats: int = 3) -> float:
-    """Median seconds from asking a loader with workers for its first batch to having it, less reading that batch."""
-    data.num_workers = workers
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        next(iter(data.train_dataloader()))
-        seconds.append(time.perf_counter() - start)
-    data.num_workers = 0
-    start = time.perf_counter()
-    next(iter(data.train_dataloader()))
-    return statistics.median(seconds) - (time.perf_counter() - start)
-
-
-def lines(name: str, rates: dict[str, list[float]]) -> Iterator[dict[str, Any]]:
-    """One result a comparison with the baseline."""
-    medians = {reader: statistics.median(values) for reader, values in rates.items()}
-    for reader in ("ours", "cached"):
-        yield {
-            "name": f"loader, {name}, {'with cache' if reader == 'cached' else 'without cache'}",
-            "ours": round(medians[reader], 2),
-            "baseline": round(medians["baseline"], 2),
-            "ratio": round(medians[reader] / medians["baseline"], 2),
-            "unit": "samples/s",
-            "spread": [round(min(rates[reader]), 2), round(max(rates[reader]), 2)],
-            "baseline_spread": [round(min(rates["baseline"]), 2), round(max(rates["baseline"]), 2)],
-            "hardware": hardware(torch.device("cpu")),
-            "commit": git_commit(),
-            "date": date.today().isoformat(),
-        }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run every comparison and print one JSON line each."""
-    parser = argparse.ArgumentParser(description="samples/s of the loader with and without cache")
+def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", type=int, default=256, help="pixels of a side (default 256)")
     parser.add_argument("--demos", type=int, default=50, help="demos (default 50)")
     parser.add_argument("--steps", type=int, default=40, help="steps of a demo (default 40)")
-    parser.add_argument("--samples", type=int, default=8, help="windows a reader and round (default 8)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds that count (default 3)")
-    parser.add_argument("--no-memory", action="store_true", help="leave memory out; it starts processes")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(1)  # as in a worker
-    with tempfile.TemporaryDirectory() as folder:
-        results = []
-        for compression in ("plain", "gzip"):
-            path = Path(folder) / f"{compression}.hdf5"
-            demos = args.demos if compression == "plain" else min(args.demos, 4)
-            write_demos(path, demos, args.steps, args.size, None if compression == "plain" else "gzip")
-            plain = data_module(path, args.size)
-            cache = Path(folder) / f"latents-{compression}"
-            write_latents(cache, plain)
-            cached = data_module(path, args.size, cache)
-            results += list(lines(compression, compare(plain, cached, args.samples, args.rounds)))
-            if compression == "plain":
-                print(f"jitter of our bytes on one core of this CPU: {jitter_ms(plain):.0f} ms a sample")
-                print(f"start of 2 workers (fork): {startup_s(plain):.2f} s; with cache {startup_s(cached):.2f} s")
-                if not args.no_memory:
-                    for kind, where in (("frames", None), ("cache", cache)):
-                        used = [memory_mib(path, args.size, where, n, 400) for n in (1, demos)]
-                        print(
-                            f"PSS after 400 windows, {kind}: 1 demo {used[0]:.0f} MiB, {demos} demos {used[1]:.0f} MiB"
-                        )
-    for result in results:
-        print(json.dumps(result))
-    return 0
+    parser.add_argument("--samples", type=int, default=8, help="windows a reader and turn (default 8)")
+    add_turn_arguments(parser, minutes=30.0)
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":

@@ -1,241 +1,181 @@
-"""Seconds of an optimisation step: ours against the published order of work, with the same weights, inputs and noise.
+"""Seconds of an optimisation step under several settings of an experiment, by turns in one run.
 
-    python benchmarks/train_step.py --size medium --device cpu
-    python benchmarks/train_step.py --size medium --device cpu --stage action --choices
-    python benchmarks/train_step.py --size full --device cuda --precision bf16-mixed
+    python benchmarks/train_step.py --size small --device cpu
+    python benchmarks/train_step.py --size medium --device cpu --stage video --overlay benchmarks/parts/slim.yaml
+    python benchmarks/train_step.py --size full --device cuda --with experiments/ablations/bf16.yaml
 
-- published: every frame through the autoencoder's encoder in every step; stage 2 records the autograd graph of the
-  frozen U-Net and runs all of it (the backward pass does not enter it; `walked` is how long it takes if it does);
-  cross-attention in every layer; Adam as torch has it by default.
-- exact: the same numbers within rounding, with our shortcuts.
-- cached: the same with latents and text from a latent cache, kept in float16.
-- features cached: stage 2 with independent noise levels, the video network's features from a cache.
+Settings, all of them a user's:
 
-Networks are an experiment's with random weights; small and medium have a slim autoencoder like Stable Video
-Diffusion's, whose encoding is as large a part of the step as at full size (--no-slim leaves the experiment's, which
-costs nothing and cannot be cached). The step is forward, backward and update; reading data is no part of it.
-`--choices` tries every shortcut alone, and all but that one. `--profile` prints the operators that take the time.
-The losses of all steps must agree, or the exit status is 1. The last line is JSON. Needs no demos or downloads.
+- frames: the experiment, every frame encoded in every step;
+- latents: the same with latents and text as `videopolicy cache` keeps them, where the autoencoder has a posterior;
+- features: the same with the video network's features as `FeatureCache` keeps them, where the stage is trained so;
+- one for each `--with FILE`, laid over the experiment, on frames.
+
+A step is forward, backward and update in a real Trainer with the experiment's precision, from the same random weights
+in every turn; reading data is no part of it. The last line is JSON. Needs no demos, weights or downloads.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import logging
 import sys
-import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare checkout too
 
-from benchmarks.parts.alternation import (
-    Contender,
-    add_turn_arguments,
-    alternate,
-    circumstances,
-    clock_name,
-    count,
-    failures,
-    line_of,
-    operators,
-    ratio,
-    ratio_in_words,
-)
-from benchmarks.parts.random_stage import add_arguments, build, matmul_flop_per_s
-from benchmarks.parts.training_order import (
-    BY_DEVICE,
-    FEATURES,
-    INDEPENDENT,
-    MEANING,
-    WALKED,
-    Steps,
-)
-from networks import NetworkError
-from videopolicy.profiling.stage_cost import acts, random_batch
-
-# Largest relative difference of a step's loss. Half precision rounds to 4e-3; a cache keeps latents in float16.
-TOLERANCE = {"exact": 1e-4, "cached": 1e-2, "half": 5e-2}
+from benchmarks.parts.networks import add_arguments, command_line
+from benchmarks.parts.turns import Setting, add_turn_arguments, now, report, take_turns
+from datamodules import Batch
+from datamodules.latent_cache import Latents
+from lightning_modules import Stage
+from videopolicy.experiment.command_line import CommandLine
+from videopolicy.experiment.skeleton import complete_config, random_stage
+from videopolicy.profiling.stage_cost import random_batch
 
 
-def main() -> int:
-    """Measure one stage, or each in a process of its own."""
-    args = parse_arguments()
-    if args.stage:
-        found = measure(args)
-        print(json.dumps(found))
-        return int(bool(found["disagreements"] or found["failures"]))
-    found, status = {}, 0
-    for stage in ("video", "action"):
-        done = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--stage", stage], stdout=subprocess.PIPE, text=True
-        )
-        lines = done.stdout.splitlines() or [""]
-        print("\n".join(lines[:-1]), flush=True)
-        readable = lines[-1].startswith("{")
-        found[stage] = json.loads(lines[-1]) if readable else {"failure": f"ended with status {done.returncode}"}
-        status = status or done.returncode
-    headline = found["action"] if "ratio" in found["action"] else found["video"]
-    kept = ("ours", "baseline", "ratio", "unit", "hardware", "commit", "date")
-    print(json.dumps({"name": "train_step", **{key: headline.get(key) for key in kept}, "stages": found}))
-    return status
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure one stage after the other."""
+    args = parse_arguments(words)
+    warnings.filterwarnings("ignore", module="lightning")  # of a Trainer without loggers and checkpoints
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    found = {stage: measure(args, stage) for stage in ([args.stage] if args.stage else ["video", "action"])}
+    headline = list(found.values())[-1]
+    print(json.dumps(headline if args.stage else {**headline, "name": "train_step", "stages": found}))
+    return 0
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_arguments(parser)
-    parser.add_argument("--stage", choices=("video", "action"), help="default: both, each with its own --minutes")
-    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), help="default: bf16-mixed on a GPU")
-    parser.add_argument("--batch-size", type=int, help="default: 4, the paper's on each of 8 GPUs")
+    parser.add_argument("--stage", choices=("video", "action"), help="default: both")
+    parser.add_argument("--with", dest="others", action="append", default=[], metavar="FILE", help="compare this too")
+    parser.add_argument("--batch-size", type=int, default=4, help="default 4, the paper's on each of 8 GPUs")
     parser.add_argument("--steps", type=int, default=3, help="timed steps of a turn, after one to warm up (default 3)")
-    parser.add_argument("--no-slim", action="store_true", help="keep the autoencoder of a small experiment")
-    parser.add_argument("--no-cache", action="store_true", help="leave out what a cache serves")
-    add_turn_arguments(parser, MEANING, minutes=3.0)
-    args = parser.parse_args(words)
-    args.precision = args.precision or ("bf16-mixed" if args.device == "cuda" else "32-true")
-    args.batch_size = args.batch_size or 4
-    return args
+    add_turn_arguments(parser, minutes=6.0)
+    return parser.parse_args(words)
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
+def measure(args: argparse.Namespace, stage: str) -> dict[str, Any]:
     """Everything that is reported of one stage."""
-    device = torch.device(args.device)
-    stage = build(args, args.stage, slim=not args.no_slim).to(device)
-    batch = random_batch(stage.data, args.batch_size, device)
-    steps = Steps(stage, batch, half=args.precision != "32-true")
-    deadline = time.monotonic() + 60 * args.minutes
-    sides = main_sides(steps, cache=not args.no_cache)
-    tried = choices(steps, args.choices, sides) if args.choices else {}
-    every = [*sides.values(), *(c for pair in tried.values() for c in pair.values() if c not in sides.values())]
-    there = [*stage.parameters(), *stage.buffers()]
-    alternate(every, device, args.turns, args.steps, deadline=deadline)
-    for side in sides.values():
-        count(side, device, there)
-        print(line_of(side, sides["published"]), flush=True)
-    for name, pair in tried.items():
-        words = ", ".join(f"{key} {ratio_in_words(one)}" for key, one in gains(sides, pair).items())
-        print(f"{MEANING[name]}: {words}", flush=True)
-    if args.profile:
-        for side in (sides["published"], best_of(sides)):
-            print(operators(side, device))
-    return report(args, device, steps, sides, tried)
+    device, losses = torch.device(args.device), dict[str, list[float]]()
+
+    def setting(name: str, line: CommandLine, inputs: str = "frames") -> Setting:
+        trainer = complete_config(line, stage)["trainer"]
+
+        def turn() -> list[float]:
+            times = StepTimes(device)
+            model = random_stage(line, stage).to(device)
+            train(model, batch_of(model, inputs, args.batch_size), times, args.steps, trainer)
+            losses[name] = times.losses
+            return times.seconds[1:]
+
+        return Setting(name, turn)
+
+    plain = command_line(args, stage)
+    settings = [setting(inputs, plain, inputs) for inputs in possible_inputs(plain, stage)]
+    settings += [setting(Path(file).stem, command_line(args, stage, [file])) for file in args.others]
+    take_turns(settings, device, args.turns, args.minutes)
+    print(f"{stage} stage, {args.size}, batch of {args.batch_size}")
+    more = {"stage": stage, "size": args.size, "batch_size": args.batch_size, "losses": losses}
+    return report(f"train_step {stage}", settings, device, **more)
 
 
-def main_sides(steps: Steps, cache: bool) -> dict[str, Contender]:
-    """The orders of work that are always measured."""
-    exact = steps.exact()
-    orders: dict[str, frozenset[str]] = {"published": frozenset(), "exact": exact}
-    if acts(steps.stage):
-        orders["walked"] = frozenset({WALKED})
-    if cache and steps.has_latents:
-        orders["cached"] = exact | {"latent_cache"}
-        if acts(steps.stage):
-            orders["independent"] = exact | {"latent_cache", INDEPENDENT}
-            orders["features cached"] = exact | {*FEATURES}
-    return {name: steps.contender(name, on) for name, on in orders.items()}
+def possible_inputs(line: CommandLine, stage: str) -> list[str]:
+    """What the stage's step may begin with."""
+    model = random_stage(line, stage)
+    callbacks = complete_config(line, stage)["trainer"]["callbacks"] or []
+    inputs = ["frames"]
+    if model.video.autoencoder.has_posterior:
+        inputs.append("latents")
+    if any(entry["class_path"].endswith("FeatureCache") for entry in callbacks):
+        inputs.append("features")
+    return inputs
 
 
-def choices(steps: Steps, asked: str, sides: dict[str, Contender]) -> dict[str, dict[str, Contender]]:
-    """For each shortcut the step with it alone, and with everything but it.
+def batch_of(stage: Any, inputs: str, size: int) -> Batch:  # noqa: ANN401 - features are an action stage's
+    """A generated batch, from which a step begins with these inputs."""
+    batch = random_batch(stage.data, size, stage.device)
+    if inputs == "latents":
+        return with_latents(stage, batch)
+    if inputs == "features":
+        with torch.no_grad():
+            batch.features = [feature.half() for feature in stage.imagine(stage.conditioning(batch))[0]]
+    return batch
 
-    Raises:
-        NetworkError: There is no such shortcut.
+
+def train(stage: Stage, batch: Batch, times: StepTimes, steps: int, settings: Mapping[str, Any]) -> None:
+    """A step to warm up and some more, always on the same batch, with what the experiment says of the Trainer."""
+    trainer = Trainer(
+        accelerator="gpu" if times.device.type == "cuda" else "cpu",
+        devices=1,
+        precision=settings["precision"],
+        gradient_clip_val=settings["gradient_clip_val"],
+        max_steps=1 + steps,
+        callbacks=[times],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    batches: Any = [batch] * (1 + steps)
+    trainer.fit(stage, DataLoader(batches, batch_size=None, collate_fn=lambda found: found))
+
+
+@torch.no_grad()
+def with_latents(stage: Stage, batch: Batch) -> Batch:
+    """The batch as the datamodule gives it with a latent cache: latents in float16, no frames."""
+    video, frames = stage.video, batch.frames
+    moments = video.autoencoder.moments(frames.flatten(0, 2)).unflatten(0, frames.shape[:3])
+    current = torch.cat([frames[:, :1, 0], frames[:, :, 0]], dim=1)
+    condition = video.autoencoder.encode_condition(current.flatten(0, 1)).unflatten(0, current.shape[:2])
+    batch.latents = Latents(moments.half(), condition.half(), video.text_encoder(batch.instructions))
+    batch.frames = frames.new_zeros(len(batch), 0)
+    return batch
+
+
+class StepTimes(Callback):
+    """Time every training step of a Trainer, from the batch on the device to the optimizer's update.
+
+    Attributes:
+        seconds: One entry a batch, the first one included, which warms up.
+        losses: The loss of every batch.
     """
-    best = steps.exact() | ({"latent_cache"} if "cached" in sides else frozenset())
-    usable = [*sorted(best, key=list(MEANING).index), *BY_DEVICE]
-    if not steps.checkpointing:
-        usable.remove("no_checkpointing")
-    names = usable if asked == "all" else asked.split(",")
-    if wrong := [name for name in names if name not in usable]:
-        raise NetworkError(f"--choices: {wrong} cannot be tried with this stage; choose among {', '.join(usable)}.")
-    tried = {}
-    for name in names:
-        everything = steps.contender(f"all and {name}", best | {name}) if name not in best else None
-        tried[name] = {
-            "alone": steps.contender(f"{name} alone", frozenset({name})),
-            "without": steps.contender(f"all but {name}", best - {name}) if name in best else best_of(sides),
-            "with": everything or best_of(sides),
-        }
-    return tried
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+        self._start = 0.0
 
-def best_of(sides: dict[str, Contender]) -> Contender:
-    """All shortcuts that are always on."""
-    return sides.get("cached") or sides["exact"]
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Start the clock."""
+        torch.manual_seed(1000 + batch_idx)  # noise is then the same in every setting
+        self._start = now(self.device)
 
-
-def gains(sides: dict[str, Contender], pair: dict[str, Contender]) -> dict[str, Any]:
-    """How many times faster alone, and on top of all others."""
-    return {"alone": ratio(sides["published"], pair["alone"]), "on_top": ratio(pair["without"], pair["with"])}
-
-
-# --- the report -------------------------------------------------------------------------------------------------------
-
-
-def disagreements(sides: dict[str, Contender], half: bool) -> dict[str, float]:
-    """Largest relative difference of the losses, of those orders of work for which it is too large."""
-    return {
-        name: found
-        for name, (found, allowed) in differences(sides, half).items()
-        if not found <= allowed  # NaN is no agreement
-    }
-
-
-def differences(sides: dict[str, Contender], half: bool) -> dict[str, tuple[float, float]]:
-    """Largest relative difference of the losses, and how much it may be, of the orders of work that ran."""
-    results = {name: side.results for name, side in sides.items() if side.results}
-    found = {}
-    for name in ("exact", "walked", "cached", "features cached"):
-        base = "independent" if name == "features cached" else "published"
-        if name in results and base in results:
-            pairs = zip(results[name], results[base], strict=True)
-            allowed = max(TOLERANCE["cached" if "cached" in name else "exact"], TOLERANCE["half"] * half)
-            found[name] = (max(abs(a - b) / abs(b) for a, b in pairs), allowed)
-    return found
-
-
-def report(
-    args: argparse.Namespace,
-    device: torch.device,
-    steps: Steps,
-    sides: dict[str, Contender],
-    tried: dict[str, dict[str, Contender]],
-) -> dict[str, Any]:
-    """The JSON line."""
-    half = args.precision != "32-true"
-    headline = best_of(sides)
-    gained = ratio(sides["published"], headline)
-    wrong = disagreements(sides, half)
-    for name, difference in wrong.items():
-        print(f"{name}: its losses differ from the published by {difference:.2g}", file=sys.stderr)
-    return {
-        "name": f"train_step {args.stage}",
-        "ours": headline.median_s if headline.seconds else None,
-        "baseline": sides["published"].median_s if sides["published"].seconds else None,
-        "ratio": gained and gained["ratio"],
-        "unit": "s",
-        "clock": clock_name(device),
-        "ours_is": headline.name,
-        "stage": args.stage,
-        "size": args.size,
-        "batch_size": args.batch_size,
-        "precision": args.precision,
-        "autoencoder": steps.stage.video.autoencoder.config,
-        "sides": {name: side.to_dict() for name, side in sides.items()},
-        "ratios": {name: ratio(sides["published"], side) for name, side in sides.items() if name != "published"},
-        "choices": {name: gains(sides, pair) | {"failure": pair["alone"].failure} for name, pair in tried.items()},
-        "losses": {name: side.results for name, side in sides.items()},
-        "differences": {name: found for name, (found, _) in differences(sides, half).items()},
-        "disagreements": wrong,
-        "failures": failures([*sides.values(), *(one for pair in tried.values() for one in pair.values())]),
-        "matmul_flop_per_s": matmul_flop_per_s(device, torch.bfloat16 if half else torch.float32),
-        **circumstances(device),
-    }
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Stop the clock."""
+        self.seconds.append(now(self.device) - self._start)
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        self.losses.append(float(loss) if isinstance(loss, Tensor) else float("nan"))
 
 
 if __name__ == "__main__":

@@ -96,20 +96,12 @@ SHORT = {
     "make demo": "ARGS='--episodes 1 -- -c tiny_demo.yaml'",
     "OMP_NUM_THREADS=1 python benchmarks/replan.py --size small": "--steps 2 --turns 1 --overlay tiny_lift.yaml",
     "python benchmarks/replan.py --size full": "--steps 2 --turns 1 --device cpu --overlay tiny_robocasa.yaml",
-    "python benchmarks/replan.py --size full --device cuda --steps 5": "--steps 2 --turns 1 --device cpu "
-    "--overlay tiny_robocasa.yaml --choices one_token,bfloat16",  # all has torch.compile: minutes of a C++ compiler
-    "python benchmarks/replan_memory.py --size full": "--device cpu --overlay tiny_robocasa.yaml",
-    "OMP_NUM_THREADS=1 python benchmarks/train_step.py --size medium": "--turns 1 --overlay tiny_libero_object.yaml",
+    "OMP_NUM_THREADS=1 python benchmarks/train_step.py --size small": "--steps 1 --turns 1 --batch-size 1 "
+    "--overlay tiny_lift.yaml",
     "python benchmarks/train_step.py --size full": "--batch-size 1 --steps 1 --turns 1 --device cpu "
     "--overlay tiny_robocasa.yaml",
-    "python benchmarks/train_step.py --size full --device cuda --stage video": "--batch-size 1 --steps 1 --turns 1 "
-    "--device cpu --overlay tiny_robocasa.yaml --choices one_token,fused_adam",
-    "python benchmarks/train_step.py --size full --device cuda --stage action": "--batch-size 1 --steps 1 --turns 1 "
-    "--device cpu --overlay tiny_robocasa.yaml --choices one_token,fused_adam",
-    "python benchmarks/full_size_steps.py": "--steps 2 --minutes 0.05 --device cpu --overlay tiny_robocasa.yaml",
-    "python benchmarks/rollout.py": "--episodes 1 --network-episodes 1 --rounds 1 --steps 2 --max-steps 8 "
-    "--image-size 32 --workers 1",
-    "python -m benchmarks.loader": "--size 32 --demos 2 --steps 33 --samples 2 --rounds 1 --no-memory",
+    "python benchmarks/rollout.py": "--episodes 1 --turns 1 --max-steps 8 --image-size 32 --workers 1",
+    "python -m benchmarks.loader": "--size 32 --demos 2 --steps 33 --samples 2 --turns 1",
     "make train-video": "EPISODES=5 WORKERS=1",
     "make train-action": "EPISODES=5 WORKERS=1 ARGS='--trainer.max_steps 3'",
     "make evaluate": "ARGS='--tasks 0 --episodes 1 --max-steps 8 --workers 1'",
@@ -219,7 +211,7 @@ def experiments(folder: Path) -> None:
     demo["data"]["init_args"].pop("paths")
     demo["data"]["init_args"]["image_size"] = 64  # as the demo collects them
     (folder / "tiny_demo.yaml").write_text(yaml.safe_dump(demo))
-    for name in ("lift", "libero_object", "robocasa"):  # for benchmarks, which read experiments of their own tree
+    for name in ("lift", "robocasa"):  # for benchmarks, which read experiments of their own tree
         overlay = tiny_overlay(ROOT / "experiments" / f"{name}.yaml", Path("unused"), 2)
         (folder / f"tiny_{name}.yaml").write_text(yaml.safe_dump(overlay))
     for path, (_, text) in yaml_files().items():

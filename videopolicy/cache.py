@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console  # heavy imports come once the arguments are known to be good
 
     from datamodules.latent_writer import LatentCacheWriter
+    from videopolicy.hardware import chosen_device
     from videopolicy.latent_encoding import FrameEncoder
-    from videopolicy.profile import chosen_device
 
     device = chosen_device(args.device)
     console = Console(markup=False, highlight=False, soft_wrap=True)

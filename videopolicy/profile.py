@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         require_writable(Path(args.json))
     from rich.console import Console  # heavy imports come once the arguments are known to be good
 
-    from videopolicy.experiment.skeleton import skeleton
+    from videopolicy.experiment.skeleton import random_stage, skeleton
+    from videopolicy.hardware import chosen_device
     from videopolicy.profiling.estimate import estimate
     from videopolicy.profiling.fits import ways_to_train
     from videopolicy.profiling.stage_timing import require_memory, time_stage
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             measured = {}
             if device is not None:
                 require_memory(stage, counted, device)
-                measured = time_stage(with_weights(line, stage), counted, device, args.seconds)
+                measured = time_stage(random_stage(line, stage), counted, device, args.seconds)
         print_stage(console, stage, counted, measured)
         documents[stage] = stage_document(counted, measured)
     if args.json:
@@ -88,52 +89,18 @@ def require_writable(path: Path) -> None:
         raise CommandError(f"--json {path}: cannot be written ({error.strerror}); choose another file.") from None
 
 
-def chosen_device(name: str | None) -> Any:  # noqa: ANN401 - torch is not imported yet
-    """The device asked for, or a GPU, or the CPU.
-
-    Raises:
-        CommandError: There is no such device.
-    """
-    import torch
-
-    has_gpu = torch.cuda.is_available()
-    try:
-        device = torch.device(name or ("cuda" if has_gpu else "cpu"))
-    except RuntimeError:
-        device = None
-    there = "cpu and cuda" if has_gpu else "cpu only"
-    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cuda" and not has_gpu):
-        raise CommandError(f"--device {name}: not on this machine, which has {there}; --meta needs none.")
-    return device
-
-
 def setting_of(line: CommandLine, stage: str) -> Any:  # noqa: ANN401 - imported late
     """How the experiment trains a stage."""
+    from videopolicy.experiment.skeleton import complete_config
     from videopolicy.profiling.estimate import Setting
 
-    return Setting.of(_parsed(line, stage).config_document)
-
-
-def with_weights(line: CommandLine, stage: str) -> Any:  # noqa: ANN401 - imported late
-    """The stage with random weights, told of the data's layout."""
-    from videopolicy.experiment.skeleton import expected_preprocessing
-
-    model, data = _parsed(line, stage).parts()
-    model.attach(expected_preprocessing(data))
-    return model
-
-
-def _parsed(line: CommandLine, stage: str) -> Any:  # noqa: ANN401 - imported late
-    from videopolicy.experiment.skeleton import without_weights
-    from videopolicy.experiment.stage_cli import StageCLI
-
-    return StageCLI("fit", without_weights(line.stage_config(line.experiment(), stage)), instantiate=False)
+    return Setting.of(complete_config(line, stage))
 
 
 def document(line: CommandLine, stages: dict[str, Any], device: Any) -> dict[str, Any]:  # noqa: ANN401
     """The whole report as JSON holds it; a key's ending is its unit."""
-    from networks.counting import COUNTED
-    from videopolicy.profiling.stopwatch import hardware
+    from videopolicy.hardware import hardware
+    from videopolicy.profiling.counting import COUNTED
     from videopolicy.versions import git_commit
 
     return {

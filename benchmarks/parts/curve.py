@@ -54,21 +54,22 @@ class Row:
 
 def kind_of(name: str) -> str:
     """Of `KINDS`, by a point's name."""
-    return next(kind for kind in KINDS if name.startswith(kind))
+    return next((kind for kind in KINDS if name.startswith(kind)), "")
 
 
-def table(rows: Sequence[Row], published: Cost) -> Table:
+def table(rows: Sequence[Row], published: Cost | None) -> Table:
     """One line a point."""
     shown = Table(title="Success against the cost of a replan")
     columns = ("point", "solved", "Wilson 95 %", "s per replan", "GFLOP", "published / this", f"holds {REFERENCE}")
     for column in columns:
         shown.add_column(column, justify="left" if column == "point" else "right", no_wrap=True)
     for row in rows:
-        interval, ratio = f"{row.low:.2f} to {row.high:.2f}", published.flop / row.cost.flop
-        numbers = (f"{row.cost.seconds:.3f}", f"{row.cost.flop / 1e9:.3f}", f"{ratio:.1f}")
+        ratio = "" if published is None else f"{published.flop / row.cost.flop:.1f}"
         held = {True: "yes", False: "no", None: ""}[holds_reference(row, rows)]
-        shown.add_row(row.name, f"{row.successes}/{row.episodes}", interval, *numbers, held)
-    shown.add_row("published", "", "", f"{published.seconds:.3f}", f"{published.flop / 1e9:.3f}", "1", "")
+        solved, interval = f"{row.successes}/{row.episodes}", f"{row.low:.2f} to {row.high:.2f}"
+        shown.add_row(row.name, solved, interval, f"{row.cost.seconds:.3f}", f"{row.cost.flop / 1e9:.3f}", ratio, held)
+    if published is not None:
+        shown.add_row("published", "", "", f"{published.seconds:.3f}", f"{published.flop / 1e9:.3f}", "1", "")
     return shown
 
 
@@ -80,7 +81,7 @@ def holds_reference(row: Row, rows: Sequence[Row]) -> bool | None:
     return row.low <= reference.rate <= row.high
 
 
-def draw(rows: Sequence[Row], published: Cost, protocol: str) -> bytes:
+def draw(rows: Sequence[Row], published: Cost | None, protocol: str) -> bytes:
     """Success with its interval over seconds and over FLOPs per replan, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -88,9 +89,8 @@ def draw(rows: Sequence[Row], published: Cost, protocol: str) -> bytes:
     figure = Figure(figsize=(10.0, 4.2), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
-    draw_panel(left, rows, {row.name: row.cost.seconds for row in rows}, published.seconds, tuple(KINDS))
-    others = ("partial", "shared")
-    draw_panel(right, rows, {row.name: row.cost.flop / 1e9 for row in rows}, published.flop / 1e9, others)
+    draw_panel(left, rows, [row.cost.seconds for row in rows], None if published is None else published.seconds)
+    draw_panel(right, rows, [row.cost.flop / 1e9 for row in rows], None if published is None else published.flop / 1e9)
     left.set_xlabel("seconds per replan, alone (labels: steps)")
     right.set_xlabel("GFLOP per replan (labels: steps)")
     left.set_ylabel("success rate, 95 % Wilson interval")
@@ -101,30 +101,21 @@ def draw(rows: Sequence[Row], published: Cost, protocol: str) -> bytes:
     return buffer.getvalue()
 
 
-def draw_panel(
-    axes: Any,  # noqa: ANN401 - matplotlib's
-    rows: Sequence[Row],
-    places: dict[str, float],
-    published: float,
-    labelled: Sequence[str],
-) -> None:
-    """Points of every kind, labels at those of some, and where the published procedure stands."""
+def draw_panel(axes: Any, rows: Sequence[Row], places: Sequence[float], published: float | None) -> None:  # noqa: ANN401 - matplotlib's
+    """Points of every kind with their labels, and where the published procedure stands."""
     for (kind, colour), mark in zip(KINDS.items(), "o^s", strict=True):
-        points = sorted((row for row in rows if row.kind == kind and row.episodes), key=lambda row: places[row.name])
+        points = [(x, row) for x, row in zip(places, rows, strict=True) if row.kind == kind and row.episodes]
         if not points:
             continue
-        x, rates = [places[row.name] for row in points], [row.rate for row in points]
-        bars = [[row.rate - row.low for row in points], [row.high - row.rate for row in points]]
+        points.sort(key=lambda point: point[0])
+        x, rates = [place for place, _ in points], [row.rate for _, row in points]
+        bars = [[row.rate - row.low for _, row in points], [row.high - row.rate for _, row in points]]
         axes.errorbar(x, rates, bars, label=kind.replace("_", " "), color=colour, marker=mark, capsize=3)
-        for number, row in enumerate(points if kind in labelled else ()):
-            label, place = row.name.removeprefix(f"{kind}_").replace("_", " "), places[row.name]
-            if kind == "one_pass":  # these cost nearly the same: a ladder of labels below all of their intervals
-                rung = max(min(point.low for point in points) - 0.06 * (number + 1), 0.0)
-                line = {"arrowstyle": "-", "linewidth": 0.5}
-                axes.annotate(label, (place, row.low), (1.1 * place, rung), fontsize=8, va="center", arrowprops=line)
-            else:
-                axes.annotate(label, (place, row.rate), (5, 6), textcoords="offset points", fontsize=8)
-    axes.axvline(published, color="tab:gray", linestyle="--", label="cost of the published procedure")
+        for number, (place, row) in enumerate(points):  # neighbours cost nearly the same: labels by turns above, below
+            label = row.name.removeprefix(f"{kind}_").replace("_", " ")
+            axes.annotate(label, (place, row.rate), (4, (6, -12)[number % 2]), textcoords="offset points", fontsize=8)
+    if published is not None:
+        axes.axvline(published, color="tab:gray", linestyle="--", label="cost of the published procedure")
     axes.set_xscale("log")
     axes.set_ylim(-0.03, 1.08)
     axes.grid(alpha=0.3)

@@ -59,7 +59,7 @@ def words(
 
 
 def run(script: ModuleType, words: dict[str, str], points: str, episodes: int) -> int:
-    rest = ["--points", points, "--episodes", str(episodes), "--workers", "1", "--turns", "2", "--device", "cpu"]
+    rest = ["--points", points, "--episodes", str(episodes), "--turns", "2", "--device", "cpu", "--", "--workers", "1"]
     result: int = script.main([word for pair in words.items() for word in pair] + rest)
     return result
 

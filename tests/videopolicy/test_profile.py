@@ -12,9 +12,9 @@ import torch
 
 from lightning_modules import adam_8bit
 from networks.adapter import Bottleneck
-from networks.counting import flop
 from videopolicy.experiment.skeleton import skeleton
 from videopolicy.main import main
+from videopolicy.profiling.counting import flop
 from videopolicy.profiling.estimate import Memory, Setting, Sizes, estimate, optimizer_bytes
 from videopolicy.profiling.stage_cost import (
     ACTION,
@@ -29,7 +29,6 @@ from videopolicy.profiling.stage_cost import (
     count_step,
     denoiser_calls,
     forward_by_part,
-    make_computable,
     on_shapes,
     random_batch,
     step_memory,
@@ -149,13 +148,11 @@ def test_a_replan_is_counted_as_it_runs(levels: str, guidance: float, tiny: list
 def real_stage(tiny: list[str], name: str, **overrides: Any) -> Any:  # noqa: ANN401 - a stage of either kind
     """As `skeleton`, with weights."""
     from videopolicy.experiment.command_line import CommandLine
-    from videopolicy.profile import with_weights
+    from videopolicy.experiment.skeleton import random_stage
 
     keys = [(key.replace("__", "."), value) for key, value in overrides.items()]
     line = CommandLine("fit", [path for path in tiny if path != "-c"], keys)
-    stage = with_weights(line, name)
-    make_computable(stage)
-    return stage
+    return random_stage(line, name)
 
 
 def test_cached_features_leave_the_video_network_out_of_the_step(tiny: list[str]) -> None:
@@ -354,7 +351,7 @@ def test_what_will_not_fit_is_said_before_it_is_tried(
     tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("videopolicy.profiling.stage_timing.available_bytes", lambda device: 1000)
-    monkeypatch.setattr("videopolicy.profile.with_weights", lambda *_: pytest.fail("it was built"))
+    monkeypatch.setattr("videopolicy.experiment.skeleton.random_stage", lambda *_: pytest.fail("it was built"))
     assert main(["profile", *tiny, "--stage", "video", "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert "GB free" in error

@@ -21,7 +21,7 @@ from videopolicy.evaluation.protocol import Protocol
 from videopolicy.evaluation.results_directory import ResultsDirectory, open_directory
 from videopolicy.evaluation.summary_files import now, write_summary
 from videopolicy.evaluation.threads import policy_threads
-from videopolicy.profiling.stopwatch import hardware
+from videopolicy.hardware import hardware
 from videopolicy.versions import describe_environment
 
 PACKAGES = ("torch", "lightning", "diffusers", "transformers", "open_clip_torch", "numpy", "videopolicy")

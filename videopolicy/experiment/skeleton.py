@@ -1,4 +1,4 @@
-"""A stage's networks without their weights: for counting, checking and describing them before anything is loaded."""
+"""A stage without its data and published weights: on shapes alone, or with random weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch
 from datamodules import ActionStatistics, Preprocessing
 from datamodules.datamodule import DemoDataModule
 from lightning_modules import Stage
+from networks import ResidualPreconditioning
 from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine
+from videopolicy.experiment.files import Config
 from videopolicy.experiment.stage_cli import StageCLI
 
 ARM_AND_GRIPPER = tuple(range(7))  # what every source records that names no action dimensions of its own
@@ -36,13 +38,42 @@ def skeleton(
         CommandError: The experiment cannot be used, or leaves the image size to the demos.
     """
     line = CommandLine("fit", [str(path) for path in configs], list(overrides), stage)
-    config = without_weights(line.stage_config(line.experiment(), stage))
-    cli = StageCLI("fit", config, instantiate=False)
-    model: Stage
     with torch.device("meta"):
-        model, data = cli.parts()
-        model.attach(expected_preprocessing(data, statistics))
+        model = _attached(line, stage, statistics)
     return model.to("meta")  # diffusers makes a few of its parameters on the CPU whatever the context says
+
+
+def random_stage(line: CommandLine, stage: str) -> Stage:
+    """A stage with random weights (always the same) that computes without having seen data."""
+    torch.manual_seed(0)
+    model = _attached(line, stage)
+    make_computable(model)
+    return model
+
+
+def complete_config(line: CommandLine, stage: str) -> Config:
+    """A stage's config, defaults included, without weights to load."""
+    return _parsed(line, stage).config_document
+
+
+def make_computable(stage: Any) -> None:  # noqa: ANN401 - only an action stage has a standardizer
+    """Give a stage that has seen no data what it measures on data: spreads of one, features left as they are."""
+    preconditioning = stage.video.preconditioning
+    if isinstance(preconditioning, ResidualPreconditioning) and not preconditioning.fitted:
+        preconditioning.std = torch.ones(stage.video.latent_shape(stage.data.image_size), device=stage.device)
+    if getattr(stage, "standardizer", None) is not None:
+        stage.standardizer = None
+
+
+def _attached(line: CommandLine, stage: str, statistics: ActionStatistics | None = None) -> Stage:
+    model: Stage
+    model, data = _parsed(line, stage).parts()
+    model.attach(expected_preprocessing(data, statistics))
+    return model
+
+
+def _parsed(line: CommandLine, stage: str) -> StageCLI:
+    return StageCLI("fit", without_weights(line.stage_config(line.experiment(), stage)), instantiate=False)
 
 
 def expected_preprocessing(data: DemoDataModule, statistics: ActionStatistics | None = None) -> Preprocessing:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from datamodules import Batch, Preprocessing
 from lightning_modules import Stage
-from networks import ResidualPreconditioning, Sampler
-from networks.counting import LiveBytes, autocast, flop, flop_by_part, gpu_norms, without_data
+from networks import Sampler
+from videopolicy.experiment.skeleton import make_computable
+from videopolicy.profiling.counting import LiveBytes, autocast, flop, flop_by_part, gpu_norms, without_data
 
 U_NET, ADAPTER, ACTION, TEXT = "video U-Net", "adapter", "action U-Net", "text tower"
 ENCODE, CONDITION, DECODE = "autoencoder: encode", "autoencoder: conditions", "autoencoder: decode"
@@ -78,15 +79,6 @@ def random_batch(data: Preprocessing, size: int, device: torch.device | str = "c
         instructions=[INSTRUCTION] * size,
         windows=torch.arange(size, device=device),
     )
-
-
-def make_computable(stage: Any) -> None:  # noqa: ANN401 - only an action stage has a standardizer
-    """Give a stage that has seen no data what it measures on data: spreads of one, features left as they are."""
-    preconditioning = stage.video.preconditioning
-    if isinstance(preconditioning, ResidualPreconditioning) and not preconditioning.fitted:
-        preconditioning.std = torch.ones(stage.video.latent_shape(stage.data.image_size), device=stage.device)
-    if getattr(stage, "standardizer", None) is not None:
-        stage.standardizer = None
 
 
 @contextmanager

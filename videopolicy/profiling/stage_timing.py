@@ -15,8 +15,9 @@ from datamodules import Batch
 from lightning_modules import Stage, VideoPolicy
 from simulators import EpisodeSpec, Observation, PolicyRequest
 from videopolicy.errors import CommandError
+from videopolicy.experiment.skeleton import make_computable
 from videopolicy.profiling.estimate import Estimate, Setting
-from videopolicy.profiling.stage_cost import INSTRUCTION, acts, features_in_memory, make_computable, random_batch
+from videopolicy.profiling.stage_cost import INSTRUCTION, acts, features_in_memory, random_batch
 from videopolicy.profiling.stopwatch import StepTimes, Timing, available_bytes, peak_bytes, restart_peak, time_runs
 
 MOST_STEPS = 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import resource
 import statistics
 import time
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+
+from videopolicy.hardware import wait_for
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,6 @@ class StepTimes(Callback):
             trainer.should_stop = True
 
 
-def wait_for(device: torch.device) -> None:
-    """Return when the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def restart_peak(device: torch.device) -> None:
     """Forget a GPU's peak so far; a process's peak cannot be forgotten."""
     if device.type == "cuda":
@@ -132,18 +127,3 @@ def available_bytes(device: torch.device) -> int | None:
         return None
     lines = dict(line.split(":", 1) for line in table.read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
-
-
-def hardware(device: torch.device) -> str:
-    """The device in words, for a report."""
-    if device.type == "cuda":
-        gb = torch.cuda.get_device_properties(device).total_memory / 1e9
-        return f"{torch.cuda.get_device_name(device)}, {gb:.0f} GB"
-    return f"{processor()}, {torch.get_num_threads()} threads"
-
-
-def processor() -> str:
-    """Name of the processor."""
-    table = Path("/proc/cpuinfo")
-    names = [line for line in table.read_text().splitlines() if line.startswith("model name")] if table.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from networks.counting import COUNTED
+from videopolicy.profiling.counting import COUNTED
 from videopolicy.profiling.estimate import Estimate, Memory
 from videopolicy.profiling.fits import Way
 from videopolicy.profiling.stage_timing import Measured

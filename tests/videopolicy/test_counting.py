@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from networks.counting import LiveBytes, autocast, flop, flop_by_part, gpu_norms, without_data
+from videopolicy.profiling.counting import LiveBytes, autocast, flop, flop_by_part, gpu_norms, without_data
 
 
 def test_a_linear_layer_counts_two_for_each_weight_and_row() -> None:
