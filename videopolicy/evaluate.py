@@ -22,6 +22,7 @@ from rollouts import EpisodeResult, Policy, RandomPolicy, ScriptedPolicy, ZeroPo
 from simulators import SimulatorConfig
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.fairness import compared_with_demos, judged_fairly, picture_size
+from videopolicy.evaluation.identity import fingerprint
 from videopolicy.evaluation.live_table import success_table
 from videopolicy.evaluation.protocol import (
     Protocol,
@@ -31,7 +32,6 @@ from videopolicy.evaluation.protocol import (
     read_variation,
     stored_protocol,
 )
-from videopolicy.evaluation.results_directory import fingerprint
 from videopolicy.evaluation.run import evaluate
 from videopolicy.evaluation.sampling_overrides import SamplingOverrides, add_sampling_arguments
 

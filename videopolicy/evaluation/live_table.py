@@ -13,7 +13,9 @@ from rich.text import Text
 
 from rollouts import EpisodeResult, GroupSummary, Summary, summarize, wilson_interval
 from rollouts.progress import clock
+from rollouts.statistics import TaskSummary
 from simulators import EpisodeSpec
+from videopolicy.evaluation.tables import between, interval, rate, terminal_table
 
 MAX_NAME = 40  # letters of a task's name
 MAX_ROWS = 24  # a table that is higher than the terminal shows nothing but its top
@@ -51,24 +53,11 @@ class LiveTable:
 
     def render(self) -> Table:
         """The table as it stands."""
-        table = Table(title=self._headline())
-        table.add_column("task", no_wrap=True)
-        for name in ("done", "successes", "rate", "95 % interval", "errors"):
-            table.add_column(name, justify="right", no_wrap=True)
         shown = set(self._recent[-MAX_ROWS:])
-        rows = {row.task: row for row in summarize(self._results).tasks}
-        for task, planned in self._planned.items():
-            if task not in shown:
-                continue
-            row = rows.get(task)
-            name = task if len(task) <= MAX_NAME else f"{task[: MAX_NAME // 2]}…{task[-MAX_NAME // 2 + 1 :]}"
-            if row is None:
-                table.add_row(name, f"0/{planned}", "", "", "", "")
-            else:
-                done = row.episodes + row.errors
-                rate, interval = f"{row.success_rate:.3f}", f"{row.low:.3f} to {row.high:.3f}"
-                numbers = (str(row.successes), rate, interval) if row.episodes else ("", "", "")
-                table.add_row(name, f"{done}/{planned}", *numbers, str(row.errors))
+        done = {row.task: row for row in summarize(self._results).tasks}
+        header = ("task", "done", "successes", "rate", "95 % interval", "errors")
+        rows = [_cells(task, planned, done.get(task)) for task, planned in self._planned.items() if task in shown]
+        table = terminal_table(self._headline(), header, rows, names=("task", ""))
         if len(shown) < len(self._planned):
             table.caption = f"the {len(shown)} tasks that changed last, of {len(self._planned)}"
         return table
@@ -77,8 +66,8 @@ class LiveTable:
         outcomes = [result.success for result in self._results]
         errors = outcomes.count(None)
         successes, episodes = outcomes.count(True), len(outcomes) - errors
-        low, high = wilson_interval(successes, episodes)
-        rate = f", success {successes / episodes:.3f} ({low:.3f} to {high:.3f})" if episodes else ""
+        solved = wilson_interval(successes, episodes)
+        rate = f", success {successes / episodes:.3f} ({between(*solved)})" if episodes else ""
         new = len(self._results) - self._before
         per_second = new / max(time.monotonic() - self._start, 1e-9)
         left = f", {clock((self._total - len(outcomes)) / per_second)} left" if new else ""
@@ -97,6 +86,14 @@ class LiveTable:
             self._live.stop()
 
 
+def _cells(task: str, planned: int, row: TaskSummary | None) -> list[str]:
+    name = task if len(task) <= MAX_NAME else f"{task[: MAX_NAME // 2]}…{task[-MAX_NAME // 2 + 1 :]}"
+    if row is None:
+        return [name, f"0/{planned}", "", "", "", ""]
+    numbers = (str(row.successes), rate(row), interval(row)) if row.episodes else ("", "", "")
+    return [name, f"{row.episodes + row.errors}/{planned}", *numbers, str(row.errors)]
+
+
 def success_table(summaries: dict[str, Summary], notes: Sequence[str] = ()) -> Table:
     """Success rates by policy and task, each with its Wilson 95 % interval; fits into 80 columns.
 
@@ -105,17 +102,13 @@ def success_table(summaries: dict[str, Summary], notes: Sequence[str] = ()) -> T
         notes: What a reader of the rates has to know, below them.
     """
     single = len(summaries) == 1
-    table = Table(title=f"Success rates{f' of {next(iter(summaries))}' if single else ''} (Wilson 95 % intervals)")
+    title = f"Success rates{f' of {next(iter(summaries))}' if single else ''} (Wilson 95 % intervals)"
+    header = ("policy", "task", "solved", "rate", "interval", "errors", "steps", "s/replan")
+    shown = slice(1, 8) if single else slice(0, 7)
+    rows = [[name, *cells] for name, summary in summaries.items() for cells in _rows(summary)]
+    table = terminal_table(title, header[shown], [row[shown] for row in rows], names=("policy", "task"))
     if notes:
         table.caption = Text("\n".join(f"warning: {note}" for note in notes), style="yellow", justify="left")
-    if not single:
-        table.add_column("policy", no_wrap=True)
-    table.add_column("task", overflow="fold")  # the only one that gives way on a narrow terminal
-    for column in ("solved", "rate", "interval", "errors", "steps", *(("s/replan",) if single else ())):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, summary in summaries.items():
-        for cells in _rows(summary):
-            table.add_row(*([] if single else [name]), *cells[: 7 if single else 6])
     return table
 
 
@@ -123,21 +116,9 @@ def _rows(summary: Summary) -> Iterator[list[str]]:
     """Tasks, all of them together, means and groups."""
     several = len(summary.tasks) > 1
     for row in (*summary.tasks, *([summary.total] if several else []), *(group.total for group in summary.groups)):
-        yield [
-            row.task,
-            f"{row.successes}/{row.episodes}",
-            f"{row.success_rate:.3f}",
-            f"{row.low:.3f} to {row.high:.3f}",
-            str(row.errors),
-            f"{row.mean_steps:.0f}",
-            f"{row.seconds_per_replan:.3f}",
-        ]
-    if several:
-        yield _mean("tasks", summary)
-    for group in summary.groups:
-        yield _mean(group.name, group)
-
-
-def _mean(name: str, summary: Summary | GroupSummary) -> list[str]:
-    low, high = summary.mean_interval
-    return [f"mean over {name}", "", f"{summary.mean_success_rate:.3f}", f"{low:.3f} to {high:.3f}"]
+        solved = f"{row.successes}/{row.episodes}"
+        steps, seconds = f"{row.mean_steps:.0f}", f"{row.seconds_per_replan:.3f}"
+        yield [row.task, solved, rate(row), interval(row), str(row.errors), steps, seconds]
+    means: list[tuple[str, Summary | GroupSummary]] = [("tasks", summary)] if several else []
+    for name, mean in [*means, *((group.name, group) for group in summary.groups)]:
+        yield [f"mean over {name}", "", rate(mean), interval(mean), "", "", ""]

@@ -1,83 +1,138 @@
-"""The directory of one evaluation: what was judged by which protocol, and every episode's result."""
+"""The directory of one evaluation, written and read here: protocol, results, videos and the summary of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from files.differences import flatten
-from files.hashes import json_sha256
 from files.locks import HeldError, hold_folder
 from files.writing import write_text
-from rollouts import EpisodeResult, ResultsFile
-from rollouts.survey import releases
+from rollouts import EpisodeResult, ResultsFile, Summary, summarize
 from videopolicy.errors import CommandError
+from videopolicy.evaluation.identity import UNKNOWN_RELEASES, differing_keys, fingerprint, releases_of
+from videopolicy.evaluation.summary_files import to_csv, to_dict, to_markdown
 
 FORMAT = 1
-# Keys of protocol.json that may differ between runs into one directory: they change no episode.
-_FREE = (
-    "policy.path",
-    "protocol.name",
-    "protocol.source",
-    "protocol.groups",
-    "protocol.episodes_per_task",
-    "protocol.simulator.tasks",
-    "protocol.simulator.python",
-    "protocol.simulator.gl",
-    "protocol.timeout_s",
-    "protocol.warnings",
-)
+PROTOCOL, RESULTS, SUMMARY, VIDEOS = "protocol.json", "results.jsonl", "results.json", "videos"
 
 
-def fingerprint(document: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits of all that an episode's result depends on, the episode itself apart.
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation as it lies on disk, finished or not.
 
     Args:
-        document: Content of ``protocol.json``; ``policy``, ``protocol`` and the simulator's releases are read.
+        path: Its directory, or a file of results alone, as a training's rollouts leave it.
+        results: By the protocol's order of tasks, then by seed.
+        document: Content of ``protocol.json``; empty where there is none.
+        summary_file: Content of ``results.json``; empty where there is none.
     """
-    return json_sha256(_identity(document), 16)
+
+    path: Path
+    results: list[EpisodeResult]
+    document: dict[str, Any] = field(default_factory=dict)
+    summary_file: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def policy(self) -> dict[str, Any]:
+        """What names the policy: ``kind``, ``path``, ``sha256`` and so on."""
+        return dict(self.document.get("policy", {}))
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """`Protocol.to_dict`."""
+        return dict(self.document.get("protocol", {}))
+
+    @property
+    def variation(self) -> dict[str, float]:
+        """Kind of variation -> level; empty is the standard."""
+        return self.protocol.get("simulator", {}).get("variation") or {}
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Success rates with 95 % Wilson intervals."""
+        return summarize(self.results, self.protocol.get("groups"))
+
+    @property
+    def last_written(self) -> float:
+        """When the last episode was added, in seconds since 1970."""
+        file = self.path / RESULTS if self.path.is_dir() else self.path
+        return (file if file.is_file() else self.path).stat().st_mtime
+
+    def video(self, result: EpisodeResult) -> Path | None:
+        """The video of an episode, if it was recorded."""
+        name = f"{result.task}_seed{result.seed}.mp4"
+        folder = self.path if self.path.is_dir() else self.path.parent
+        places = [folder / VIDEOS / name]
+        if self.path.is_file():  # a training's step_0001000_Lift_seed7.mp4; an older `evaluate` made a folder
+            places += [folder / f"{self.path.stem}_{name}", folder / self.path.stem / name]
+        return next((path for path in places if path.is_file()), None)
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """`differing_keys` in words; empty if the two may share a directory."""
-    changed = differing_keys(theirs, ours)
-    return [f"{key}: {there!r} there, {now!r} now" for key, (there, now) in changed.items()]
+def is_evaluation(path: Path) -> bool:
+    """Whether a path is something that `read_evaluation` reads."""
+    if path.is_dir():
+        return (path / PROTOCOL).is_file() or (path / RESULTS).is_file()
+    return path.suffix == ".jsonl" and path.is_file()
 
 
-def differing_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Key -> both values, wherever two ``protocol.json`` disagree in what an episode's result depends on."""
-    first, second = _identity(a), _identity(b)
-    if not (releases_of(a) and releases_of(b)):  # an older directory does not say: taken to be the same
-        first, second = (
-            {key: value for key, value in part.items() if not key.startswith("releases.")} for part in (first, second)
-        )
-    keys = sorted(key for key in first | second if first.get(key) != second.get(key))
-    return {key: (first.get(key), second.get(key)) for key in keys}
+def read_evaluation(path: Path) -> Evaluation:
+    """Read a results directory, or a file of results with the ``protocol.json`` beside it, if there is one.
+
+    Raises:
+        SimulatorError: A line is not an episode's result.
+        CommandError: ``protocol.json`` or ``results.json`` is damaged.
+    """
+    folder = path if path.is_dir() else path.parent
+    document = _read_protocol(folder)
+    results = list(ResultsFile(path / RESULTS if path.is_dir() else path).load().values())
+    return Evaluation(path, in_order(results, document), document, read_json(folder / SUMMARY))
 
 
-def releases_of(document: Mapping[str, Any]) -> dict[str, str]:
-    """Packages that decide how the document's simulator behaves -> release; empty where it does not say."""
-    name = document.get("protocol", {}).get("simulator", {}).get("name", "")
-    return releases(name, (document.get("versions") or {}).get("simulator") or {})
+def in_order(results: Sequence[EpisodeResult], document: Mapping[str, Any]) -> list[EpisodeResult]:
+    """Results as the protocol has its tasks, then by seed, not as they ended."""
+    tasks = document.get("protocol", {}).get("simulator", {}).get("tasks", [])
+    rank = {task: index for index, task in enumerate(tasks)}
+    return sorted(results, key=lambda result: (rank.get(result.task, len(tasks)), result.seed))
 
 
-def _identity(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value, without the free keys and without what is empty, so that new settings may be added."""
-    content = {name: document.get(name, {}) for name in ("policy", "protocol")} | {"releases": releases_of(document)}
-    flat = flatten(content)
-    free = tuple(f"{key}." for key in _FREE)
-    return {
-        key: value for key, value in flat.items() if not f"{key}.".startswith(free) and value not in (None, "", [], {})
-    }
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON mapping; empty if there is no such file.
+
+    Raises:
+        CommandError: It is not JSON, or not a mapping.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path}: is damaged, no JSON ({error}); move it away, or give another --output.") from error
+    if not isinstance(content, dict):
+        raise CommandError(f"{path}: is damaged, a {type(content).__name__} and no mapping; move it away.")
+    return content
+
+
+def _read_protocol(folder: Path) -> dict[str, Any]:
+    document = read_json(folder / PROTOCOL)
+    protocol = document.get("protocol", {})
+    if document and not (isinstance(protocol, dict) and isinstance(protocol.get("simulator"), dict)):
+        raise CommandError(f"{folder / PROTOCOL}: is damaged, without protocol.simulator; give another --output.")
+    return document
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 class ResultsDirectory:
-    """``protocol.json``, ``results.jsonl``, ``videos/`` and the summary files of one evaluation.
-
-    Made by `open_directory`, which holds its lock.
+    """A directory that a run adds results to, made by `open_directory`, which holds its lock.
 
     Args:
         path: The directory.
@@ -89,7 +144,7 @@ class ResultsDirectory:
         self.path = path
         self.document = document
         self.notes = notes
-        self._file = ResultsFile(path / "results.jsonl")
+        self._file = ResultsFile(path / RESULTS)
 
     def results(self) -> dict[str, EpisodeResult]:
         """Episode key -> its latest result."""
@@ -102,7 +157,31 @@ class ResultsDirectory:
 
     def video(self, result: EpisodeResult) -> Path:
         """Where the video of an episode belongs."""
-        return self.path / "videos" / f"{result.task}_seed{result.seed}.mp4"
+        return self.path / VIDEOS / f"{result.task}_seed{result.seed}.mp4"
+
+    def write_summary(self, this_run: Mapping[str, Any]) -> dict[str, Any]:
+        """Write ``results.json``, ``results.md`` and ``results.csv`` of every episode in the directory.
+
+        Args:
+            this_run: ``started`` (ISO time), ``seconds``, ``episodes`` and ``workers`` of the run that has just ended;
+                kept beside those of earlier runs if it ran anything.
+
+        Returns:
+            Content of ``results.json``.
+        """
+        results = in_order(list(self.results().values()), self.document)
+        summary = summarize(results, self.document["protocol"].get("groups"))
+        try:
+            runs = list(read_json(self.path / SUMMARY).get("runs", []))
+        except CommandError:  # written over now
+            runs = []
+        if this_run["episodes"] or not runs:
+            runs.append(dict(this_run))
+        content = to_dict(summary, self.document, runs)
+        write_text(self.path / SUMMARY, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_text(self.path / "results.md", to_markdown(summary, self.document, content["date"]))
+        write_text(self.path / "results.csv", to_csv(results))
+        return content
 
 
 @contextmanager
@@ -141,10 +220,10 @@ def open_directory(
     try:
         notes += _require_same(path, document)
         document["fingerprint"] = fingerprint(document)
-        results = ResultsFile(path / "results.jsonl")
+        results = ResultsFile(path / RESULTS)
         if results.repair():
             notes.append(f"{results.path}: a kill had cut its last line; the line was removed, its episode runs again")
-        write_text(path / "protocol.json", json.dumps(document, indent=2) + "\n")
+        write_text(path / PROTOCOL, json.dumps(document, indent=2) + "\n")
         yield ResultsDirectory(path, document, notes)
     finally:
         lock.release()
@@ -152,15 +231,15 @@ def open_directory(
 
 def _require_same(path: Path, document: dict[str, Any]) -> list[str]:
     """Refuse another policy's or protocol's directory; take over what it has, and return what is assumed of it."""
-    if not (path / "protocol.json").is_file():
-        if (path / "results.jsonl").is_file():
-            raise CommandError(f"{path}: results.jsonl has no protocol.json beside it; give another --output.")
+    earlier = _read_protocol(path)
+    if not earlier:
+        if (path / RESULTS).is_file():
+            raise CommandError(f"{path}: {RESULTS} has no {PROTOCOL} beside it; give another --output.")
         return []
-    earlier = read_protocol_document(path)
-    assert earlier is not None
-    if changed := differences(earlier, document):
+    if changed := differing_keys(earlier, document):
+        listed = "; ".join(f"{key}: {there!r} there, {now!r} now" for key, (there, now) in changed.items())
         raise CommandError(
-            f"{path}: holds results of another run ({'; '.join(changed)}); give another --output, or the same options."
+            f"{path}: holds results of another run ({listed}); give another --output, or the same options."
         )
     ours, theirs = document["protocol"], earlier["protocol"]
     tasks = [*theirs["simulator"]["tasks"], *ours["simulator"]["tasks"]]
@@ -170,25 +249,3 @@ def _require_same(path: Path, document: dict[str, Any]) -> list[str]:
     assumed = [] if releases_of(earlier) or not releases_of(document) else [UNKNOWN_RELEASES.format(path)]
     document["versions"] = {**document["versions"], **earlier.get("versions", {})}  # those of the first run
     return assumed
-
-
-UNKNOWN_RELEASES = "{}/protocol.json does not say its simulator's releases; they are taken to be the same."
-
-
-def read_protocol_document(path: Path) -> dict[str, Any] | None:
-    """``protocol.json`` of a directory; None if there is none.
-
-    Raises:
-        CommandError: It cannot be read.
-    """
-    file = path / "protocol.json"
-    if not file.is_file():
-        return None
-    try:
-        document = json.loads(file.read_text())
-        if not isinstance(document["protocol"]["simulator"], dict):
-            raise TypeError("protocol.simulator is no mapping")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CommandError(f"{file}: is damaged ({error!r}); give another --output.") from error
-    result: dict[str, Any] = document
-    return result

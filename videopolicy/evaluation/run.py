@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from rollouts.worker_process import ask_once
 from videopolicy.evaluation.live_table import LiveTable
 from videopolicy.evaluation.protocol import Protocol
 from videopolicy.evaluation.results_directory import ResultsDirectory, open_directory
-from videopolicy.evaluation.summary_files import now, write_summary
 from videopolicy.evaluation.threads import policy_threads
 from videopolicy.hardware import hardware
 from videopolicy.versions import describe_environment
@@ -79,9 +79,8 @@ def evaluate(
             this_run = _Run(directory, table, workers)
             plain = console is not None and not console.is_terminal
             results = engine.run(policy, episodes, known, progress=plain, on_result=this_run.keep)
-        everything = list(directory.results().values())
-        note_words(directory.document["protocol"], protocol, everything)
-        write_summary(output, directory.document, everything, this_run.record())
+        note_words(directory.document["protocol"], protocol, list(directory.results().values()))
+        directory.write_summary(this_run.record())
     return results
 
 
@@ -93,7 +92,7 @@ class _Run:
         self.table = table
         self.workers = workers
         self.episodes = 0
-        self.started = now()
+        self.started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self._start = time.monotonic()
 
     def keep(self, result: EpisodeResult) -> None:

@@ -8,51 +8,11 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-from files.writing import write_text
-from rollouts import EpisodeResult, Summary, summarize
+from rollouts import EpisodeResult, Summary
 from rollouts.statistics import GroupSummary, TaskSummary
-
-
-def write_summary(
-    path: Path, document: Mapping[str, Any], results: Sequence[EpisodeResult], this_run: Mapping[str, Any]
-) -> Summary:
-    """Write the three files.
-
-    Args:
-        path: Directory of the evaluation.
-        document: Content of its ``protocol.json``.
-        results: Every episode in it.
-        this_run: ``started`` (ISO time), ``seconds``, ``episodes`` and ``workers`` of the run that has just ended; kept
-            beside those of earlier runs if it ran anything.
-
-    Returns:
-        The summary that was written.
-    """
-    tasks = document["protocol"]["simulator"]["tasks"]
-    results = sorted(results, key=lambda result: (tasks.index(result.task), result.seed))  # not as they ended
-    summary = summarize(results, document["protocol"].get("groups"))
-    runs = _earlier_runs(path)
-    if this_run["episodes"] or not runs:
-        runs.append(dict(this_run))
-    content = to_dict(summary, document, runs)
-    write_text(path / "results.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
-    write_text(path / "results.md", to_markdown(summary, document, content["date"]))
-    write_text(path / "results.csv", to_csv(results))
-    return summary
-
-
-def _earlier_runs(path: Path) -> list[dict[str, Any]]:
-    try:
-        runs: list[dict[str, Any]] = json.loads((path / "results.json").read_text())["runs"]
-    except FileNotFoundError:
-        return []
-    except (ValueError, KeyError):  # written over now
-        return []
-    return runs
+from videopolicy.evaluation.tables import interval, markdown_table, rate
 
 
 def to_dict(summary: Summary, document: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -107,14 +67,16 @@ def _number(value: Any) -> Any:  # noqa: ANN401
 def to_markdown(summary: Summary, document: Mapping[str, Any], date: str) -> str:
     """Content of ``results.md``: a table that a paper may take over, and what it was measured by."""
     protocol, policy = document["protocol"], document["policy"]
-    lines = ["| task | successes | success rate | 95 % interval |", "| --- | ---: | ---: | ---: |"]
-    lines += [_markdown_row(task.task, task) for task in summary.tasks]
+    rows = [[row.task, f"{row.successes}/{row.episodes}", rate(row), interval(row)] for row in summary.tasks]
+    together: list[tuple[str, TaskSummary, Summary | GroupSummary]] = [
+        (f"{group.name}: ", group.total, group) for group in summary.groups
+    ]
     if len(summary.tasks) > 1:
-        lines.append(_markdown_row("all episodes", summary.total))
-        lines.append(_mean_row("mean over tasks", summary))
-    for group in summary.groups:
-        lines.append(_markdown_row(f"{group.name}: all episodes", group.total))
-        lines.append(_mean_row(f"{group.name}: mean over tasks", group))
+        together.insert(0, ("", summary.total, summary))
+    for label, total, mean in together:
+        rows.append([f"{label}all episodes", f"{total.successes}/{total.episodes}", rate(total), interval(total)])
+        rows.append([f"**{label}mean over tasks**", "", f"**{rate(mean)}**", f"**{interval(mean)}**"])
+    lines = [markdown_table(("task", "successes", "success rate", "95 % interval"), rows)]
     lines += [line for note in notes(summary, document) for line in ("", f"**Warning:** {note}")]
     simulator = protocol["simulator"]
     what = f"`{policy.get('sha256', '')[:16]}`" if policy.get("sha256") else "none"
@@ -137,21 +99,6 @@ def _varied(simulator: Mapping[str, Any]) -> str:
     return "".join(f", variation {kind} {level:g}" for kind, level in levels.items())
 
 
-def _markdown_row(name: str, row: TaskSummary) -> str:
-    interval = f"{_rate(row.low)} to {_rate(row.high)}"
-    return f"| {name} | {row.successes}/{row.episodes} | {_rate(row.success_rate)} | {interval} |"
-
-
-def _mean_row(name: str, summary: Summary | GroupSummary) -> str:
-    low, high = summary.mean_interval
-    interval = f"{_rate(low)} to {_rate(high)}"
-    return f"| **{name}** | | **{_rate(summary.mean_success_rate)}** | **{interval}** |"
-
-
-def _rate(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
-
-
 def to_csv(results: Iterable[EpisodeResult]) -> str:
     """Content of ``results.csv``: one row an episode, with the fields of its line."""
     rows = [result.to_dict() for result in results]
@@ -162,8 +109,3 @@ def to_csv(results: Iterable[EpisodeResult]) -> str:
     for row in rows:
         writer.writerow({**row, "variation": json.dumps(row["variation"])})
     return stream.getvalue()
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

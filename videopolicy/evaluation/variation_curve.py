@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from files.writing import replacing, write_text
 from rollouts import EpisodeResult, compare, summarize
 from rollouts.statistics import holm
+from videopolicy.evaluation.pictures import as_png, draw_rates, new_figure
+from videopolicy.evaluation.tables import between, markdown_table, terminal_table
 
 FORMAT = 1
 NOTE = (
@@ -131,14 +131,9 @@ class Curve:
         """For the terminal."""
         shown = slice(None) if any(point.errors for point in self.points) else slice(-1)  # 80 columns are few
         head, *rows = (row[shown] for row in self.rows())
-        result = Table(
-            title=escape(self.title()), caption=f"p corrected for {len(self.corrected())} comparisons (Holm)"
-        )
-        for column in head:
-            result.add_column(column, justify="left" if column == "kind" else "right", no_wrap=True)
-        for row in rows:
-            result.add_row(*row)
-        return result
+        table = terminal_table(self.title(), head, rows, names=("kind", ""))
+        table.caption = f"p corrected for {len(self.corrected())} comparisons (Holm)"
+        return table
 
     def title(self) -> str:
         """What was swept."""
@@ -152,7 +147,7 @@ def _cells(point: Point, corrected: float | None) -> list[str]:
     solved = f"{point.successes}/{point.episodes}"
     rate = "" if point.rate is None else f"{point.rate:.2f}"
     pairs = ["", "", ""] if corrected is None else [str(point.lost), str(point.won), f"{corrected:.3g}"]
-    interval = f"{point.low:.2f} to {point.high:.2f}"
+    interval = between(point.low, point.high, digits=2)
     return [point.kind or "standard", f"{point.level:g}", solved, rate, interval, *pairs, str(point.errors)]
 
 
@@ -172,40 +167,22 @@ def write_curve(curve: Curve, folder: Path) -> None:
 def to_markdown(curve: Curve) -> str:
     """The table, with what its columns mean."""
     head, *rows = curve.rows()
-    lines = [f"# Success over variation: {curve.title()}", ""]
-    lines += ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
-    lines += ["", NOTE.format(len(curve.corrected()))]
-    return "\n".join(lines) + "\n"
+    title = f"# Success over variation: {curve.title()}"
+    return "\n".join([title, "", markdown_table(head, rows), "", NOTE.format(len(curve.corrected())), ""])
 
 
 def draw(curve: Curve) -> bytes:
     """The curve as a PNG: a line a kind, with 95 % Wilson intervals."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = new_figure(6.4, 4.2)
     kinds = curve.kinds()
     widest = max(point.level for point in curve.points)
     for index, (kind, points) in enumerate(kinds.items()):
-        measured = [point for point in points if point.rate is not None]
-        rates = [point.rate or 0.0 for point in measured]
         aside = 0.012 * widest * (index - (len(kinds) - 1) / 2)  # bars of two kinds do not hide each other
-        bars = [
-            [rate - point.low for rate, point in zip(rates, measured, strict=True)],
-            [point.high - rate for rate, point in zip(rates, measured, strict=True)],
-        ]
         colour, mark = STYLES[kind]
-        places = [point.level + aside for point in measured]
-        axes.errorbar(places, rates, bars, label=kind, color=colour, marker=mark, capsize=3, linewidth=1.5)
+        places = [(point.level + aside, point) for point in points]
+        draw_rates(axes, places, label=kind, color=colour, marker=mark)
     axes.set_xticks(sorted({point.level for point in curve.points}))
-    axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel("level of variation (0: standard)")
-    axes.set_ylabel("success rate, 95 % Wilson interval")
     axes.set_title(curve.title(), fontsize=10)
-    axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return as_png(figure)

@@ -14,6 +14,7 @@ from PIL import Image
 
 REENCODE_FROM = 400_000  # bytes; smaller files go into the page as they are
 WIDTH = 640  # pixels of a re-encoded video
+MARKUP = 500  # bytes of the page around a video
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Clip:
     @property
     def size(self) -> int:
         """Bytes that it takes in the page."""
-        return len(self.video) + len(self.poster)
+        return len(self.video) + len(self.poster) + MARKUP
 
 
 @dataclass
@@ -63,21 +64,16 @@ class VideoBudget:
             path: The mp4.
             place: Where it is shown; a video in two places is there twice, and counts twice.
         """
-        key = (place, path)
-        if key not in self.taken and key not in self.left_out:
-            self._take(key)
-        return self.taken.get(key)
-
-    def _take(self, key: tuple[str, Path]) -> None:
         room = self.limit - self.used
-        clip = self._read(key[1]) if room > 0 else None
-        if key[1] in self.broken:
-            return
+        clip = self._read(path) if room > 0 else None
+        if path in self.broken:
+            return None
         if clip is None or clip.size > room:
-            self.left_out.append(key)
-            return
+            self.left_out.append((place, path))
+            return None
         self.used += clip.size
-        self.taken[key] = clip
+        self.taken[place, path] = clip
+        return clip
 
     def _read(self, path: Path) -> Clip | None:
         if path not in self._clips:

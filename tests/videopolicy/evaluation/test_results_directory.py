@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import os
 import subprocess
@@ -16,12 +15,8 @@ import pytest
 
 from rollouts import EpisodeResult
 from videopolicy.errors import CommandError
-from videopolicy.evaluation.results_directory import (
-    differences,
-    fingerprint,
-    open_directory,
-    read_protocol_document,
-)
+from videopolicy.evaluation.identity import differing_keys, fingerprint
+from videopolicy.evaluation.results_directory import open_directory, read_evaluation
 
 POLICY = {"kind": "checkpoint", "path": "runs/last.ckpt", "sha256": "ab" * 32}
 PROTOCOL: dict[str, Any] = {
@@ -66,8 +61,7 @@ def test_more_episodes_other_tasks_and_another_place_are_no_difference(
     assert fingerprint(changed) == fingerprint(document())
     begin(tmp_path)
     begin(tmp_path, changed)
-    written = read_protocol_document(tmp_path)
-    assert written is not None
+    written = read_evaluation(tmp_path).document
     assert written["fingerprint"] == fingerprint(document())
     assert len(written["fingerprint"]) == 16
 
@@ -98,7 +92,7 @@ def test_another_policy_or_protocol_is_refused_and_the_keys_are_named(
         begin(tmp_path, changed)
     assert "give another --output" in str(refusal.value)
     assert (tmp_path / "protocol.json").read_bytes() == before
-    assert len(differences(document(), changed)) == 1
+    assert len(differing_keys(document(), changed)) == 1
 
 
 def on_release(release: str, package: str = "robosuite") -> dict[str, Any]:
@@ -120,7 +114,6 @@ def test_another_simulator_release_is_refused_by_name_and_both_releases(
     with pytest.raises(CommandError, match=message):
         begin(tmp_path, on_release(release, package))
     assert fingerprint(on_release("1.4.0")) != fingerprint(on_release("1.5.1"))
-    assert differences(on_release("1.4.0"), on_release("1.5.1")) == ["releases.robosuite: '1.4.0' there, '1.5.1' now"]
 
 
 def test_packages_that_decide_no_episode_may_change(tmp_path: Path) -> None:
@@ -139,33 +132,15 @@ def test_a_directory_of_before_releases_were_kept_stays_usable_and_what_is_assum
         begin(tmp_path, on_release("1.5.1"))
 
 
-def test_a_file_system_without_locks_is_said_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    with open_directory(tmp_path, POLICY, PROTOCOL) as directory:
-        (note,) = directory.notes
-        assert f"{tmp_path}: this file system has no locks (No locks available)" in note
-
-
-def test_tasks_and_episodes_of_several_runs_add_up(tmp_path: Path) -> None:
-    begin(tmp_path)
+def test_tasks_episodes_and_warnings_of_several_runs_add_up(tmp_path: Path) -> None:
+    begin(tmp_path, document(lambda d: d["protocol"].update(warnings=["a"])))
     begin(tmp_path, document(lambda d: d["protocol"]["simulator"].update(tasks=["Stack"])))
-    begin(tmp_path, document(lambda d: d["protocol"].update(episodes_per_task=2)))
-    written = read_protocol_document(tmp_path)
-    assert written is not None
+    begin(tmp_path, document(lambda d: d["protocol"].update(episodes_per_task=2, warnings=["b", "a"])))
+    written = read_evaluation(tmp_path).document
     assert written["protocol"]["simulator"]["tasks"] == ["Lift", "Stack"]
     assert written["protocol"]["episodes_per_task"] == 5
-    assert written["versions"] == {"python": "3"}
-
-
-def test_warnings_of_several_runs_add_up(tmp_path: Path) -> None:
-    begin(tmp_path, document(lambda d: d["protocol"].update(warnings=["a"])))
-    begin(tmp_path, document(lambda d: d["protocol"].update(warnings=["b", "a"])))
-    written = read_protocol_document(tmp_path)
-    assert written is not None
     assert written["protocol"]["warnings"] == ["a", "b"]
+    assert written["versions"] == {"python": "3"}
 
 
 def test_a_second_run_is_refused_with_the_firsts_process_and_may_come_later(tmp_path: Path) -> None:
@@ -189,18 +164,12 @@ def test_a_half_written_line_is_removed_and_said(tmp_path: Path) -> None:
         for seed in range(2):
             directory.append(EpisodeResult("robosuite", "Lift", seed, None, True))
     lines = tmp_path / "results.jsonl"
+    assert {json.loads(line)["fingerprint"] for line in lines.read_text().splitlines()} == {fingerprint(document())}
     lines.write_bytes(lines.read_bytes()[:-7])
     with open_directory(tmp_path, POLICY, PROTOCOL) as directory:
         assert "a kill had cut its last line" in directory.notes[0]
         assert list(directory.results()) == ["robosuite/Lift/seed0"]
     assert lines.read_bytes().endswith(b"}\n")
-
-
-def test_lines_carry_the_fingerprint(tmp_path: Path) -> None:
-    with open_directory(tmp_path, POLICY, PROTOCOL) as directory:
-        directory.append(EpisodeResult("robosuite", "Lift", 0, None, True))
-    line = json.loads((tmp_path / "results.jsonl").read_text())
-    assert line["fingerprint"] == fingerprint(document())
 
 
 def test_damage_and_what_is_no_results_directory_is_refused(tmp_path: Path) -> None:
