@@ -218,4 +218,4 @@ def _written(path: Path) -> Iterator[Path]:
         try:
             yield temporary
         except (OSError, RuntimeError) as error:
-            raise OSError(getattr(error, "errno", None), one_line(error)) from error
+            raise OSError(getattr(error, "errno", None), getattr(error, "strerror", "") or one_line(error)) from error
