@@ -31,7 +31,8 @@ from torchvision.transforms import v2
 from benchmarks.parts.turns import Setting, add_turn_arguments, report, take_turns
 from datamodules import Batch, RoboCasaDataModule
 from datamodules.augmentation import PAPER_JITTER
-from datamodules.latent_writer import LatentCacheWriter
+from datamodules.frozen_cache import CacheWriter
+from datamodules.latent_cache import latent_shapes, write_texts
 
 CAMERAS = RoboCasaDataModule.default_cameras
 WINDOW = {"num_frames": 8, "frame_stride": 4, "action_horizon": 32}
@@ -68,17 +69,15 @@ def data_module(path: Path, size: int, cache: Path | None = None) -> RoboCasaDat
 def write_latents(folder: Path, data: RoboCasaDataModule, variants: int = 2) -> None:
     """A cache of the shapes of the paper's autoencoder (4 channels, an eighth of the size), filled with noise."""
     demos, side = data.demos(), data.preprocessing.image_size // 8
-    shapes = {"moments": (8, side, side), "condition": (4, side, side)}
-    cache = LatentCacheWriter(folder, {**data.latent_source(demos), "variants": variants})
-    cache.write_texts(["close the drawer"], np.zeros((1, 1024), np.float32))
-    shard = cache.shard(demos, shapes)
+    shapes = latent_shapes(data.cameras, variants, (8, side, side), (4, side, side))
     rng = np.random.default_rng(0)
-    for demo in demos:
-        for variant in range(1 + variants):
-            for name in [*(f"{c}.{kind}" for c in data.cameras for kind in shapes), "lead.condition"]:
-                shape = (demo.length, *shapes[name.rpartition(".")[2]])
-                shard.write(demo, name, variant, 0, rng.standard_normal(shape, np.float32).astype(np.float16))
-        shard.finish(demo)
+    key = {"kind": "latents", **data.latent_source(demos), "variants": variants}
+    with CacheWriter(folder, key, demos, shapes) as cache:
+        write_texts(folder, ["close the drawer"], np.zeros((1, 1024), np.float32))
+        for demo in demos:
+            for name, shape in shapes.items():
+                cache.write(demo, name, 0, rng.standard_normal((demo.length, *shape), np.float32))
+            cache.finish(demo)
 
 
 class PlainReader:

@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.distributed import _InfiniteBarrier  # what Lightning's own prepare_data waits with
@@ -17,12 +19,15 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from callbacks.handoff import state_sha256
-from datamodules.feature_files import FeatureReader, FeatureWriter, Split, stored_key
-from files.differences import differing_keys
+from datamodules.demos import DemoEntry
+from datamodules.frozen_cache import CacheWriter
+from datamodules.latent_cache import CachedFeatures
+from files.errors import UserError
 from files.hashes import file_identity
 from lightning_modules import ActionStage, Features, plain_network
 from lightning_modules.latent_key import fingerprint
 
+Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 
 
@@ -86,14 +91,12 @@ class FeatureCache(Callback):
         with _InfiniteBarrier():
             if trainer.local_rank == 0:  # finds them there, unless this node has a disk of its own
                 self._fill_unless_there(pl_module, datamodule, key)
-        readers = {
-            split: FeatureReader(self.folder, split, key) for split in SPLITS if len(_windows(datamodule, split))
-        }
+        for split in SPLITS:
+            windows = _windows(datamodule, split)
+            windows.features = CachedFeatures(self.folder, key, windows.demos) if len(windows) else None
         standardizer = pl_module.standardizer
         if standardizer is not None and not standardizer.is_fitted:
-            standardizer.fit(_batches(readers["train"], self.batch_size))
-        for split, reader in readers.items():
-            _windows(datamodule, split).features = reader
+            standardizer.fit(_batches(datamodule.train_set, self.batch_size))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the data back as it was."""
@@ -114,41 +117,54 @@ class FeatureCache(Callback):
             )
 
     def _fill_unless_there(self, stage: ActionStage, datamodule: Any, key: dict[str, Any]) -> None:  # noqa: ANN401
-        found = stored_key(self.folder)
-        if found == key:
+        demos = [demo for split in SPLITS for demo in _windows(datamodule, split).demos]
+        with suppress(UserError):  # none, not all, or of something else
+            CachedFeatures(self.folder, key, demos)
             return
-        if found is not None:
-            rank_zero_info(
-                f"{self.folder}: features of something else are replaced: {'; '.join(differing_keys(found, key))}"
-            )
-        num_windows = {split: len(_windows(datamodule, split)) for split in SPLITS}
         views_and_frames = (stage.video.num_views, stage.video.num_frames)
-        shapes = [(*views_and_frames, tap.channels, tap.height, tap.width) for tap in stage.tap_shapes()]
-        writer = FeatureWriter(self.folder, key, num_windows, shapes)
+        shapes = {
+            f"tap{number}": (*views_and_frames, tap.channels, tap.height, tap.width)
+            for number, tap in enumerate(stage.tap_shapes())
+        }
         standardizer, stage.standardizer = stage.standardizer, None  # raw features are kept, statistics come after
         try:
-            for split in SPLITS:
-                writer.write(split, self._computed(stage, datamodule, split))
+            with CacheWriter(self.folder, key, demos, shapes, rebuild=True) as cache:
+                if cache.replaced:
+                    rank_zero_info(f"{self.folder}: features of something else are replaced: {cache.replaced}")
+                for split in SPLITS:
+                    self._fill(cache, stage, datamodule, split)
         finally:
             stage.standardizer = standardizer
-        writer.finish()
 
     @torch.no_grad()
-    def _computed(self, stage: ActionStage, datamodule: Any, split: Split) -> Iterator[list[Any]]:  # noqa: ANN401
-        """Features of all windows of a split, one array a tap, batch after batch."""
-        loader = datamodule.window_loader(split, batch_size=self.batch_size, only_current=True)
+    def _fill(self, cache: CacheWriter, stage: ActionStage, datamodule: Any, split: Split) -> None:  # noqa: ANN401
+        """Compute the features of the windows of a split that the cache lacks."""
+        windows, missing = _windows(datamodule, split), set(cache.missing)
+        loader = datamodule.window_loader(split, batch_size=self.batch_size, only_current=True, demos=missing)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
             for batch in progress.track(loader, total=len(loader), description=f"video features, {split}"):
                 batch.frames = stage.data.to_float(batch.frames.to(stage.device))
                 conditioning = stage.conditioning(batch, seeds=batch.windows.tolist())
-                yield [feature.float().cpu().numpy() for feature in stage.imagine(conditioning)[0]]
+                features = [feature.float().cpu().numpy() for feature in stage.imagine(conditioning)[0]]
+                places = enumerate(windows.locate(index) for index in batch.windows.tolist())
+                for demo, members in groupby(places, key=_demo):
+                    rows, steps = zip(*((row, step) for row, (_, step) in members), strict=True)
+                    for number, feature in enumerate(features):
+                        cache.write(demo, f"tap{number}", steps[0], feature[list(rows)])
+                    if steps[-1] == demo.length - 1:
+                        cache.finish(demo)
+
+
+def _demo(place: tuple[int, tuple[DemoEntry, int]]) -> DemoEntry:
+    return place[1][0]
 
 
 def feature_key(stage: ActionStage, datamodule: Any) -> dict[str, Any]:  # noqa: ANN401 - a DemoDataModule
     """All that the features depend on, as JSON values."""
     source = datamodule.latent_source(datamodule.train_set.demos)
     key = {
+        "kind": "features",
         "network": plain_network(stage.video.config),
         "weights": {name: fingerprint(part) for name, part in stage.video.named_children()},
         "taps": sorted(stage.taps, reverse=True),
@@ -176,7 +192,8 @@ def _windows(datamodule: Any, split: Split) -> Any:  # noqa: ANN401 - a WindowDa
     return datamodule.train_set if split == "train" else datamodule.val_set
 
 
-def _batches(reader: FeatureReader, size: int) -> Iterator[Features]:
-    for start in range(0, len(reader), size):
-        windows = [reader[index] for index in range(start, min(start + size, len(reader)))]
-        yield [torch.stack(tap).float() for tap in zip(*windows, strict=True)]
+def _batches(windows: Any, size: int) -> Iterator[Features]:  # noqa: ANN401 - a WindowDataset
+    for start in range(0, len(windows), size):
+        places = (windows.locate(index) for index in range(start, min(start + size, len(windows))))
+        features = [windows.features.window(*place) for place in places]
+        yield [torch.stack(tap).float() for tap in zip(*features, strict=True)]

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.augmentation import PAPER_JITTER, ColourJitter
 from datamodules.batch import Batch, Window
@@ -263,13 +263,18 @@ class DemoDataModule(LightningDataModule):
         return self.val_dataloader()
 
     def window_loader(
-        self, split: Literal["train", "val"], batch_size: int, only_current: bool = False
+        self,
+        split: Literal["train", "val"],
+        batch_size: int,
+        only_current: bool = False,
+        demos: Collection[DemoEntry] | None = None,
     ) -> DataLoader[Window]:
-        """Every window of a split once, in order, with frames (or only the current ones); for feature caches."""
+        """Every window of a split (or of some demos of it) once, in order, with all or only the current frames."""
         self.setup()
         windows = copy.copy(self.train_set if split == "train" else self.val_set)
         windows.latents, windows.features, windows.only_current = None, None, only_current
-        return self._loader(windows, batch_size)
+        wanted = [index for index in range(len(windows)) if demos is None or windows.locate(index)[0] in demos]
+        return self._loader(Subset(windows, wanted), batch_size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn bytes into floats in [-1, 1] on the device, and jitter their colours in training."""

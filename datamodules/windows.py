@@ -14,9 +14,8 @@ from torch.utils.data import Dataset
 
 from datamodules.batch import Window
 from datamodules.demos import DemoEntry
-from datamodules.feature_files import FeatureReader
 from datamodules.hdf5 import READ_ERRORS, OpenFiles, damaged, why_not_read
-from datamodules.latent_cache import LatentCache, Latents
+from datamodules.latent_cache import CachedFeatures, LatentCache, Latents
 from datamodules.pictures import EncodedPictures, turn_upright
 from datamodules.preprocessing import Preprocessing
 from datamodules.readers import DemoReader
@@ -59,7 +58,7 @@ class WindowDataset(Dataset[Window]):
         self.action_padding = action_padding
         self.latents = latents
         self.only_current = False
-        self.features: FeatureReader | None = None
+        self.features: CachedFeatures | None = None
         self._files = OpenFiles()
         self._ends = np.cumsum([demo.length for demo in self.demos], dtype=np.int64)
 
@@ -113,7 +112,7 @@ class WindowDataset(Dataset[Window]):
             index=index,
             latents=self._latents(entry, read_steps, seed) if use_latents else None,
             seed=index if seed is None else seed,
-            features=None if self.features is None else self.features[index],
+            features=None if self.features is None else self.features.window(entry, start),
         )
 
     def _latents(self, entry: DemoEntry, steps: npt.NDArray[np.int64], seed: int | None) -> Latents:

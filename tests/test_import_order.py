@@ -20,7 +20,7 @@ THIRD_PARTY = {
     "networks": TENSORS | {"diffusers", "open_clip", "peft", "safetensors", "transformers"},
     "datamodules": TENSORS | {"lightning", "h5py", "torchvision", "PIL"},
     "simulators": {"numpy"},
-    "rollouts": {"numpy"},
+    "rollouts": {"numpy", "rich"},
     "lightning_modules": TENSORS | {"lightning", "torchmetrics", "torchvision", "bitsandbytes"},
     "callbacks": TENSORS | {"lightning", "torchvision", "PIL", "imageio", "rich", "safetensors", "tensorboard"},
     "videopolicy": TENSORS

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from files.writing import require_room
 from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine, add_overrides, parse
 from videopolicy.experiment.files import STAGES
@@ -38,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
     stage = line.stages(line.experiment())[0]
     from rich.console import Console  # heavy imports come once the arguments are known to be good
 
-    from datamodules.latent_writer import LatentCacheWriter
     from videopolicy.hardware import chosen_device
     from videopolicy.latent_encoding import FrameEncoder
 
@@ -48,11 +46,7 @@ def run(args: argparse.Namespace) -> int:
     demos = data.demos()
     encoder = FrameEncoder(data, autoencoder.to(device), text_encoder.to(device), condition_noise, args.variants)
     folder = Path(args.output or Path("latents") / Path(args.config[0]).stem)
-    size = encoder.num_bytes(sum(demo.length for demo in demos))
-    used = sum(path.stat().st_blocks * 512 for path in folder.rglob("*.npy")) if folder.exists() else 0
-    require_room(folder, size, reused=used)
-    console.print(f"{folder}: {len(demos)} demos, {size / 1e9:.3g} GB when complete")
-    encoder.fill(LatentCacheWriter(folder, encoder.key(demos), args.rebuild), demos, console)
+    encoder.fill(folder, demos, console, args.rebuild)
     console.print(f"complete: set data.init_args.latent_cache to {folder}")
     return 0
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from datamodules import Demo
 from files.errors import UserError
 from rollouts import CollectedEpisode, EpisodeResult, ResultsFile, collect_demos, wilson_interval
+from rollouts.progress import EpisodeProgress
 from rollouts.worker_process import ask_once, check_simulator
 from simulators import EpisodeSpec, ExpertSettings, SimulatorConfig
 from videopolicy.collected_demos import open_demos, settings_mark
@@ -161,14 +161,13 @@ def collect_file(
         kept = set(writer.attributes("episode"))
         failed = {key for key, result in log.load().items() if result.success is False and _is_of(result, mark)}
         todo = [spec for spec in episodes if spec.key not in kept | failed]
-        with _bar(console) as bar:
-            line = bar.add_task(path.stem, total=len(episodes), completed=len(episodes) - len(todo), kept=len(kept))
+        with EpisodeProgress(path.stem, len(episodes), len(episodes) - len(todo), console=console) as bar:
             for episode in collect_demos(config, todo, num_workers, settings):
                 if episode.success:
                     writer.add(_demo(episode, config, settings))
                     kept.add(episode.spec.key)
                 log.append(_result(episode, mark))
-                bar.update(line, advance=1, kept=len(kept))
+                bar.advance(f"{len(kept)} kept")
     outcomes = {key: result.success for key, result in log.load().items()}
     wanted = {spec.key for spec in episodes}
     errors = sum(outcomes.get(key, True) is None for key in wanted - kept)
@@ -210,15 +209,3 @@ def _result(episode: CollectedEpisode, mark: str) -> EpisodeResult:
     result.steps = episode.demo.num_steps if episode.demo else 0
     result.error, result.fingerprint = episode.error, mark
     return result
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[kept]} kept"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )

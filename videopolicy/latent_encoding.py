@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from datamodules.datamodule import DemoDataModule
 from datamodules.demos import DemoEntry
+from datamodules.frozen_cache import CacheWriter
 from datamodules.hdf5 import demo_file
-from datamodules.latent_cache import LEAD
-from datamodules.latent_writer import LatentCacheWriter, LatentShard
+from datamodules.latent_cache import LEAD, latent_shapes, write_texts
 from datamodules.pictures import turn_upright
 from lightning_modules.latent_key import latent_key
 from networks.autoencoders import Autoencoder
@@ -63,63 +64,55 @@ class FrameEncoder:
         self.device = text_encoder.device
         size = data.preprocessing.image_size
         blank = torch.zeros(1, 3, size, size, device=self.device)
-        self.shape_by_kind = {
-            "moments": tuple(autoencoder.moments(blank).shape[1:]),
-            "condition": tuple(autoencoder.encode_condition(blank).shape[1:]),
-        }
-        if self._bytes_of("moments") >= 3 * size * size:
+        moments, condition = (
+            tuple(made(blank).shape[1:]) for made in (autoencoder.moments, autoencoder.encode_condition)
+        )
+        self.shapes = latent_shapes(data.cameras, num_variants, moments, condition)
+        if (num_bytes := 2 * math.prod(moments)) >= 3 * size * size:
             raise CommandError(
-                f"{type(autoencoder).__name__}: the latents of a frame take {self._bytes_of('moments')} bytes, its "
-                f"pixels {3 * size * size}; a cache gains nothing, so train on the demos themselves."
+                f"{type(autoencoder).__name__}: the latents of a frame take {num_bytes} bytes, its pixels "
+                f"{3 * size * size}; a cache gains nothing, so train on the demos themselves."
             )
 
     def key(self, demos: Sequence[DemoEntry]) -> dict[str, Any]:
         """All that the latents depend on besides the demo files."""
         networks = latent_key(self.autoencoder, self.text_encoder, self.condition_noise)
-        return {**self.data.latent_source(demos), **networks, "variants": self.num_variants}
+        return {"kind": "latents", **self.data.latent_source(demos), **networks, "variants": self.num_variants}
 
-    def num_bytes(self, num_steps: int) -> int:
-        """Disk space of the latents of so many steps."""
-        views = len(self.data.cameras)
-        frame = views * self._bytes_of("moments") + (1 + views) * self._bytes_of("condition")
-        return num_steps * (1 + self.num_variants) * frame
-
-    def fill(self, cache: LatentCacheWriter, demos: Sequence[DemoEntry], console: Console) -> None:
+    def fill(self, folder: Path, demos: Sequence[DemoEntry], console: Console, rebuild: bool = False) -> None:
         """Encode what the cache lacks, demo by demo."""
-        texts = sorted({demo.instruction for demo in demos})
-        with torch.no_grad():
-            cache.write_texts(texts, self.text_encoder(texts).float().cpu().numpy())
-        shards = [
-            (cache.shard(members, self.shape_by_kind), members)
-            for members in (list(group) for _, group in groupby(demos, key=lambda demo: demo.path))
-        ]
-        left = [(shard, demo) for shard, members in shards for demo in members if demo.name not in shard.done]
-        columns = (TextColumn("frames encoded"), BarColumn(), TextColumn("{task.completed}/{task.total}"), Rate())
-        total = sum(demo.length for _, demo in left) * len(self.data.cameras) * (1 + self.num_variants)
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
-            bar = progress.add_task("", total=total)
-            for shard, demo in left:
-                for num_frames in self.encode_demo(shard, demo):
-                    progress.advance(bar, num_frames)
-                shard.finish(demo)
+        with CacheWriter(folder, self.key(demos), demos, self.shapes, rebuild) as cache:
+            console.print(f"{folder}: {len(demos)} demos, {cache.num_bytes / 1e9:.3g} GB when complete")
+            texts = sorted({demo.instruction for demo in demos})
+            with torch.no_grad():
+                write_texts(folder, texts, self.text_encoder(texts).float().cpu().numpy())
+            columns = (TextColumn("frames encoded"), BarColumn(), TextColumn("{task.completed}/{task.total}"), Rate())
+            total = sum(demo.length for demo in cache.missing) * len(self.data.cameras) * (1 + self.num_variants)
+            with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
+                bar = progress.add_task("", total=total)
+                for demo in cache.missing:
+                    for num_frames in self.encode_demo(cache, demo):
+                        progress.advance(bar, num_frames)
+                    cache.finish(demo)
 
-    def encode_demo(self, shard: LatentShard, demo: DemoEntry) -> Iterator[int]:
-        """Encode one demo into its shard; yields the frames encoded, a few at a time."""
+    def encode_demo(self, cache: CacheWriter, demo: DemoEntry) -> Iterator[int]:
+        """Encode one demo into the cache; yields the frames encoded, a few at a time."""
+        variants = range(1 + self.num_variants)
         for view, camera in enumerate(self.data.cameras):
             names = [f"{camera}.condition", *([f"{LEAD}.condition"] if view == 0 else [])]
             draws = {
                 (name, variant): torch.Generator().manual_seed(seed_of(demo, name, variant))
                 for name in names
-                for variant in range(1 + self.num_variants)
+                for variant in variants
             }
             for start, frames in self._frames(demo, camera):
-                for variant in range(1 + self.num_variants):
-                    clip = self._coloured(frames, demo, camera, variant)
-                    shard.write(demo, f"{camera}.moments", variant, start, half(self.autoencoder.moments(clip)))
-                    for name in names:
-                        latents = self._condition(clip, draws[name, variant])
-                        shard.write(demo, name, variant, start, half(latents))
-                    yield len(clip)
+                clips = [self._coloured(frames, demo, camera, variant) for variant in variants]
+                moments = [self.autoencoder.moments(clip) for clip in clips]
+                cache.write(demo, f"{camera}.moments", start, half(moments))
+                for name in names:
+                    latents = [self._condition(clips[variant], draws[name, variant]) for variant in variants]
+                    cache.write(demo, name, start, half(latents))
+                yield len(frames) * len(variants)
 
     def _frames(self, demo: DemoEntry, camera: str) -> Iterator[tuple[int, Tensor]]:
         """First step and pictures (N, 3, S, S) in [-1, 1] of one stretch of a camera after another."""
@@ -143,9 +136,6 @@ class FrameEncoder:
             clip = clip + self.condition_noise * noise.to(clip.device)
         return self.autoencoder.encode_condition(clip)
 
-    def _bytes_of(self, kind: str) -> int:
-        return 2 * int(np.prod(self.shape_by_kind[kind]))
-
 
 class Rate(ProgressColumn):
     """Frames a second."""
@@ -155,9 +145,9 @@ class Rate(ProgressColumn):
         return Text(f"{task.speed or 0:.1f} frames/s")
 
 
-def half(latents: Tensor) -> npt.NDArray[np.float16]:
-    """As they are stored; log-variances of -30 and less, and means in the tens, fit float16 with room to spare."""
-    array: npt.NDArray[np.float16] = latents.to(torch.float16).cpu().numpy()
+def half(variants: Sequence[Tensor]) -> npt.NDArray[np.float16]:
+    """Variants (N, ...) as rows (N, 1 + K, ...); log-variances of -30 and means in the tens fit float16 well."""
+    array: npt.NDArray[np.float16] = torch.stack(list(variants), dim=1).to(torch.float16).cpu().numpy()
     return array
 
 

@@ -1,6 +1,5 @@
 """Cached features train what uncached ones would."""
 
-import json
 import os
 import shutil
 import time
@@ -17,9 +16,9 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks import CheckpointHandoff, FeatureCache
-from callbacks.feature_cache import feature_key
+from callbacks.feature_cache import Split, feature_key
 from datamodules import Batch, RobosuiteDataModule, windows
-from datamodules.feature_files import FeatureReader, Split
+from datamodules.latent_cache import CachedFeatures
 from files.errors import UserError
 from lightning_modules import ActionStage
 from networks import LogNormalNoise, Sampler, VideoModel
@@ -66,6 +65,12 @@ def run(folder: Path, handoff: Path, stage: ActionStage, data: RobosuiteDataModu
     fit(quiet_trainer(folder, steps, *callbacks), stage, data)
 
 
+def first_tap(folder: Path) -> Path:
+    """The one array of the first tap: there is one demo file."""
+    (path,) = (folder / "f").rglob("tap0.npy")
+    return path
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("condition_noise", [0.0, 0.02])
 def test_cached_features_equal_those_of_the_network(
@@ -97,7 +102,7 @@ def test_conditioning_noise_is_drawn_once_from_a_seed_and_said_to_be(
         torch.manual_seed(seed)
         with pytest.warns(UserWarning, match=r"condition_noise 0\.02 on a window's conditioning images is one draw"):
             run(tmp_path, handoff, tiny_action_stage(condition_dropout=0.0), lift_data)
-        contents.append([path.read_bytes() for path in sorted((tmp_path / "f").glob("*.npy"))])
+        contents.append([path.read_bytes() for path in sorted((tmp_path / "f").rglob("*.npy"))])
         shutil.rmtree(tmp_path / "f")
     assert contents[0] == contents[1]
 
@@ -121,10 +126,10 @@ def test_standardised_features_have_zero_mean_and_unit_variance(
 ) -> None:
     stage = tiny_action_stage(standardize_features=True)
     run(tmp_path, handoff, stage, lift_data)
-    key = json.loads((tmp_path / "f" / "fingerprint.json").read_text())["key"]
-    reader = FeatureReader(tmp_path / "f", "train", key)
-    assert len(reader) == lift_data.num_train_windows
-    raw = [torch.stack(tap).float() for tap in zip(*(reader[index] for index in range(len(reader))), strict=True)]
+    windows = lift_data.train_set
+    reader = CachedFeatures(tmp_path / "f", {}, windows.demos)
+    read = [reader.window(*windows.locate(index)) for index in range(len(windows))]
+    raw = [torch.stack(tap).float() for tap in zip(*read, strict=True)]
     assert any(abs(feature.std() - 1) > 0.1 for feature in raw)
     for feature in stage.standardizer(raw):  # type: ignore[misc]
         rows = feature.movedim(3, 0).flatten(1)
@@ -137,7 +142,7 @@ def test_second_run_finds_the_features_and_another_network_does_not(
 ) -> None:
     def filled_at(**arguments: object) -> float:
         run(tmp_path, handoff, tiny_action_stage(**arguments), lift_data)
-        return (tmp_path / "f" / "train_0.npy").stat().st_mtime_ns
+        return first_tap(tmp_path).stat().st_mtime_ns
 
     first = filled_at()
     assert filled_at() == first
@@ -165,7 +170,7 @@ def test_cached_features_of_a_partly_denoised_film_are_not_those_of_pure_noise(
     def cached(**arguments: object) -> np.ndarray:
         callbacks = (CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f")))
         fit(quiet_trainer(tmp_path, 1, *callbacks), tiny_action_stage(**arguments), lift_data)
-        return np.load(tmp_path / "f" / "train_0.npy")
+        return np.load(first_tap(tmp_path))
 
     assert not np.array_equal(cached(), cached(video_steps=1))
 
@@ -202,12 +207,12 @@ def test_features_of_other_words_pictures_or_levels_are_not_taken(
 ) -> None:
     first = {"video_steps": 2} if "video_steps" in stage_change else {}
     run(tmp_path, handoff, tiny_action_stage(**first), lift_data)
-    before = (tmp_path / "f" / "train_0.npy").stat().st_mtime_ns, (tmp_path / "f" / "fingerprint.json").read_text()
+    before = first_tap(tmp_path).stat().st_mtime_ns, (tmp_path / "f" / "key.json").read_text()
     other = lift_datamodule(Path(str(lift_data.paths)), **data_change)
     stage = recorded(**stage_change)
     run(tmp_path, handoff, stage, other)
-    assert (tmp_path / "f" / "fingerprint.json").read_text() != before[1]
-    assert (tmp_path / "f" / "train_0.npy").stat().st_mtime_ns != before[0]
+    assert (tmp_path / "f" / "key.json").read_text() != before[1]
+    assert first_tap(tmp_path).stat().st_mtime_ns != before[0]
     for _, batch, features in stage.seen:
         assert len(features) == len(stage.taps)
         assert len(features[0]) == len(batch)
@@ -233,11 +238,11 @@ def test_the_key_tells_weights_of_autoencoder_and_text_tower_and_nothing_that_do
 
 def test_a_changed_demo_file_makes_new_features(tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path) -> None:
     run(tmp_path, handoff, tiny_action_stage(), lift_data)
-    before = (tmp_path / "f" / "fingerprint.json").read_text()
+    before = (tmp_path / "f" / "key.json").read_text()
     path = Path(str(lift_data.paths))
     os.utime(path, ns=(1, 1))
     run(tmp_path, handoff, tiny_action_stage(), lift_datamodule(path))
-    assert (tmp_path / "f" / "fingerprint.json").read_text() != before
+    assert (tmp_path / "f" / "key.json").read_text() != before
 
 
 def test_windows_of_validation_never_get_features_of_training_whatever_the_mode(
@@ -309,9 +314,9 @@ def test_fewer_taps_or_windows_in_the_same_folder_never_open_old_files(
     tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
 ) -> None:
     run(tmp_path, handoff, tiny_action_stage(standardize_features=True), lift_data)
-    assert (tmp_path / "f" / "train_1.npy").exists()
+    assert list((tmp_path / "f").rglob("tap1.npy"))
     run(tmp_path, handoff, tiny_action_stage(**ONE_TAP, standardize_features=True), lift_data)
-    assert not (tmp_path / "f" / "train_1.npy").exists()
+    assert not list((tmp_path / "f").rglob("tap1.npy"))
     run(tmp_path, handoff, tiny_action_stage(**ONE_TAP), lift_datamodule(Path(str(lift_data.paths)), limit_demos=2))
 
 
@@ -319,7 +324,7 @@ def test_a_cache_that_was_killed_while_it_was_filled_is_filled_again(
     tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path, handoff, tiny_action_stage(), lift_data)
-    whole = {path.name: path.read_bytes() for path in (tmp_path / "f").glob("*.npy")}
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "f").rglob("*.npy")}
     shutil.rmtree(tmp_path / "f")
     stage, calls = tiny_action_stage(), []
     imagine = stage.imagine
@@ -333,25 +338,22 @@ def test_a_cache_that_was_killed_while_it_was_filled_is_filled_again(
     stage.imagine = killed  # type: ignore[method-assign, assignment]
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         run(tmp_path, handoff, stage, lift_data)
-    assert not json.loads((tmp_path / "f" / "fingerprint.json").read_text())["complete"]
-    assert (tmp_path / "f" / "train_0.npy").exists()
+    with pytest.raises(UserError, match="not complete"):
+        CachedFeatures(tmp_path / "f", {}, lift_data.train_set.demos)
     run(tmp_path, handoff, tiny_action_stage(), lift_data)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "f").glob("*.npy")} == whole
+    assert {path.name: path.read_bytes() for path in (tmp_path / "f").rglob("*.npy")} == whole
 
 
+@pytest.mark.parametrize("fingerprint", ['{"format": 2, "complete": true}', '{"network": "ab', None])
 def test_a_folder_of_an_older_version_is_filled_again(
-    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
+    fingerprint: str | None, tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
 ) -> None:
+    (tmp_path / "f").mkdir()
+    np.save(tmp_path / "f" / "train_0.npy", np.zeros((2, 1, 1, 1, 1, 1), np.float16))
+    if fingerprint is not None:
+        (tmp_path / "f" / "fingerprint.json").write_text(fingerprint)
     run(tmp_path, handoff, tiny_action_stage(), lift_data)
-    (tmp_path / "f" / "fingerprint.json").write_text(
-        json.dumps({"network": "abc", "taps": [7, 3], "video_sigma": 20.0})
-    )
-    run(tmp_path, handoff, tiny_action_stage(), lift_data)
-    (tmp_path / "f" / "fingerprint.json").write_text('{"network": "ab')  # which it did not write in one step
-    run(tmp_path, handoff, tiny_action_stage(), lift_data)
-    (tmp_path / "f" / "fingerprint.json").unlink()  # as it left a folder that it was filling
-    run(tmp_path, handoff, tiny_action_stage(), lift_data)
-    assert json.loads((tmp_path / "f" / "fingerprint.json").read_text())["complete"]
+    assert sorted(path.name for path in (tmp_path / "f").iterdir() if path.is_file()) == [".lock", "key.json"]
 
 
 def test_too_little_room_is_said_before_anything_is_computed(
@@ -409,4 +411,4 @@ def test_other_ranks_wait_for_as_long_as_it_takes_and_all_read_the_same(
     callbacks = (CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f"), batch_size=10))
     trainer = quiet_trainer(tmp_path, 2, *callbacks, devices=2, strategy=strategy, num_sanity_val_steps=0)
     fit(trainer, stage, lift_data)  # fails where a rank's wait of 4 seconds runs into the timeout
-    assert json.loads((tmp_path / "f" / "fingerprint.json").read_text())["complete"]
+    CachedFeatures(tmp_path / "f", {}, [*lift_data.train_set.demos, *lift_data.val_set.demos])

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,30 +16,31 @@ import torch
 
 from datamodules import ColourJitter, RobosuiteDataModule
 from datamodules.demos import DemoEntry
-from datamodules.latent_cache import read_texts
-from datamodules.latent_writer import LatentCacheWriter
+from datamodules.frozen_cache import CacheWriter
+from datamodules.latent_cache import latent_shapes, read_texts, write_texts
 from files.errors import UserError
 from tests.stage_parts import lift_datamodule
 
-SHAPES = {"moments": (4, 2, 2), "condition": (2, 2, 2)}
+
+def open_writer(folder: Path, data: RobosuiteDataModule, variants: int = 0, **writer: Any) -> CacheWriter:  # noqa: ANN401
+    demos = data.demos()
+    shapes = latent_shapes(data.cameras, variants, (4, 2, 2), (2, 2, 2))
+    key = {"kind": "latents", **data.latent_source(demos), "variants": variants}
+    return CacheWriter(folder, key, demos, shapes, **writer)
 
 
 def fill(folder: Path, data: RobosuiteDataModule, variants: int = 0, *, only: int | None = None, **writer: Any) -> None:  # noqa: ANN401
     """Latents that tell where they are from: 1000 variant + 100 demo + step; + .5 for conditions, + .25 for row 0's."""
     demos = data.demos()
-    cache = LatentCacheWriter(folder, {**data.latent_source(demos), "variants": variants}, **writer)
-    cache.write_texts(["lift the cube"], np.full((1, 3), 7, np.float32))
-    shard = cache.shard(demos, SHAPES)
-    for number, demo in enumerate(demos[:only]):
-        for variant in range(1 + variants):
-            steps = 1000 * variant + 100 * number + np.arange(demo.length).reshape(-1, 1, 1, 1)
-            for camera in data.cameras:
-                shard.write(demo, f"{camera}.moments", variant, 0, np.broadcast_to(steps, (demo.length, 4, 2, 2)))
-                shard.write(
-                    demo, f"{camera}.condition", variant, 0, np.broadcast_to(steps + 0.5, (demo.length, 2, 2, 2))
-                )
-            shard.write(demo, "lead.condition", variant, 0, np.broadcast_to(steps + 0.25, (demo.length, 2, 2, 2)))
-        shard.finish(demo)
+    with open_writer(folder, data, variants, **writer) as cache:
+        write_texts(folder, ["lift the cube"], np.full((1, 3), 7, np.float32))
+        for number, demo in enumerate(demos[:only]):
+            steps = 100 * number + np.arange(demo.length).reshape(-1, 1, 1, 1, 1)
+            numbers = steps + 1000 * np.arange(1 + variants).reshape(1, -1, 1, 1, 1)
+            for name in cache.shapes:
+                more = 0.25 if name == "lead.condition" else 0.5 if name.endswith("condition") else 0
+                cache.write(demo, name, 0, numbers + more)
+            cache.finish(demo)
 
 
 def cached(path: Path, folder: Path, **arguments: Any) -> RobosuiteDataModule:  # noqa: ANN401
@@ -106,7 +108,7 @@ def test_workers_read_the_cache_too_and_feature_caches_still_see_frames(
     assert copied[3].latents.moments.equal(here[3].latents.moments)
     data.num_workers = 0
     assert next(iter(data.window_loader("train", 2))).has_frames
-    data.train_set.features = [[torch.zeros(1)]]
+    data.train_set.features = SimpleNamespace(window=lambda *_: [torch.zeros(1)])  # type: ignore[assignment]
     assert data.train_set[0].latents is None
     assert data.train_set[0].frames.numel() == 0
 
@@ -117,9 +119,10 @@ def test_an_unfinished_cache_is_refused_and_goes_on(robomimic_file: Callable[...
     with pytest.raises(UserError, match=r"demo_2: not in the latent cache .* goes on where it stopped"):
         cached(path, tmp_path / "cache")
     data = lift_datamodule(path)
-    demos = data.demos()
-    cache = LatentCacheWriter(tmp_path / "cache", {**data.latent_source(demos), "variants": 0})
-    assert cache.shard(demos, SHAPES).done == {"demo_0", "demo_1"}
+    with open_writer(tmp_path / "cache", data) as cache:
+        assert [demo.name for demo in cache.missing] == [demo.name for demo in data.demos()[2:]]
+        with pytest.raises(UserError, match=r"another run .* fills this folder"):
+            open_writer(tmp_path / "cache", data)
     fill(tmp_path / "cache", data)
     assert len(cached(path, tmp_path / "cache").train_set) > 0
 
@@ -130,7 +133,7 @@ def test_a_changed_file_is_refused_until_it_is_encoded_anew(
     path = robomimic_file()
     fill(tmp_path / "cache", lift_datamodule(path))
     os.utime(path, ns=(1, 1))
-    with pytest.raises(UserError, match="holds no latents of this file as it is now"):
+    with pytest.raises(UserError, match="holds nothing of this file as it is now"):
         cached(path, tmp_path / "cache")
     with pytest.raises(UserError, match=r"the file was changed since .* --rebuild"):
         fill(tmp_path / "cache", lift_datamodule(path))
@@ -178,11 +181,11 @@ def test_jitter_without_variants_is_said_to_have_no_effect(robomimic_file: Calla
 
 def test_a_missing_or_foreign_folder_is_refused(robomimic_file: Callable[..., Path], tmp_path: Path) -> None:
     path = robomimic_file()
-    with pytest.raises(UserError, match="no latent cache; fill it with `videopolicy cache"):
+    with pytest.raises(UserError, match=r"no latent cache .*; run `videopolicy cache"):
         cached(path, tmp_path / "cache")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("all of it")
-    with pytest.raises(UserError, match="not empty and no latent cache"):
+    with pytest.raises(UserError, match="is no cache of ours"):
         fill(tmp_path / "thesis", lift_datamodule(path), rebuild=True)
     assert (tmp_path / "thesis" / "chapter1.tex").exists()
 
@@ -205,10 +208,10 @@ def test_a_folder_with_another_programs_key_is_never_deleted(
     (folder / "key.json").write_text(content)
     (folder / "photos" / "one.npy").write_text("dear")
     before = files_under(folder)
-    with pytest.raises(UserError, match=r"secrets.*(not that of a latent cache|not readable as a part)"):
+    with pytest.raises(UserError, match=r"secrets.*(no cache of ours|no latent cache)"):
         fill(folder, lift_datamodule(path), rebuild=True)
     assert files_under(folder) == before
-    with pytest.raises(UserError, match=r"secrets.*(not that of a latent cache|not readable as a part)"):
+    with pytest.raises(UserError, match=r"secrets.*(no cache of ours|no latent cache)"):
         cached(path, folder)
 
 
@@ -235,7 +238,7 @@ def test_a_cache_of_the_format_before_is_refused_and_rebuilt(
     fill(folder, lift_datamodule(path))
     key = json.loads((folder / "key.json").read_text())
     (folder / "key.json").write_text(json.dumps(key | {"format": 1}))
-    with pytest.raises(UserError, match=r"made with format: 1 here, 2 wanted; run `videopolicy cache"):
+    with pytest.raises(UserError, match=r"made with format: 1 here, 3 wanted; run `videopolicy cache"):
         cached(path, folder)
     fill(folder, lift_datamodule(path), rebuild=True)
     cached(path, folder)
@@ -244,13 +247,10 @@ def test_a_cache_of_the_format_before_is_refused_and_rebuilt(
 # --- whole or refused ---------------------------------------------------------------------------------------------
 
 
-def test_instructions_and_embeddings_are_one_file_and_add_up(
-    robomimic_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = lift_datamodule(robomimic_file())
-    cache = LatentCacheWriter(tmp_path / "cache", {**data.latent_source(data.demos()), "variants": 0})
-    cache.write_texts(["lift it", "drop it"], np.arange(6, dtype=np.float32).reshape(2, 3))
-    cache.write_texts(["turn it", "drop it"], np.arange(6, 12, dtype=np.float32).reshape(2, 3))
+def test_instructions_and_embeddings_are_one_file_and_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "cache"
+    write_texts(cache, ["lift it", "drop it"], np.arange(6, dtype=np.float32).reshape(2, 3))
+    write_texts(cache, ["turn it", "drop it"], np.arange(6, 12, dtype=np.float32).reshape(2, 3))
     whole = {"lift it": [0, 1, 2], "drop it": [9, 10, 11], "turn it": [6, 7, 8]}
     assert {text: row.tolist() for text, row in read_texts(tmp_path / "cache").items()} == whole
 
@@ -259,7 +259,7 @@ def test_instructions_and_embeddings_are_one_file_and_add_up(
 
     monkeypatch.setattr(Path, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        cache.write_texts(["lift it"], np.zeros((1, 3), np.float32))
+        write_texts(cache, ["lift it"], np.zeros((1, 3), np.float32))
     assert {text: row.tolist() for text, row in read_texts(tmp_path / "cache").items()} == whole
 
 
@@ -269,7 +269,7 @@ def test_a_damaged_part_is_named_in_a_sentence(name: str, robomimic_file: Callab
     fill(tmp_path / "cache", lift_datamodule(path))
     (part,) = (tmp_path / "cache").glob(name)
     part.write_bytes(part.read_bytes()[:-10])
-    with pytest.raises(UserError, match=rf"{part.name}: not readable as a part of a latent cache"):
+    with pytest.raises(UserError, match=rf"{part.name}: not readable as a part of a cache"):
         cached(path, tmp_path / "cache").train_set[0]
 
 
@@ -283,7 +283,7 @@ def test_a_file_of_equal_size_and_time_but_other_content_is_another(
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
-    with pytest.raises(UserError, match="holds no latents of this file as it is now"):
+    with pytest.raises(UserError, match="holds nothing of this file as it is now"):
         cached(path, tmp_path / "cache")
 
 
@@ -293,7 +293,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_made_are_said_in_a_sentence(
     data = lift_datamodule(robomimic_file())
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file" / "cache", tmp_path / "file"):
-        with pytest.raises(UserError, match=r"file.*(could not be written|no latent cache)"):
+        with pytest.raises(UserError, match=r"file.*(could not be written|no cache of ours)"):
             fill(folder, data)
     fill(tmp_path / "cache", data, only=1)
     original = Path.open
@@ -327,7 +327,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_made_are_said_in_a_sentence(
 def test_more_files_than_may_be_open_at_once_are_read(
     robomimic_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datamodules.latent_cache.MAX_SHARDS_OPEN", 2)
+    monkeypatch.setattr("datamodules.frozen_cache.MAX_SHARDS_OPEN", 2)
     paths = [robomimic_file(f"demos/{number}.hdf5", seed=number) for number in range(5)]
     for path in paths:
         fill(tmp_path / "cache", lift_datamodule(path))

@@ -5,6 +5,7 @@ import pickle
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -252,7 +253,8 @@ def test_with_features_in_place_of_frames_a_window_still_has_its_actions(robomim
     module = RobosuiteDataModule(str(robomimic_file()), val_fraction=0)
     module.setup()
     with_frames = Batch.collate([module.train_set[i] for i in (1, 2)])
-    module.train_set.features = [[torch.full((2,), i)] for i in range(3)]  # as a FeatureReader is indexed
+    cache = SimpleNamespace(window=lambda _, step: [torch.full((2,), step)])
+    module.train_set.features = cache  # type: ignore[assignment]
     batch = Batch.collate([module.train_set[i] for i in (1, 2)])
     assert batch.features[0].tolist() == [[1, 1], [2, 2]]
     assert batch.first(1).features[0].tolist() == [[1, 1]]

@@ -9,8 +9,7 @@ import yaml
 
 from datamodules.datamodule import DemoDataModule
 from datamodules.demos import DemoEntry
-from datamodules.latent_cache import read_json
-from datamodules.latent_writer import LatentShard
+from datamodules.frozen_cache import CacheWriter, read_key
 from lightning_modules.latent_key import latent_key
 from networks import SVDAutoencoder
 from tests.videopolicy.conftest import ROOT, tiny_overlay
@@ -72,12 +71,12 @@ def test_a_cache_is_filled_gone_on_with_and_fits_the_stage(
 
     encode, seen = FrameEncoder.encode_demo, []
 
-    def killed_at_the_second(self: FrameEncoder, shard: LatentShard, demo: DemoEntry) -> Iterator[int]:
+    def killed_at_the_second(self: FrameEncoder, writer: CacheWriter, demo: DemoEntry) -> Iterator[int]:
         seen.append(demo.name)
         if len(seen) == 2:
-            yield next(encode(self, shard, demo))
+            yield next(encode(self, writer, demo))
             raise KeyboardInterrupt
-        yield from encode(self, shard, demo)
+        yield from encode(self, writer, demo)
 
     monkeypatch.setattr(FrameEncoder, "encode_demo", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
@@ -92,7 +91,7 @@ def test_a_cache_is_filled_gone_on_with_and_fits_the_stage(
     model, data = StageCLI("fit", line.stage_config(line.experiment(), "video"), instantiate=False).parts()
     video = model.video
     wanted = latent_key(video.autoencoder, video.text_encoder, video.condition_noise)
-    key = read_json(tmp_path / "whole" / "key.json")
+    key = read_key(tmp_path / "whole") or {}
     assert {name: key[name] for name in wanted} == wanted
     assert isinstance(data, DemoDataModule)
     data.latent_cache = str(tmp_path / "whole")
@@ -107,10 +106,10 @@ def test_another_setting_is_refused_in_one_sentence_and_rebuilt_when_asked(
     capsys.readouterr()
     assert cache(overlay, tmp_path / "cache", "--variants", "0") == 2
     said = capsys.readouterr().err
-    assert "this latent cache was made with variants: 1 here, 0 wanted" in said
+    assert "this cache was made with variants: 1 here, 0 wanted" in said
     assert said.count("\n") == 1
     assert cache(overlay, tmp_path / "cache", "--variants", "0", "--rebuild") == 0
-    assert read_json(tmp_path / "cache" / "key.json")["variants"] == 0
+    assert (read_key(tmp_path / "cache") or {})["variants"] == 0
 
 
 def test_pixels_are_not_worth_caching(

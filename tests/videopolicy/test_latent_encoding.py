@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from datamodules import Batch, ColourJitter, RobosuiteDataModule
-from datamodules.latent_writer import LatentCacheWriter
+from datamodules.frozen_cache import CacheWriter
 from files.errors import UserError
 from lightning_modules import Stage
 from networks import NetworkError, PixelShuffleAutoencoder, SVDAutoencoder, VideoModel, VideoUNet
@@ -56,8 +56,7 @@ def encoder_of(video: VideoModel, data: RobosuiteDataModule, variants: int = 0) 
 
 
 def fill(folder: Path, video: VideoModel, data: RobosuiteDataModule, variants: int = 0) -> None:
-    encoder, demos = encoder_of(video, data, variants), data.demos()
-    encoder.fill(LatentCacheWriter(folder, encoder.key(demos)), demos, Console(quiet=True))
+    encoder_of(video, data, variants).fill(folder, data.demos(), Console(quiet=True))
 
 
 def batch_of(data: RobosuiteDataModule, **changes: Any) -> Batch:  # noqa: ANN401
@@ -203,7 +202,9 @@ def test_the_size_on_disk_is_told_beforehand(robomimic_file: Callable[..., Path]
     data, video = lift_datamodule(robomimic_file()), svd_video_model()
     fill(tmp_path / "cache", video, data, variants=2)
     held = sum(path.stat().st_size - 128 for path in (tmp_path / "cache").glob("*/*.npy"))  # 128 bytes of header each
-    assert held == encoder_of(video, data, 2).num_bytes(12 + 9 + 7)
+    encoder = encoder_of(video, data, 2)
+    with CacheWriter(tmp_path / "cache", encoder.key(data.demos()), data.demos(), encoder.shapes) as cache:
+        assert held == cache.num_bytes
 
 
 def test_autoencoders_without_gain_are_refused(lift_data: RobosuiteDataModule) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollouts import EpisodeResult, GroupSummary, Summary, summarize, wilson_interval
-from rollouts.progress import clock
+from rollouts.progress import time_text
 from rollouts.statistics import TaskSummary
 from simulators import EpisodeSpec
 from videopolicy.evaluation.tables import between, interval, rate, terminal_table
@@ -70,7 +70,7 @@ class LiveTable:
         rate = f", success {successes / episodes:.3f} ({between(*solved)})" if episodes else ""
         new = len(self._results) - self._before
         per_second = new / max(time.monotonic() - self._start, 1e-9)
-        left = f", {clock((self._total - len(outcomes)) / per_second)} left" if new else ""
+        left = f", {time_text((self._total - len(outcomes)) / per_second)} left" if new else ""
         pace = f", {3600 * per_second:.0f} episodes/h{left}" if new else ""
         return f"{len(outcomes)}/{self._total} episodes{rate}{f', {errors} errors' if errors else ''}{pace}"
 

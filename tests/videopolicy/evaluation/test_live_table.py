@@ -31,7 +31,7 @@ def test_progress_success_with_interval_pace_and_time_left_are_shown() -> None:
     table.add(result("up", 1, False))
     table.add(result("down", 0, None))
     shown = text(table)
-    assert "3/8 episodes, success 0.500 (0.095 to 0.905), 1 errors, 120 episodes/h, 02:30 left" in " ".join(
+    assert "3/8 episodes, success 0.500 (0.095 to 0.905), 1 errors, 120 episodes/h, 0:02:30 left" in " ".join(
         shown.split()
     )
     assert "2/4" in shown
