@@ -23,7 +23,7 @@ IMAGE_SIZE ?= 64
 DEMOS ?= demos/lift.hdf5
 
 BIN := $(VENV)/bin
-FOLDERS := $(wildcard files networks datamodules simulators rollouts lightning_modules callbacks videopolicy tests benchmarks)
+FOLDERS := $(wildcard files networks datamodules simulators rollouts policies lightning_modules callbacks videopolicy tests benchmarks)
 # CMake 4 refuses the policy version that LIBERO's egl_probe asks for; this lets it build.
 PIP_INSTALL := CMAKE_POLICY_VERSION_MINIMUM=3.5 $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 

@@ -51,7 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
         def turn() -> list[float]:
             policy = random_policy(line, device, **prepared)
-            request = policy_request(policy.stage.data, film)
+            request = policy_request(policy.data, film)
             policy.act([request])  # knows the instruction from here on
             if name not in flops and "mode" not in prepared:
                 flops[name] = flop(lambda: policy.act([request]))

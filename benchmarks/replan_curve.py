@@ -29,7 +29,7 @@ from rich.console import Console
 from benchmarks.parts.curve import Cost, Row, draw, holds_reference, kind_of, table
 from benchmarks.parts.networks import policy_request
 from benchmarks.parts.turns import Setting, take_turns, time_runs
-from lightning_modules import ActionStage, VideoPolicy, load_policy
+from policies import SharedLevels, VideoPolicy, load_policy
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.sampling_overrides import SamplingOverrides
 from videopolicy.hardware import hardware
@@ -128,6 +128,8 @@ def policy_of(args: argparse.Namespace, name: str, sampling: SamplingOverrides) 
     """
     checkpoint, kind = getattr(args, kind_of(name)), kind_of(name)
     policy = load_policy(checkpoint, args.device)
+    if not isinstance(policy, VideoPolicy):
+        raise CommandError(f"{checkpoint}: holds a {type(policy).__name__}; the curve is of a VideoPolicy.")
     if (found := kind_of_policy(policy)) != kind:
         option = found.replace("_", "-")
         raise CommandError(f"{checkpoint}: was trained for other points than {name}; give it as --{option}.")
@@ -137,10 +139,9 @@ def policy_of(args: argparse.Namespace, name: str, sampling: SamplingOverrides) 
 
 def kind_of_policy(policy: VideoPolicy) -> str:
     """Of `KINDS`, by how the policy was trained."""
-    assert isinstance(policy.stage, ActionStage), "load_policy builds action stages"
-    if policy.stage.noise_levels == "shared":
+    if isinstance(policy.features, SharedLevels):
         return "shared"
-    return "partial" if policy.stage.video_steps else "one_pass"
+    return "partial" if len(policy.feature_levels()) > 1 else "one_pass"
 
 
 def replan_costs(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Cost]:
@@ -150,7 +151,7 @@ def replan_costs(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Co
     def setting(name: str, point: str, sampling: SamplingOverrides, film: bool = False) -> Setting:
         def turn() -> list[float]:
             policy = policy_of(args, point, sampling)
-            request = policy_request(policy.stage.data, film)
+            request = policy_request(policy.data, film)
             policy.act([request])  # knows the instruction from here on
             if name not in flops:
                 flops[name] = flop(lambda: policy.act([request]))

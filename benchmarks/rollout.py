@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare
 import torch
 
 from benchmarks.parts.turns import Setting, add_turn_arguments, report, take_turns
-from lightning_modules import load_policy
-from rollouts import EpisodeResult, Policy, RolloutEngine, ScriptedPolicy
+from policies import load_policy
+from rollouts import Actor, EpisodeResult, RolloutEngine, ScriptedPolicy
 from videopolicy.evaluation.protocol import Protocol, find_protocol, read_protocol
 
 EFFECTS = {"shadows": True, "reflections": True, "multisampling": 4}
@@ -87,7 +87,7 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def setting(
-    name: str, engine: RolloutEngine, policy: Policy, protocol: Protocol, episodes: int, found: list[EpisodeResult]
+    name: str, engine: RolloutEngine, policy: Actor, protocol: Protocol, episodes: int, found: list[EpisodeResult]
 ) -> Setting:
     """A setting whose turn runs the next episodes of the protocol, and keeps their results."""
     count = episodes * len(protocol.simulator.tasks)

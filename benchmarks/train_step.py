@@ -109,8 +109,7 @@ def batch_of(stage: Any, inputs: str, size: int) -> Batch:  # noqa: ANN401 - fea
     if inputs == "latents":
         return with_latents(stage, batch)
     if inputs == "features":
-        with torch.no_grad():
-            batch.features = [feature.half() for feature in stage.imagine(stage.conditioning(batch))[0]]
+        batch.features = [feature.half() for feature in stage.policy.batch_features(batch)[0]]
     return batch
 
 

@@ -42,10 +42,9 @@ class CompiledNetworks(Callback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hide the networks' methods behind compiled ones; a stage's adapter and action network are there or not."""
+        """Hide the networks' methods behind compiled ones."""
         assert isinstance(pl_module, Stage)
-        parts = (pl_module.video.unet, getattr(pl_module, "adapter", None), getattr(pl_module, "action_unet", None))
-        networks = [part for part in parts if part is not None]
+        networks = pl_module.networks()
         for network in networks if self.channels_last else ():
             to_channels_last(network)
         self._hidden = compile_networks(networks, "default", self.backend)

@@ -24,8 +24,10 @@ from datamodules.frozen_cache import CacheWriter
 from datamodules.latent_cache import CachedFeatures
 from files.errors import UserError
 from files.hashes import file_identity
-from lightning_modules import ActionStage, Features, plain_network
+from lightning_modules import ActionStage, plain_network
 from lightning_modules.latent_key import fingerprint
+from policies import Features, FixedLevel, VideoPolicy
+from policies.video_inputs import conditioning_of
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -34,7 +36,7 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 class FeatureCache(Callback):
     """Run the frozen video network once over all windows and let stage 2 train on what it said.
 
-    With independent noise levels the features of a window never change: the network is frozen, its noise is one fixed
+    With a `FixedLevel` the features of a window never change: the network is frozen, its noise is one fixed
     draw and it sees the current frames only. They are kept in float16 (size on disk: windows x features x 2 bytes),
     together with all that they depend on: weights of all parts, taps, levels, noise, cameras, picture size,
     orientation, demo files and instructions. A run that goes on finds them again; a run that differs replaces them.
@@ -56,25 +58,17 @@ class FeatureCache(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a stage whose features are not fixed."""
-        if not isinstance(pl_module, ActionStage):
+        if not isinstance(pl_module, ActionStage) or not isinstance(pl_module.policy.features, FixedLevel):
             raise MisconfigurationException(
-                f"FeatureCache needs features that never change, but {type(pl_module).__name__} trains the network "
-                "that they come from; remove it, or move it to an action stage with noise_levels: independent."
+                "FeatureCache needs features that never change: an action stage with model.init_args.features of class "
+                f"FixedLevel; this is a {type(pl_module).__name__} whose features change with every draw. Remove the "
+                "callback or change the features."
             )
-        if pl_module.noise_levels != "independent":
-            raise MisconfigurationException(
-                "FeatureCache needs model.init_args.noise_levels: independent; with shared levels the features change "
-                "with every draw. Remove the callback or change noise_levels."
-            )
-        if pl_module.video_noise is not None:
-            raise MisconfigurationException(
-                "FeatureCache keeps features of one noise level, but model.init_args.video_noise draws a level for "
-                "every window and step. Remove the callback or set video_noise: null."
-            )
-        if pl_module.sampler.guidance != 1.0 and pl_module.num_predicted:
+        policy = pl_module.policy
+        if policy.sampler.guidance != 1.0 and pl_module.num_predicted:
             raise MisconfigurationException(
                 "FeatureCache keeps no features without conditions, which the guidance "
-                f"{pl_module.sampler.guidance} of model.init_args.sampler needs to sample the actions of "
+                f"{policy.sampler.guidance} of model.init_args.sampler needs to sample the actions of "
                 "val/action_error. Set guidance: 1 or "
                 "num_predicted: 0, or remove the callback."
             )
@@ -82,19 +76,20 @@ class FeatureCache(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute or find the features, measure their statistics, and have them read in place of frames."""
         assert isinstance(pl_module, ActionStage)
+        policy = pl_module.policy
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._warn_of_draws(pl_module, datamodule)
-        key = feature_key(pl_module, datamodule)
+        self._warn_of_draws(policy, datamodule)
+        key = feature_key(policy, datamodule)
         with _InfiniteBarrier():
             if trainer.is_global_zero:
-                self._fill_unless_there(pl_module, datamodule, key)
+                self._fill_unless_there(policy, datamodule, key)
         with _InfiniteBarrier():
             if trainer.local_rank == 0:  # finds them there, unless this node has a disk of its own
-                self._fill_unless_there(pl_module, datamodule, key)
+                self._fill_unless_there(policy, datamodule, key)
         for split in SPLITS:
             windows = _windows(datamodule, split)
             windows.features = CachedFeatures(self.folder, key, windows.demos) if len(windows) else None
-        standardizer = pl_module.standardizer
+        standardizer = policy.standardizer
         if standardizer is not None and not standardizer.is_fitted:
             standardizer.fit(_batches(datamodule.train_set, self.batch_size))
 
@@ -103,50 +98,50 @@ class FeatureCache(Callback):
         for split in SPLITS:
             _windows(trainer.datamodule, split).features = None  # type: ignore[attr-defined]
 
-    def _warn_of_draws(self, stage: ActionStage, datamodule: Any) -> None:  # noqa: ANN401
-        if stage.condition_dropout or getattr(datamodule, "colour_jitter", None) is not None:
+    def _warn_of_draws(self, policy: VideoPolicy, datamodule: Any) -> None:  # noqa: ANN401
+        if policy.condition_dropout or getattr(datamodule, "colour_jitter", None) is not None:
             rank_zero_warn(
                 "FeatureCache: features are computed once, so data.init_args.colour_jitter and "
                 "model.init_args.condition_dropout have no effect; set them to null and 0 to say so."
             )
-        if noise := stage.video.condition_noise:
+        if noise := policy.video.condition_noise:
             rank_zero_warn(
                 f"FeatureCache: features are computed once, so the noise of condition_noise {noise} on a window's "
                 "conditioning images is one draw, seeded by the window's number, and not a new one in every step; "
                 "train without FeatureCache where that matters."
             )
 
-    def _fill_unless_there(self, stage: ActionStage, datamodule: Any, key: dict[str, Any]) -> None:  # noqa: ANN401
+    def _fill_unless_there(self, policy: VideoPolicy, datamodule: Any, key: dict[str, Any]) -> None:  # noqa: ANN401
         demos = [demo for split in SPLITS for demo in _windows(datamodule, split).demos]
         with suppress(UserError):  # none, not all, or of something else
             CachedFeatures(self.folder, key, demos)
             return
-        views_and_frames = (stage.video.num_views, stage.video.num_frames)
+        views_and_frames = (policy.video.num_views, policy.video.num_frames)
         shapes = {
             f"tap{number}": (*views_and_frames, tap.channels, tap.height, tap.width)
-            for number, tap in enumerate(stage.tap_shapes())
+            for number, tap in enumerate(policy.tap_shapes())
         }
-        standardizer, stage.standardizer = stage.standardizer, None  # raw features are kept, statistics come after
+        standardizer, policy.standardizer = policy.standardizer, None  # raw features are kept, statistics come after
         try:
             with CacheWriter(self.folder, key, demos, shapes, rebuild=True) as cache:
                 if cache.replaced:
                     rank_zero_info(f"{self.folder}: features of something else are replaced: {cache.replaced}")
                 for split in SPLITS:
-                    self._fill(cache, stage, datamodule, split)
+                    self._fill(cache, policy, datamodule, split)
         finally:
-            stage.standardizer = standardizer
+            policy.standardizer = standardizer
 
     @torch.no_grad()
-    def _fill(self, cache: CacheWriter, stage: ActionStage, datamodule: Any, split: Split) -> None:  # noqa: ANN401
+    def _fill(self, cache: CacheWriter, policy: VideoPolicy, datamodule: Any, split: Split) -> None:  # noqa: ANN401
         """Compute the features of the windows of a split that the cache lacks."""
         windows, missing = _windows(datamodule, split), set(cache.missing)
         loader = datamodule.window_loader(split, batch_size=self.batch_size, only_current=True, demos=missing)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
             for batch in progress.track(loader, total=len(loader), description=f"video features, {split}"):
-                batch.frames = stage.data.to_float(batch.frames.to(stage.device))
-                conditioning = stage.conditioning(batch, seeds=batch.windows.tolist())
-                features = [feature.float().cpu().numpy() for feature in stage.imagine(conditioning)[0]]
+                batch.frames = policy.data.to_float(batch.frames.to(policy.device))
+                conditioning = conditioning_of(policy.video, batch, batch.windows.tolist())
+                features = [feature.float().cpu().numpy() for feature in policy.features_of_noise(conditioning)[0]]
                 places = enumerate(windows.locate(index) for index in batch.windows.tolist())
                 for demo, members in groupby(places, key=_demo):
                     rows, steps = zip(*((row, step) for row, (_, step) in members), strict=True)
@@ -160,16 +155,16 @@ def _demo(place: tuple[int, tuple[DemoEntry, int]]) -> DemoEntry:
     return place[1][0]
 
 
-def feature_key(stage: ActionStage, datamodule: Any) -> dict[str, Any]:  # noqa: ANN401 - a DemoDataModule
+def feature_key(policy: VideoPolicy, datamodule: Any) -> dict[str, Any]:  # noqa: ANN401 - a DemoDataModule
     """All that the features depend on, as JSON values."""
     source = datamodule.latent_source(datamodule.train_set.demos)
     key = {
         "kind": "features",
-        "network": plain_network(stage.video.config),
-        "weights": {name: fingerprint(part) for name, part in stage.video.named_children()},
-        "taps": sorted(stage.taps, reverse=True),
-        "levels": stage.feature_levels(),
-        "noise": state_sha256({"noise": stage.fixed_noise(1)}),
+        "network": plain_network(policy.video.config),
+        "weights": {name: fingerprint(part) for name, part in policy.video.named_children()},
+        "taps": sorted(policy.taps, reverse=True),
+        "levels": policy.feature_levels(),
+        "noise": state_sha256({"noise": policy.fixed_noise(1)}),
         "data": {name: value for name, value in source.items() if name != "colour_jitter"},
         "windows": {split: _describe_windows(_windows(datamodule, split)) for split in SPLITS},
     }

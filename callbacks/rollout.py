@@ -18,7 +18,7 @@ from callbacks.clips import log_clip, side_by_side, write_clip
 from callbacks.demo_differences import differences
 from callbacks.run_folder import run_folder
 from datamodules.demo_origin import origin_of
-from lightning_modules import PolicyStage, VideoPolicy
+from lightning_modules import PolicyStage
 from rollouts import EpisodeResult, ResultsFile, RolloutEngine, summarize
 from rollouts.survey import Survey
 from rollouts.worker_process import survey_simulator
@@ -222,7 +222,7 @@ class SimulationRollout(Callback):
                 record_episodes=len(range(trainer.global_rank, self.record_episodes, trainer.world_size)),
                 record_stride=stage.data.frame_stride,
             )
-        return self._engine.run(VideoPolicy(stage), share, progress=trainer.is_global_zero)
+        return self._engine.run(stage.policy, share, progress=trainer.is_global_zero)
 
     def _log(self, pl_module: LightningModule, results: list[EpisodeResult]) -> None:
         summary = summarize(results, self.groups or {})

@@ -13,6 +13,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lightning_modules.policy_stage import PREFIX
+
 
 class TrainableWeightAveraging(Callback):
     """Keep an exponential moving average of the trainable weights, and use it wherever the model is judged.
@@ -155,4 +157,6 @@ class TrainableWeightAveraging(Callback):
 
 
 def _trainable(pl_module: LightningModule) -> dict[str, Tensor]:
-    return {name: weight for name, weight in pl_module.named_parameters() if weight.requires_grad}
+    """Trainable weights by their names in a checkpoint."""
+    weights = pl_module.named_parameters()
+    return {name.removeprefix(PREFIX): weight for name, weight in weights if weight.requires_grad}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from files.differences import differing_keys as differing_keys
@@ -19,10 +19,3 @@ def plain_network(config: Mapping[str, Any]) -> dict[str, Any]:
 
     result: dict[str, Any] = cleared(json.loads(json.dumps(config)))
     return result
-
-
-def unknown_or_missing(found: Collection[str], needed: Collection[str], optional: Collection[str] = ()) -> str:
-    """What is wrong with the keys of a stored description, in words; empty if nothing is."""
-    unknown = sorted(set(found) - set(needed) - set(optional))
-    missing = sorted(set(needed) - set(found))
-    return "; ".join([f"key {key!r} unknown" for key in unknown] + [f"key {key!r} missing" for key in missing])

@@ -1,128 +1,98 @@
-"""What the stages that act have in common: video network, adapter and action network, built for the data."""
+"""The stage that trains a policy, whichever it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules import Batch, Preprocessing
-from lightning_modules.stage import Stage
-from networks import (
-    ActionUNet,
-    CNNAdapter,
-    Conditioning,
-    LogNormalNoise,
-    NetworkError,
-    PolicyModel,
-    Sampler,
-    TapShape,
-    VideoModel,
-    config_of,
-    seeded_noise,
-)
-from networks.conditioning import DropoutScope
+from lightning_modules.stage import Stage, adam_1e5
+from policies import Policy
 
-NETWORK_KEYS = ("video", "adapter", "action_unet", "taps")  # of `policy_config`: what weights depend on
-AdapterFactory = Callable[[Sequence[TapShape], int, int, int], CNNAdapter]
-ActionUNetFactory = Callable[[int, int, int, int], ActionUNet]
+PREFIX = "policy."  # of the policy's weights inside the stage; files name them without it
 
 
 class PolicyStage(Stage):
-    """Base of `ActionStage` and `JointStage`: what a rollout needs, whichever way it was trained.
+    """Lower a policy's loss on demos; a checkpoint of the run is all that a rollout needs.
+
+    Logs ``train/loss`` and the loss's other parts; on validation ``val/loss`` with theirs and, from sampled actions of
+    the first windows, ``val/action_error`` (mean absolute error in the demos' units) and ``val_action_error/step_<k>``
+    along the horizon.
 
     Args:
-        video: The video model.
-        adapter: Makes the adapter from tap shapes, views, frames and embedding size.
-        action_unet: Makes the action U-Net from action size, horizon, conditioning size and embedding size.
-        taps: Feature taps to read, by position over the U-Net's input and output blocks.
-        optimizer: Called with the parameter groups of the stage.
-        lr_scheduler: Called with the optimizer.
-        lr_scales: Factors on the optimizer's rate for the adapter and for the action U-Net.
-        noise: Distribution of the noise level in training.
-        condition_dropout: See `Stage`.
-        dropout_scope: See `Stage`.
-        mask_padding: Leave padded action steps out of the loss.
-        sampler: How actions, and with shared levels videos, are sampled.
+        policy: What is trained.
+        optimizer: Called with the policy's parameter groups.
+        lr_scheduler: Called with the optimizer, stepped after every optimizer step. None keeps the rate constant.
+        num_predicted: Windows whose actions are sampled in a validation epoch, rounded up to equally many a rank.
     """
 
     def __init__(
         self,
-        video: VideoModel,
-        adapter: AdapterFactory,
-        action_unet: ActionUNetFactory,
-        taps: Sequence[int],
-        optimizer: OptimizerCallable,
-        lr_scheduler: LRSchedulerCallable | None,
-        lr_scales: tuple[float, float],
-        noise: LogNormalNoise | None,
-        condition_dropout: float,
-        dropout_scope: DropoutScope,
-        mask_padding: bool,
-        sampler: Sampler | None,
+        policy: Policy,
+        optimizer: OptimizerCallable = adam_1e5,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        num_predicted: int = 32,
     ) -> None:
-        super().__init__(video, optimizer, lr_scheduler, noise, condition_dropout, dropout_scope, sampler)
-        self.taps = tuple(taps)
-        self.lr_scales = lr_scales
-        self.mask_padding = mask_padding
-        self._factories = (adapter, action_unet)
-        self._network: tuple[PolicyModel, ...] = ()  # in a tuple, or every weight would be registered twice
+        super().__init__(optimizer, lr_scheduler)
+        self.policy = policy
+        self.num_predicted = num_predicted
+        self.register_state_dict_post_hook(_named_as_the_policys)
+        self.register_load_state_dict_pre_hook(_named_as_the_stages)
 
     def attach(self, preprocessing: Preprocessing) -> None:
-        """Build adapter and action U-Net for the data's cameras, frames, image size and actions."""
+        """Let the policy build what depends on the data."""
+        self.policy.attach(preprocessing)
         super().attach(preprocessing)
-        if self._network:
-            return
-        shapes, emb_dim = self.tap_shapes(), self.video.unet.emb_dim
-        make_adapter, make_action_unet = self._factories
-        adapter = make_adapter(shapes, preprocessing.num_views, preprocessing.num_frames, emb_dim)
-        action_unet = make_action_unet(
-            preprocessing.action_dim, preprocessing.action_horizon, adapter.cond_dim, emb_dim
-        )
-        self.adapter, self.action_unet = adapter, action_unet
-        self._network = (PolicyModel(self.video, adapter, action_unet, self.taps),)
-
-    def tap_shapes(self) -> list[TapShape]:
-        """Channels and sizes of the features that are read, fine to coarse.
-
-        Raises:
-            NetworkError: The U-Net has no such tap.
-        """
-        available = self.video.unet.tap_shapes(self.video.latent_size(self.data.image_size))
-        if unknown := sorted(set(self.taps) - set(available)):
-            raise NetworkError(
-                f"model.init_args.taps: no tap {unknown} in this U-Net; it has {sorted(available)}. Choose among these."
-            )
-        return [available[tap] for tap in sorted(self.taps, reverse=True)]
 
     @property
-    def network(self) -> PolicyModel:
-        """The joint network; only valid once attached."""
-        assert self._network, "configure_model or attach comes first"
-        return self._network[0]
+    def uses_future_frames(self) -> bool:
+        """Whether frames after the current one are looked at; the datamodule reads none if not."""
+        return self.policy.needs_future_frames
+
+    def networks(self) -> list[nn.Module]:
+        """The policy's."""
+        return self.policy.networks()
+
+    def network_config(self) -> dict[str, Any]:
+        """The policy's."""
+        return self.policy.network_config()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Adapter and action U-Net, each with its own factor on the learning rate."""
-        modules = (self.network.adapter, self.network.action_unet)
-        return [
-            {"params": list(module.parameters()), "lr_scale": scale}
-            for module, scale in zip(modules, self.lr_scales, strict=True)
-        ]
+        """The policy's."""
+        return self.policy.parameter_groups()
 
-    # --- losses and errors ----------------------------------------------------------------------------------------
+    # --- training and validation ----------------------------------------------------------------------------------
 
-    def mean_action_loss(self, rows: Tensor, batch: Batch) -> Tensor:
-        """Mean of the losses of action steps (B, A): of all, or with `mask_padding` of those that were recorded."""
-        if not self.mask_padding:
-            return rows.mean()
-        real = (~batch.action_is_pad).float()
-        return (rows * real).sum() / real.sum().clamp(min=1.0)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The policy's loss, weighted; what is logged is not."""
+        losses = self.policy.loss(batch)
+        self.log_batch({"train/loss": losses["loss"]}, batch, train=True)
+        if parts := {f"train/{name}": value.detach() for name, value in losses.items() if name != "loss"}:
+            self.log_dict(parts, batch_size=len(batch))
+        return self.policy.loss_weight * losses["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Losses with draws named by the window; errors of actions sampled for the first windows."""
+        if not len(batch):  # no demo is held out, but rollouts hang on the validation
+            return
+        self.log_batch({f"val/{name}": value for name, value in self.policy.loss(batch).items()}, batch)
+        if (part := self.to_predict(batch)) is not None:
+            self.log_sampled(part)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Test as validation does."""
+        self.validation_step(batch, batch_idx)
+
+    @torch.no_grad()
+    def log_sampled(self, batch: Batch) -> None:
+        """Sample the actions of a batch as a rollout does, and log how far they are from the demos'."""
+        self.log_action_error(self.policy.sample_batch(batch)[0], batch)
 
     def log_action_error(self, actions: Tensor, batch: Batch) -> None:
-        """Log how far sampled actions are from the demos', in the demos' units: the mean over recorded steps.
+        """Log the mean error over recorded steps, in the demos' units.
 
         Args:
             actions: Sampled and still normalised (B, A, D).
@@ -136,51 +106,22 @@ class PolicyStage(Stage):
         mean = total.sum() / counts.sum().clamp(min=1.0)
         self.log("val/action_error", mean, batch_size=int(counts.sum()), sync_dist=True)
 
-    # --- sampling -------------------------------------------------------------------------------------------------
-
-    def sample(
-        self, conditioning: Conditioning, seeds: Sequence[int], filmed: Sequence[int] = ()
-    ) -> tuple[Tensor, Tensor | None]:
-        """Sample as a rollout does.
-
-        Args:
-            conditioning: Conditions of B samples.
-            seeds: One a sample; an answer depends on nothing else.
-            filmed: Positions of the N samples whose predicted video is looked at; the others' is not sampled, unless it
-                has to be for their actions.
-
-        Returns:
-            Normalised action chunks (B, A, D), and video latents (N, F, c, h, w), None for N = 0.
-        """
-        actions, video = self.sample_jointly(conditioning, seeds)
-        return actions, video[list(filmed)] if filmed else None
-
-    @torch.no_grad()
-    def sample_jointly(self, conditioning: Conditioning, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Denoise action chunk (B, A, D) and video latents (B, F, c, h, w) together (the paper)."""
-        action_shape = (self.data.action_horizon, self.data.action_dim)
-        video_noise = seeded_noise(self.video.latent_shape(self.data.image_size), seeds, "video", self.device)
-        action_noise = seeded_noise(action_shape, seeds, "action", self.device)
-        video, action = self.network.sample(conditioning, video_noise, action_noise, self.sampler, seeds)
-        return action, video
-
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add how to build the policy without the experiment file."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["policy"] = self.policy_config()
+        checkpoint["policy"] = self.policy.config
 
-    def network_config(self) -> dict[str, Any]:
-        """The policy's networks, and where they are joined."""
-        return {key: value for key, value in self.policy_config().items() if key in NETWORK_KEYS}
 
-    def policy_config(self) -> dict[str, Any]:
-        """Plain description of the networks and of sampling, read by `load_policy`."""
-        parts = {
-            "video": self.video,
-            "adapter": self.network.adapter,
-            "action_unet": self.network.action_unet,
-            "sampler": self.sampler,
-        }
-        return {name: config_of(part) for name, part in parts.items()} | {"taps": list(self.taps)}
+def _named_as_the_policys(_: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    """Name the policy's weights in a state dict as the policy does."""
+    for name in [name for name in state if name.startswith(prefix + PREFIX)]:
+        state[prefix + name.removeprefix(prefix + PREFIX)] = state.pop(name)
+
+
+def _named_as_the_stages(stage: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    """Undo `_named_as_the_policys` before a state dict is loaded."""
+    parts = {name for name, _ in stage.get_submodule("policy").named_children()}
+    for name in [name for name in state if name.removeprefix(prefix).split(".")[0] in parts]:
+        state[prefix + PREFIX + name.removeprefix(prefix)] = state.pop(name)

@@ -1,9 +1,9 @@
-"""What every stage is: a LightningModule around one video model, told about the data when it is set up."""
+"""What every stage is: a LightningModule around what it trains, which learns of the data when it is set up."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -19,17 +19,10 @@ from datamodules.demo_origin import DemoOrigin, origin_of
 from lightning_modules.differences import differing_keys, plain_network
 from lightning_modules.latent_key import latent_key
 from lightning_modules.sharding import shard
-from networks import (
-    Conditioning,
-    LogNormalNoise,
-    LoRA,
-    NetworkError,
-    ResidualPreconditioning,
-    Sampler,
-    VideoModel,
-)
-from networks.conditioning import DropoutScope
+from networks import LoRA, NetworkError, ResidualPreconditioning, VideoModel
 from networks.randomness import stream_seed
+from policies import current_description
+from policies.video_inputs import conditioning_of, latents_of
 
 
 def adam_1e5(params: Any) -> torch.optim.Optimizer:  # noqa: ANN401 - an optimizer's params are an iterable of many kinds
@@ -54,13 +47,8 @@ class Stage(LightningModule):
     """Base of `VideoStage`, `ActionStage` and `JointStage`.
 
     Args:
-        video: Video model: U-Net, autoencoder, text tower and preconditioning.
         optimizer: Called with the parameter groups of this stage.
         lr_scheduler: Called with the optimizer; stepped after every optimizer step. None keeps the rate constant.
-        noise: Distribution of the noise level in training.
-        condition_dropout: Chance of a draw to drop text or condition latents in training.
-        dropout_scope: What a draw is for, see `Conditioning.dropout`.
-        sampler: How this stage samples.
 
     Attributes:
         preprocessing: Camera layout, window and action statistics; taken from the datamodule at set-up and from the
@@ -72,26 +60,17 @@ class Stage(LightningModule):
 
     learns_actions: ClassVar[bool] = True
     lora: LoRA | None = None
+    video: VideoModel  # of the stages that train or read one
     num_predicted: int = 0  # windows that a validation epoch samples, over all ranks
 
     def __init__(
         self,
-        video: VideoModel,
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None,
-        noise: LogNormalNoise | None,
-        condition_dropout: float,
-        dropout_scope: DropoutScope,
-        sampler: Sampler | None,
     ) -> None:
         super().__init__()
-        self.video = video
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.noise = noise or LogNormalNoise()
-        self.condition_dropout = condition_dropout
-        self.dropout_scope = dropout_scope
-        self.sampler = sampler or Sampler()
         self.preprocessing: Preprocessing | None = None
         self.demo_origin: DemoOrigin | None = None
         self._is_adapted = False
@@ -116,8 +95,7 @@ class Stage(LightningModule):
             self.attach(datamodule.preprocessing)
             self.demo_origin = origin_of(datamodule)
         latents = getattr(datamodule, "latents", None)
-        if latents is not None:
-            video = self.video
+        if latents is not None and (video := self.video_model) is not None:
             latents.require(latent_key(video.autoencoder, video.text_encoder, video.condition_noise))
         if datamodule is not None:
             datamodule.picture_windows(self.num_predicted)
@@ -128,26 +106,19 @@ class Stage(LightningModule):
     def adapt(self) -> None:
         """Put the adapters of `lora` into the video U-Net, once."""
         if self.lora is not None and not self._is_adapted:
-            self.lora.install(self.video.unet.unet)
+            assert self.video_model is not None, "only stages with a video model have adapters"
+            self.lora.install(self.video_model.unet.unet)
             self._is_adapted = True
 
     def attach(self, preprocessing: Preprocessing) -> None:
-        """Check that the video model films what the data shows, and remember the data's preprocessing.
-
-        Raises:
-            DatasetError: The number of cameras or frames differs; the message lists the keys.
-        """
-        wrong = differing_keys(
-            {"num_views": self.video.num_views, "num_frames": self.video.num_frames},
-            {"num_views": preprocessing.num_views, "num_frames": preprocessing.num_frames},
-        )
-        if wrong:
-            raise DatasetError(
-                f"model.init_args.video does not fit the data (cameras {list(preprocessing.cameras)}): "
-                + "; ".join(wrong)
-                + ". Set both from the same place in the experiment file."
-            )
+        """Remember the data's preprocessing, after building what depends on it."""
         self.preprocessing = preprocessing
+
+    @property
+    def video_model(self) -> VideoModel | None:
+        """The video model that is trained or read, where there is one."""
+        video: VideoModel | None = getattr(self, "video", None)
+        return video
 
     @property
     def data(self) -> Preprocessing:
@@ -190,7 +161,8 @@ class Stage(LightningModule):
 
     def _require_same_networks(self, checkpoint: Mapping[str, Any]) -> None:
         """Say which setting differs, where torch would list a thousand shapes or none."""
-        stored = checkpoint.get("policy") or {"video": checkpoint.get("network")}
+        policy = checkpoint.get("policy")
+        stored = current_description(policy)["init_args"] if policy else {"video": checkpoint.get("network")}
         own = self.network_config()
         pairs = [(plain_network({k: stored[k]}), plain_network({k: own[k]})) for k in own if stored.get(k) is not None]
         if wrong := [entry for found, wanted in pairs for entry in differing_keys(found, wanted)]:
@@ -200,8 +172,12 @@ class Stage(LightningModule):
             )
 
     def network_config(self) -> dict[str, Any]:
-        """Descriptions of the networks whose weights a checkpoint of this stage holds."""
-        return {"video": self.video.config}
+        """Descriptions of the networks whose weights a checkpoint of this stage holds, by name."""
+        raise AssertionError("each stage describes its networks")
+
+    def networks(self) -> list[nn.Module]:
+        """The networks that are trained, compiled or sharded one by one."""
+        raise AssertionError("each stage names its networks")
 
     def _restore_adapters(self, checkpoint: dict[str, Any]) -> None:
         """Take a checkpoint's `state_dict`, which is an ordinary one, apart again."""
@@ -237,42 +213,7 @@ class Stage(LightningModule):
         run_seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # `seed_everything`
         torch.manual_seed(stream_seed(run_seed, "training", *self._drawn_for, self.global_rank))
 
-    def draw_seeds(self, batch: Batch) -> Sequence[int] | None:
-        """Outside training the windows' numbers, so that an evaluation draws the same every time; None in training."""
-        return None if self.training else batch.windows.tolist()
-
     # --- one batch ----------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def conditioning(self, batch: Batch, seeds: Sequence[int] | None = None) -> Conditioning:
-        """Condition latents and text tokens of a batch, from each camera's current frame and the instruction.
-
-        Args:
-            batch: B windows.
-            seeds: One a window for the noise on the condition images; None is `draw_seeds`.
-        """
-        if batch.latents is not None:
-            return self.video.condition_from_latents(batch.latents.condition.float(), batch.latents.text)
-        seeds = self.draw_seeds(batch) if seeds is None else seeds
-        result: Conditioning = self.video.condition(batch.frames[:, :, 0], batch.instructions, seeds)
-        return result
-
-    def drop(self, conditioning: Conditioning) -> Conditioning:
-        """Conditions with some of them dropped, which is what guidance needs at sampling time."""
-        return conditioning.dropout(self.condition_dropout, scope=self.dropout_scope)
-
-    @torch.no_grad()
-    def true_latents(self, batch: Batch, seeds: Sequence[int] | None = None) -> Tensor:
-        """Latents (B, F, c, h, w) of the true frames, drawn from their posteriors; seeds as in `conditioning`."""
-        seeds = self.draw_seeds(batch) if seeds is None else seeds
-        if batch.latents is not None:
-            return self.video.latents_from_moments(batch.latents.moments.float(), seeds=seeds)
-        return self.video.encode(batch.frames, seeds=seeds)
-
-    @torch.no_grad()
-    def encode(self, batch: Batch, seeds: Sequence[int] | None = None) -> tuple[Tensor, Conditioning]:
-        """Latents (B, F, c, h, w) of the true frames, and what they are conditioned on; seeds as in `conditioning`."""
-        return self.true_latents(batch, seeds), self.conditioning(batch, seeds)
 
     @torch.no_grad()
     def fit_preconditioning(self, num_windows: int) -> None:
@@ -283,7 +224,8 @@ class Stage(LightningModule):
         Args:
             num_windows: Training windows to look at, evenly spread.
         """
-        preconditioning = self.video.preconditioning
+        assert self.video_model is not None, "only stages with a video model have a preconditioning"
+        video, preconditioning = self.video_model, self.video_model.preconditioning
         if not isinstance(preconditioning, ResidualPreconditioning) or preconditioning.fitted:
             return
         windows = self.trainer.datamodule.train_set  # type: ignore[attr-defined]
@@ -293,8 +235,9 @@ class Stage(LightningModule):
             batch = self.transfer_batch_to_device(batch, self.device, 0)
             if batch.has_frames:
                 batch.frames = self.data.to_float(batch.frames)
-            latents, conditioning = self.encode(batch, batch.windows.tolist())
-            preconditioning.update(latents, conditioning.anchor)
+            seeds = batch.windows.tolist()
+            anchor = conditioning_of(video, batch, seeds).anchor
+            preconditioning.update(latents_of(video, batch, seeds), anchor)
         preconditioning.finish()
 
     # --- predictions of a validation epoch ------------------------------------------------------------------------
@@ -314,8 +257,7 @@ class Stage(LightningModule):
     def trained_modules(self) -> list[nn.Module]:
         """The networks that hold what `parameter_groups` names."""
         wanted = {id(weight) for group in self.parameter_groups() for weight in group["params"]}
-        networks = [self.video.unet, getattr(self, "adapter", None), getattr(self, "action_unet", None)]
-        return [n for n in networks if n is not None and any(id(weight) in wanted for weight in n.parameters())]
+        return [n for n in self.networks() if any(id(weight) in wanted for weight in n.parameters())]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups with ``params`` and ``lr_scale``, the factor on the optimizer's own learning rate."""

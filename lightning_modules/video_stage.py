@@ -1,4 +1,4 @@
-"""Stage 1: the video U-Net learns to film the robot doing the task."""
+"""Stage 1: the video U-Net learns to generate videos of the robot doing the task."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
-from datamodules import Batch
+from datamodules import Batch, Preprocessing
 from lightning_modules.stage import Stage, adam_1e5
 from lightning_modules.video_scores import VideoScores
 from networks import LogNormalNoise, LoRA, Sampler, VideoModel, seeded_noise
 from networks.conditioning import DropoutScope
+from policies.video_inputs import conditioning_of, draw_seeds, latents_of, require_fit
 
 
 class VideoStage(Stage):
@@ -55,7 +56,12 @@ class VideoStage(Stage):
         preconditioning_windows: int = 512,
         lora: LoRA | None = None,
     ) -> None:
-        super().__init__(video, optimizer, lr_scheduler, noise, condition_dropout, dropout_scope, sampler)
+        super().__init__(optimizer, lr_scheduler)
+        self.video = video
+        self.noise = noise or LogNormalNoise()
+        self.condition_dropout = condition_dropout
+        self.dropout_scope: DropoutScope = dropout_scope
+        self.sampler = sampler or Sampler()
         self.val_sigmas = tuple(val_sigmas)
         self.num_predicted = num_predicted
         self.preconditioning_windows = preconditioning_windows
@@ -66,6 +72,23 @@ class VideoStage(Stage):
     def predicted(self) -> tuple[Tensor, Tensor] | None:
         """True and sampled videos of this validation epoch, for `PredictedVideos` to show."""
         return self.scores.videos
+
+    def attach(self, preprocessing: Preprocessing) -> None:
+        """Check that the video model has the data's views and frames.
+
+        Raises:
+            DatasetError: It has others; the message lists the keys.
+        """
+        require_fit(self.video, preprocessing)
+        super().attach(preprocessing)
+
+    def networks(self) -> list[nn.Module]:
+        """The U-Net."""
+        return [self.video.unet]
+
+    def network_config(self) -> dict[str, Any]:
+        """The video model's."""
+        return {"video": self.video.config}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The U-Net alone, at the optimizer's own rate."""
@@ -79,9 +102,10 @@ class VideoStage(Stage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One denoising step on latents of true videos."""
-        latents, conditioning = self.encode(batch)
+        latents = latents_of(self.video, batch, draw_seeds(batch, self.training))
+        conditioning = conditioning_of(self.video, batch, draw_seeds(batch, self.training))
         sigma = self.noise.sample(len(batch), device=latents.device)
-        conditioning = self.drop(conditioning)
+        conditioning = conditioning.dropout(self.condition_dropout, scope=self.dropout_scope)
         loss = self.video.loss(latents, torch.randn_like(latents), sigma, conditioning).mean()
         self.log_batch({"train/loss": loss}, batch, train=True)
         return loss
@@ -102,8 +126,9 @@ class VideoStage(Stage):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses at fixed levels with draws named by the window; sampled videos for the first windows."""
-        latents, conditioning = self.encode(batch)
-        noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), "video", latents.device)
+        seeds = batch.windows.tolist()
+        latents, conditioning = latents_of(self.video, batch, seeds), conditioning_of(self.video, batch, seeds)
+        noise = seeded_noise(latents.shape[1:], seeds, "video", latents.device)
         losses = {}
         for level in self.val_sigmas:
             sigma = latents.new_full((len(batch),), level)
@@ -119,5 +144,5 @@ class VideoStage(Stage):
     def _predict(self, batch: Batch) -> None:
         seeds = batch.windows.tolist()
         noise = seeded_noise(self.video.latent_shape(self.data.image_size), seeds, "video", self.device)
-        latents = self.video.predict_video(self.conditioning(batch), self.sampler, noise, seeds)
+        latents = self.video.predict_video(conditioning_of(self.video, batch, seeds), self.sampler, noise, seeds)
         self.scores.compare(self, batch.frames, self.video.decode(latents).clamp(-1.0, 1.0))

@@ -9,9 +9,9 @@ from networks.conditioning import Conditioning
 from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise, mean_over_rows
 from networks.errors import CheckpointError, NetworkError
 from networks.feature_standardizer import FeatureStandardizer
+from networks.joint_denoiser import JointDenoiser
 from networks.lora import LoRA
 from networks.noise import LogNormalNoise, seeded_noise
-from networks.policy_model import PolicyModel
 from networks.sampling import SCHEDULERS, Sampler, guided
 from networks.text import OpenCLIPTextEncoder, SeededTextEncoder, TextEncoder
 from networks.video_model import VideoModel
@@ -28,12 +28,12 @@ __all__ = [
     "Conditioning",
     "EDMPreconditioning",
     "FeatureStandardizer",
+    "JointDenoiser",
     "LoRA",
     "LogNormalNoise",
     "NetworkError",
     "OpenCLIPTextEncoder",
     "PixelShuffleAutoencoder",
-    "PolicyModel",
     "Preconditioning",
     "ResidualPreconditioning",
     "SVDAutoencoder",

@@ -10,6 +10,8 @@ from torch import nn
 
 from networks.errors import NetworkError
 
+OURS = ("networks", "policies")  # packages whose classes a description may name
+
 
 def describe(component: object, init_args: Mapping[str, Any]) -> dict[str, Any]:
     """JSON-able description of a component: `{"class_path": ..., "init_args": ...}`, as in an experiment file.
@@ -32,7 +34,7 @@ def config_of(component: Any) -> dict[str, Any]:  # noqa: ANN401 - anything with
 def build(config: Mapping[str, Any], load_pretrained: bool = True) -> Any:  # noqa: ANN401 - whatever class is named
     """Build what `describe` described, its parts included.
 
-    A description may come out of a stranger's file, and importing a module runs it. So only modules of this package are
+    A description may come out of a stranger's file, and importing a module runs it. So only modules of `OURS` are
     imported; of others, those that the program has imported by itself are looked into, and only for `nn.Module`s.
 
     Args:
@@ -57,12 +59,12 @@ def build(config: Mapping[str, Any], load_pretrained: bool = True) -> Any:  # no
 
 def _class_of(class_path: str) -> type:
     module, _, name = class_path.rpartition(".")
-    ours = module.split(".")[0] == __package__
+    ours = module.split(".")[0] in OURS
     if module and not ours and module not in sys.modules:
         raise NetworkError(
-            f"component {class_path!r} is not of `{__package__}`, and importing {module} would run it, so it is not "
-            f"built. If you trust it, import it first: python -c 'import {module}; from videopolicy.main import main; "
-            "raise SystemExit(main())' evaluate ...."
+            f"component {class_path!r} is not of {' or '.join(OURS)}, and importing {module} would run it, so it is "
+            f"not built. If you trust it, import it first: python -c 'import {module}; "
+            "from videopolicy.main import main; raise SystemExit(main())' evaluate ...."
         )
     try:
         cls: object = getattr(importlib.import_module(module) if ours else sys.modules[module], name)
@@ -70,8 +72,8 @@ def _class_of(class_path: str) -> type:
         raise NetworkError(
             f"component {class_path!r} cannot be imported ({error}); is it of another version?"
         ) from error
-    if not isinstance(cls, type) or not (cls.__module__.split(".")[0] == __package__ or issubclass(cls, nn.Module)):
-        raise NetworkError(f"component {class_path!r} is neither of `{__package__}` nor an nn.Module; not built.")
+    if not isinstance(cls, type) or not (cls.__module__.split(".")[0] in OURS or issubclass(cls, nn.Module)):
+        raise NetworkError(f"component {class_path!r} is neither of {' or '.join(OURS)} nor an nn.Module; not built.")
     return cls
 
 

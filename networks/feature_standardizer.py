@@ -77,7 +77,7 @@ class FeatureStandardizer(nn.Module):
         if not self._was_fitted and not self.is_fitted:
             raise NetworkError(
                 "feature statistics: used before they were measured; add the FeatureCache callback to the action "
-                "stage (it measures them), or set standardize_features: false."
+                "stage (it measures them), or set features.init_args.standardize: false."
             )
         self._was_fitted = True
         result = []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,13 @@ from torch.utils._pytree import tree_map_only
 
 from networks.errors import NetworkError
 
-if TYPE_CHECKING:
-    from networks.policy_model import PolicyModel
-
 Precision = Literal["float32", "bfloat16", "float16"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 HALF = (torch.bfloat16, torch.float16)
 
 
 def prepare_for_inference(
-    network: PolicyModel,
+    networks: Sequence[nn.Module],
     precision: Precision = "float32",
     channels_last: bool = False,
     compile_mode: CompileMode | None = None,
@@ -29,7 +26,7 @@ def prepare_for_inference(
     """Change the networks that every replan runs, in place; training them is over.
 
     Args:
-        network: Video U-Net, adapter and action U-Net. Autoencoder, text tower and preconditioning stay as they are.
+        networks: Video U-Net, adapter and action U-Net (`Policy.networks`); what is not among them stays as it is.
         precision: Type of the weights. Scalings, noise and the steps between noise levels stay in float32.
         channels_last: Keep convolution weights, and so feature maps, with the channels innermost.
         compile_mode: A mode of `torch.compile`, compiled at the first replan and again for every new batch size;
@@ -42,13 +39,12 @@ def prepare_for_inference(
     for name, value, allowed in (("precision", precision, Precision), ("compile", compile_mode, CompileMode)):
         if value is not None and value not in get_args(allowed):
             raise NetworkError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}.")
-    modules = (network.video.unet, network.adapter, network.action_unet)
-    for module in modules:
+    for module in networks:
         module.to(getattr(torch, precision))
         if channels_last:
             to_channels_last(module)
     if compile_mode is not None:
-        compile_networks(modules, compile_mode, backend)
+        compile_networks(networks, compile_mode, backend)
 
 
 def compile_networks(

@@ -210,7 +210,7 @@ class VideoModel(nn.Module):
         found, emb = self.unet.features(*self._unet_input(noisy, sigma, conditioning), taps=taps)
         return self._by_view(found), emb
 
-    def imagine_features(
+    def features_of_noise(
         self, conditioning: Conditioning, sigma: float | Tensor, noise: Tensor, taps: Sequence[int]
     ) -> tuple[list[Tensor], Tensor]:
         """Features of a first look at pure noise: no future frame is needed, so training and rollout do the same.

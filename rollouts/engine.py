@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rollouts.policies import Policy, ScriptedPolicy
+from rollouts.policies import Actor, ScriptedPolicy
 from rollouts.pool import Event, Job, WorkerPool
 from rollouts.progress import EpisodeProgress
 from rollouts.results import EpisodeResult, Prediction, Recording
@@ -96,7 +96,7 @@ class RolloutEngine:
 
     def run(
         self,
-        policy: Policy,
+        policy: Actor,
         episodes: Sequence[EpisodeSpec],
         known: Mapping[str, EpisodeResult] | None = None,
         progress: bool = True,
@@ -127,7 +127,7 @@ class RolloutEngine:
                     bar.advance(_note(results.values()))
         return [results[index] for index in range(len(episodes))]
 
-    def _advance(self, policy: Policy) -> list[tuple[int, EpisodeResult]]:
+    def _advance(self, policy: Actor) -> list[tuple[int, EpisodeResult]]:
         """One turn: start episodes, take in answers, let the policy answer; returns the episodes that ended."""
         events = self._start_episodes()
         waiting = any(episode.observation is not None for episode in self._episodes.values())
@@ -177,7 +177,7 @@ class RolloutEngine:
         result.variation = dict(self.config.variation)
         return result
 
-    def _ask(self, policy: Policy) -> list[Event]:
+    def _ask(self, policy: Actor) -> list[Event]:
         """One batched policy call for all that wait; returns the deaths noticed while sending the actions."""
         waiting = {slot: episode for slot, episode in self._episodes.items() if episode.observation is not None}
         if not waiting:

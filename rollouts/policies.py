@@ -14,8 +14,8 @@ ARM_SIZE = 7
 """Numbers of an arm's action, its gripper's last."""
 
 
-class Policy(Protocol):
-    """Anything that turns observations into action chunks."""
+class Actor(Protocol):
+    """Anything that turns observations into action chunks: a learned policy (`policies.Policy`) or one of these."""
 
     def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
         """Answer every request, in order; the requests come from different episodes."""
@@ -47,7 +47,7 @@ class RandomPolicy:
         self.chunk_steps = chunk_steps
 
     def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
-        """See `Policy.act`."""
+        """See `Actor.act`."""
         return [PolicyReply(self._chunk(request)) for request in requests]
 
     def _chunk(self, request: PolicyRequest) -> Array:
@@ -69,7 +69,7 @@ class ZeroPolicy:
         self.chunk_steps = chunk_steps
 
     def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
-        """See `Policy.act`."""
+        """See `Actor.act`."""
         return [
             PolicyReply(np.zeros((self.chunk_steps, _action_dim(request)), dtype=np.float32)) for request in requests
         ]
@@ -104,7 +104,7 @@ class ReplayPolicy:
         self.chunk_steps = chunk_steps
 
     def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
-        """See `Policy.act`."""
+        """See `Actor.act`."""
         return [PolicyReply(self._chunk(request)) for request in requests]
 
     def _chunk(self, request: PolicyRequest) -> Array:

@@ -12,10 +12,11 @@ from networks.action_unet import ActionUNet
 from networks.adapter import CNNAdapter
 from networks.autoencoders import SVDAutoencoder
 from networks.checkpoints.keys import action_unet_key, adapter_key, unet_key
-from networks.policy_model import PolicyModel
 from networks.text import SeededTextEncoder
 from networks.video_model import VideoModel
 from networks.video_unet import VideoUNet
+from policies import VideoPolicy
+from tests.policy_parts import attached
 
 Unit = Callable[[str, Sequence[int]], Tensor]
 Fill = Callable[[Mapping[str, Sequence[int]]], dict[str, Tensor]]
@@ -49,7 +50,7 @@ def check(name: str, found: Tensor, golden: Tensor, float32: float, float64: flo
 
 
 def our_key(published: str) -> str:
-    """Name in `PolicyModel` of a published key (without `model.diffusion_model.`)."""
+    """Name in `VideoPolicy` of a published key (without `model.diffusion_model.`)."""
     if published.startswith(ADAPTER):
         return "adapter." + adapter_key(published.removeprefix(ADAPTER))
     if published.startswith(ACTION):
@@ -57,7 +58,7 @@ def our_key(published: str) -> str:
     return "video.unet." + unet_key(published)
 
 
-def load_by_rule(model: PolicyModel, shapes: Mapping[str, Sequence[int]], fill: Fill) -> None:
+def load_by_rule(model: VideoPolicy, shapes: Mapping[str, Sequence[int]], fill: Fill) -> None:
     """Fill every weight in place, one at a time: the real network and a copy of it would take 15 GiB."""
     own = {k: v for k, v in model.state_dict().items() if k.startswith(("video.unet.", "adapter.", "action_unet."))}
     assert {our_key(key) for key in shapes} == own.keys()
@@ -71,7 +72,7 @@ def joint_model(
     text_dim: int,
     adapter: Mapping[str, object] | None = None,
     action: Mapping[str, object] | None = None,
-) -> PolicyModel:
+) -> VideoPolicy:
     """Published layout around a U-Net: three cameras of eight frames.
 
     Args:
@@ -85,4 +86,5 @@ def joint_model(
     shapes = [unet.tap_shapes(32)[tap] for tap in reversed(TAPS)]
     maps = CNNAdapter(shapes, 3, 8, unet.emb_dim, **dict(adapter or {}))
     actions = ActionUNet(cond_dim=maps.cond_dim, emb_dim=unet.emb_dim, **dict(action or {}))
-    return PolicyModel(video, maps, actions, TAPS)
+    policy = VideoPolicy(video, maps, actions, TAPS)
+    return attached(policy, 64, action_dim=7, action_horizon=32)

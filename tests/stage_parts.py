@@ -23,6 +23,7 @@ from networks import (
     VideoUNet,
 )
 from networks.adapter import AdapterStage
+from policies import FixedLevel
 
 NUM_FRAMES = 2
 QUICK = Sampler(num_steps=2, sigma_max=20.0, sigma_min=0.02, guidance=1.0)
@@ -77,7 +78,7 @@ def tiny_action_stage(video: VideoModel | None = None, **arguments: Any) -> Acti
     """An action stage on the tiny video model; taps 3 (coarse) and 7 (fine)."""
     video = video if video is not None else tiny_video_model()
     torch.manual_seed(1)
-    return ActionStage(video, **{**ACTING, "noise_levels": "independent", **arguments})
+    return ActionStage(video, **{**ACTING, "features": FixedLevel(), **arguments})
 
 
 def tiny_joint_stage(video: VideoModel | None = None, **arguments: Any) -> JointStage:  # noqa: ANN401

@@ -22,7 +22,10 @@ from videopolicy.main import VERBS, verb
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = "networks|datamodules|simulators|lightning_modules|callbacks|videopolicy|experiments|tests|benchmarks|docs"
+FOLDERS = (
+    "networks|datamodules|simulators|rollouts|policies|lightning_modules|callbacks|videopolicy|experiments|tests|"
+    "benchmarks|docs"
+)
 PLACEHOLDER = re.compile(r"[<>*{}]|\bX\b|\bFILE\b|\bDIR\b|\.\.\.|=\w*=")
 # The first line of a YAML block that is a whole file: where it would stand, and for an overlay what it is laid over.
 FILE_LINE = re.compile(r"# (?P<path>[\w./-]+\.yaml)(?:, over (?P<over>[\w./-]+\.yaml))?$")

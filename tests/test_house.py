@@ -17,6 +17,7 @@ PACKAGES = (
     "datamodules",
     "simulators",
     "rollouts",
+    "policies",
     "lightning_modules",
     "callbacks",
     "videopolicy",

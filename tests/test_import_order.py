@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = {"videopolicy": 5, "callbacks": 4, "lightning_modules": 3, "rollouts": 3} | dict.fromkeys(
+LAYERS = {"videopolicy": 6, "callbacks": 5, "lightning_modules": 4, "policies": 3, "rollouts": 3} | dict.fromkeys(
     ("networks", "datamodules", "simulators"), 2
 )
 LAYERS["files"] = 1
@@ -21,6 +21,7 @@ THIRD_PARTY = {
     "datamodules": TENSORS | {"lightning", "h5py", "torchvision", "PIL"},
     "simulators": {"numpy"},
     "rollouts": {"numpy", "rich"},
+    "policies": TENSORS,
     "lightning_modules": TENSORS | {"lightning", "torchmetrics", "torchvision", "bitsandbytes"},
     "callbacks": TENSORS | {"lightning", "torchvision", "PIL", "imageio", "rich", "safetensors", "tensorboard"},
     "videopolicy": TENSORS

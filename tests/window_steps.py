@@ -12,6 +12,7 @@ from torch import Tensor
 from datamodules import Batch
 from lightning_modules import ActionStage, JointStage, Stage, VideoStage
 from networks import seeded_noise
+from policies.video_inputs import conditioning_of, latents_of
 from tests.stage_parts import (
     fit,
     lift_datamodule,
@@ -33,22 +34,22 @@ def levels(batch: Batch) -> Tensor:
 
 def action_step(self: ActionStage, batch: Batch, batch_idx: int) -> Tensor:
     noise = seeded_noise(batch.actions.shape[1:], batch.windows.tolist(), "action", self.device)
-    return self.loss(batch, levels(batch), noise)
+    return self.policy.action_loss(batch, levels(batch), noise)
 
 
 def video_step(self: VideoStage, batch: Batch, batch_idx: int) -> Tensor:
-    latents, conditioning = self.encode(batch)
+    latents, conditioning = latents_of(self.video, batch, None), conditioning_of(self.video, batch, None)
     noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), "video", self.device)
     return self.video.loss(latents, noise, levels(batch), conditioning).mean()
 
 
 def joint_step(self: JointStage, batch: Batch, batch_idx: int) -> Tensor:
-    latents, conditioning = self.encode(batch)
+    latents, conditioning = latents_of(self.video, batch, None), conditioning_of(self.video, batch, None)
     seeds = batch.windows.tolist()
     noise = seeded_noise(latents.shape[1:], seeds, "video", self.device)
     action_noise = seeded_noise(batch.actions.shape[1:], seeds, "action", self.device)
-    video, action = self.means(batch, latents, noise, action_noise, levels(batch), conditioning)
-    return self.balanced(video, action, self.video_weight)
+    video, action = self.policy.parts(batch, latents, noise, action_noise, levels(batch), conditioning)
+    return self.policy.balanced(video, action, self.policy.video_weight)
 
 
 STEPS: dict[type[Stage], Any] = {VideoStage: video_step, ActionStage: action_step, JointStage: joint_step}

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from lightning_modules import load_policy
+from policies import load_policy
 from rollouts import EpisodeResult, summarize
 from videopolicy.demo_controls import Controls, ControlsPlan, last_checkpoint, roll_out, run_command
 from videopolicy.errors import CommandError

@@ -23,11 +23,10 @@ import torch
 from rich.console import Console
 
 from datamodules import Preprocessing
-from lightning_modules import VideoPolicy, load_policy
-from lightning_modules.policy import build_stage
 from networks import read_checkpoint
 from networks.randomness import isolated_stream, stream_seed
-from rollouts import EpisodeResult, Policy, ReplayPolicy
+from policies import Policy, build_policy, load_policy
+from rollouts import Actor, EpisodeResult, ReplayPolicy
 from videopolicy.errors import CommandError
 from videopolicy.evaluate import checkpoint_identity
 from videopolicy.evaluation.protocol import stored_protocol
@@ -125,7 +124,7 @@ def _run_controls(plan: ControlsPlan, sender: Connection) -> None:
 
 def _roll_out_control(plan: ControlsPlan, name: str) -> list[EpisodeResult]:
     checkpoint = last_checkpoint(plan.run_dir / "without_stage1")
-    policy: Policy
+    policy: Actor
     if name == "without_stage1":
         policy, identity = load_policy(checkpoint), checkpoint_identity(checkpoint)
     elif name == "untrained":
@@ -142,7 +141,7 @@ def last_checkpoint(run_dir: Path) -> Path:
 
 
 def roll_out(
-    policy: Policy,
+    policy: Actor,
     identity: dict[str, Any],
     checkpoint: Path,
     output: Path,
@@ -158,15 +157,14 @@ def roll_out(
     return evaluate(policy, identity, protocol, output, workers, videos=2, console=console)
 
 
-def untrained_policy(checkpoint: Path, seed: int) -> VideoPolicy:
+def untrained_policy(checkpoint: Path, seed: int) -> Policy:
     """The networks of a checkpoint with adapter and action U-Net as `seed` draws them, the same at every call."""
     document = read_checkpoint(checkpoint)
     with isolated_stream(stream_seed(seed, "untrained")):
-        stage = build_stage(document["policy"], Preprocessing.from_dict(document["preprocessing"]))
+        policy = build_policy(document["policy"], Preprocessing.from_dict(document["preprocessing"]))
     fixed = {k: v for k, v in document["state_dict"].items() if not k.startswith(("adapter.", "action_unet."))}
-    own = stage.state_dict()
-    stage.load_state_dict({**own, **fixed})
-    return VideoPolicy(stage.eval())
+    policy.load_state_dict({**policy.state_dict(), **fixed})
+    return policy.eval()
 
 
 def demo_actions(path: Path) -> list[npt.NDArray[Any]]:

@@ -15,10 +15,10 @@ import torch
 from rich.console import Console
 
 from files.hashes import file_sha256
-from lightning_modules import VideoPolicy, load_policy
 from networks import read_checkpoint
 from networks.inference import CompileMode, Precision
-from rollouts import EpisodeResult, Policy, RandomPolicy, ScriptedPolicy, ZeroPolicy, summarize
+from policies import Policy, load_policy
+from rollouts import Actor, EpisodeResult, RandomPolicy, ScriptedPolicy, ZeroPolicy, summarize
 from simulators import SimulatorConfig
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.fairness import compared_with_demos, judged_fairly, picture_size
@@ -158,7 +158,7 @@ def require_outcome(results: Sequence[EpisodeResult], say: Callable[[str], None]
 # --- what is judged, and how ------------------------------------------------------------------------------------------
 
 
-def prepare(args: argparse.Namespace) -> tuple[Policy, dict[str, Any], Protocol]:
+def prepare(args: argparse.Namespace) -> tuple[Actor, dict[str, Any], Protocol]:
     """The policy, what identifies it, and the complete protocol with its tasks named.
 
     Raises:
@@ -200,7 +200,7 @@ def prepare(args: argparse.Namespace) -> tuple[Policy, dict[str, Any], Protocol]
     return blind_policy(args.policy, protocol.execute_steps), {"kind": args.policy}, protocol
 
 
-def blind_policy(kind: str, execute_steps: int) -> Policy:
+def blind_policy(kind: str, execute_steps: int) -> Actor:
     """A policy that looks at no picture, of `POLICIES`."""
     if kind == "scripted":
         return ScriptedPolicy()
@@ -213,7 +213,7 @@ def checkpoint_identity(checkpoint: Path, kind: str = "checkpoint") -> dict[str,
 
 
 def choose_protocol(
-    args: argparse.Namespace, file: Path | None, document: Mapping[str, Any], network: VideoPolicy | None
+    args: argparse.Namespace, file: Path | None, document: Mapping[str, Any], network: Policy | None
 ) -> Protocol:
     """The protocol named on the command line, else the checkpoint's own, else one made of options.
 
@@ -223,7 +223,7 @@ def choose_protocol(
         document: Content of the checkpoint; empty without one.
         network: The policy, which decides cameras and image size where nothing else does.
     """
-    data = None if network is None else network.stage.data
+    data = None if network is None else network.data
     stored = document.get("rollout")
     if file is not None:
         protocol = read_protocol(file) if data is None else read_protocol(file, picture_size(document, data))
@@ -269,9 +269,9 @@ def overridden(protocol: Protocol, args: argparse.Namespace) -> Protocol:
     return replace(protocol, simulator=config, **{name: value for name, value in rest.items() if value is not None})
 
 
-def require_fit(network: VideoPolicy, protocol: Protocol, checkpoint: Path) -> None:
+def require_fit(network: Policy, protocol: Protocol, checkpoint: Path) -> None:
     """Fail before the first episode if the policy wants pictures that the protocol does not draw."""
-    data = network.stage.data
+    data = network.data
     if missing := [camera for camera in data.cameras if camera not in protocol.simulator.cameras]:
         raise CommandError(
             f"{checkpoint}: was trained on cameras {list(data.cameras)}, but protocol {protocol.name!r} has "

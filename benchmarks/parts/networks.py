@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from datamodules import Preprocessing
-from lightning_modules import VideoPolicy
+from lightning_modules import PolicyStage
 from networks.inference import CompileMode, Precision, prepare_for_inference
+from policies import Policy
 from simulators import EpisodeSpec, Observation, PolicyRequest
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.skeleton import random_stage
@@ -38,11 +39,12 @@ def command_line(
 
 def random_policy(
     line: CommandLine, device: torch.device, precision: Precision = "float32", mode: CompileMode | None = None
-) -> VideoPolicy:
+) -> Policy:
     """The experiment's policy before any training."""
     stage = random_stage(line, "action").to(device).eval()
-    prepare_for_inference(stage.network, precision, compile_mode=mode)
-    return VideoPolicy(stage)
+    assert isinstance(stage, PolicyStage), "the stage action trains a policy"
+    prepare_for_inference(stage.policy.networks(), precision, compile_mode=mode)
+    return stage.policy
 
 
 def policy_request(data: Preprocessing, want_prediction: bool = False) -> PolicyRequest:

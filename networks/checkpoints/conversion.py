@@ -129,7 +129,7 @@ def published_table(source: Source, found: Plan) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{source.path}: {_listed(found.ours_alone)} cannot be written in the published layout, whose networks "
             "have neither residual preconditioning nor standardised features; train with EDMPreconditioning and "
-            "standardize_features: false."
+            "features.init_args.standardize: false."
         )
     table: dict[str, Tensor] = {}
     for weight in found.weights:

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 import yaml
 
+from policies import FixedLevel, SharedLevels
 from simulators import SimulatorConfig
 from tests.simulators.conftest import counting
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model
@@ -42,9 +43,9 @@ def words(
     """A checkpoint of every kind and a protocol that every episode solves, as options."""
     found, demos = {}, robomimic_file(action_dim=2)
     for kind, settings in {
-        "one-pass": {"noise_levels": "independent"},
-        "partial": {"noise_levels": "independent", "video_steps": 2},
-        "shared": {"noise_levels": "shared"},
+        "one-pass": {"features": FixedLevel()},
+        "partial": {"features": FixedLevel(steps=2)},
+        "shared": {"features": SharedLevels()},
     }.items():
         trainer = quiet_trainer(tmp_path, 1)
         stage = tiny_action_stage(tiny_video_model(residual=False), **settings)

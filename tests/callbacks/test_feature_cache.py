@@ -22,6 +22,7 @@ from datamodules.latent_cache import CachedFeatures
 from files.errors import UserError
 from lightning_modules import ActionStage
 from networks import LogNormalNoise, Sampler, VideoModel
+from policies import FixedLevel, RandomLevel, SharedLevels, VideoPolicy
 from tests.stage_parts import (
     fit,
     lift_datamodule,
@@ -43,20 +44,23 @@ def batch_of(data: RobosuiteDataModule, split: Split = "train") -> Batch:
 
 
 class Recorded(ActionStage):
-    """Keeps the batches that it saw, and what was made of their features."""
+    """Keeps the batches that its policy saw, and what was made of their features."""
 
     seen: list[tuple[str, Batch, list[torch.Tensor]]]
-
-    def batch_features(self, batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
-        features, emb = super().batch_features(batch)
-        self.seen.append(("train" if self.training else "val", batch, features))
-        return features, emb
 
 
 def recorded(video: VideoModel | None = None, **arguments: object) -> Recorded:
     stage = tiny_action_stage(video, **arguments)
     stage.__class__ = Recorded
     stage.seen = []  # type: ignore[attr-defined]
+    policy, read = stage.policy, stage.policy.batch_features
+
+    def batch_features(batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
+        features, emb = read(batch)
+        stage.seen.append(("train" if policy.training else "val", batch, features))  # type: ignore[attr-defined]
+        return features, emb
+
+    policy.batch_features = batch_features  # type: ignore[method-assign]
     return stage  # type: ignore[return-value]
 
 
@@ -90,7 +94,7 @@ def test_cached_features_equal_those_of_the_network(
         frames = torch.stack([plain[index].frames[:, 0] for index in batch.windows.tolist()])
         seeds = batch.windows.tolist()
         conditioning = video.condition(data.preprocessing.to_float(frames), batch.instructions, seeds=seeds)
-        for cached, computed in zip(features, stage.imagine(conditioning)[0], strict=True):
+        for cached, computed in zip(features, stage.policy.features_of_noise(conditioning)[0], strict=True):
             assert torch.allclose(cached, computed, atol=2e-2, rtol=2e-3)  # float16 on disk
 
 
@@ -124,14 +128,14 @@ def test_frames_are_not_read_while_training_from_the_cache(
 def test_standardised_features_have_zero_mean_and_unit_variance(
     tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
 ) -> None:
-    stage = tiny_action_stage(standardize_features=True)
+    stage = tiny_action_stage(features=FixedLevel(standardize=True))
     run(tmp_path, handoff, stage, lift_data)
     windows = lift_data.train_set
     reader = CachedFeatures(tmp_path / "f", {}, windows.demos)
     read = [reader.window(*windows.locate(index)) for index in range(len(windows))]
     raw = [torch.stack(tap).float() for tap in zip(*read, strict=True)]
     assert any(abs(feature.std() - 1) > 0.1 for feature in raw)
-    for feature in stage.standardizer(raw):  # type: ignore[misc]
+    for feature in stage.policy.standardizer(raw):  # type: ignore[misc]
         rows = feature.movedim(3, 0).flatten(1)
         assert rows.mean(1).abs().max() < 1e-2
         assert (rows.std(1) - 1).abs().max() < 1e-2
@@ -146,22 +150,24 @@ def test_second_run_finds_the_features_and_another_network_does_not(
 
     first = filled_at()
     assert filled_at() == first
-    assert filled_at(video_sigma=5.0) != first
+    assert filled_at(features=FixedLevel(5.0)) != first
 
 
 def test_cache_of_shared_levels_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path) -> None:
-    with pytest.raises(MisconfigurationException, match="noise_levels: independent"):
+    with pytest.raises(MisconfigurationException, match="FixedLevel"):
         fit(
             quiet_trainer(tmp_path, 1, CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f"))),
-            tiny_action_stage(noise_levels="shared"),
+            tiny_action_stage(features=SharedLevels()),
             lift_data,
         )
 
 
 def test_cache_of_drawn_levels_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path) -> None:
     callbacks = (CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f")))
-    with pytest.raises(MisconfigurationException, match="video_noise draws a level"):
-        fit(quiet_trainer(tmp_path, 1, *callbacks), tiny_action_stage(video_noise=LogNormalNoise()), lift_data)
+    with pytest.raises(MisconfigurationException, match="FixedLevel"):
+        fit(
+            quiet_trainer(tmp_path, 1, *callbacks), tiny_action_stage(features=RandomLevel(LogNormalNoise())), lift_data
+        )
 
 
 def test_cached_features_of_a_partly_denoised_film_are_not_those_of_pure_noise(
@@ -172,7 +178,7 @@ def test_cached_features_of_a_partly_denoised_film_are_not_those_of_pure_noise(
         fit(quiet_trainer(tmp_path, 1, *callbacks), tiny_action_stage(**arguments), lift_data)
         return np.load(first_tap(tmp_path))
 
-    assert not np.array_equal(cached(), cached(video_steps=1))
+    assert not np.array_equal(cached(), cached(features=FixedLevel(steps=1)))
 
 
 # --- what the features depend on ----------------------------------------------------------------------------------
@@ -193,8 +199,8 @@ def changed_text_tower() -> VideoModel:
         ({"split_seed": 5}, {}),
         ({"limit_demos": 2}, {}),
         ({}, ONE_TAP),
-        ({}, {"video_steps": 2, "video_sampler": Sampler(2, rho=3.0)}),
-        ({}, {"video_steps": 2, "video_sigma_end": 2.0}),
+        ({}, {"features": FixedLevel(steps=2), "video_sampler": Sampler(2, rho=3.0)}),
+        ({}, {"features": FixedLevel(steps=2, sigma_end=2.0)}),
     ],
     ids=["words", "orientation", "split", "demos", "taps", "spacing of the levels", "last level"],
 )
@@ -205,7 +211,7 @@ def test_features_of_other_words_pictures_or_levels_are_not_taken(
     lift_data: RobosuiteDataModule,
     handoff: Path,
 ) -> None:
-    first = {"video_steps": 2} if "video_steps" in stage_change else {}
+    first = {"features": FixedLevel(steps=2)} if "features" in stage_change else {}
     run(tmp_path, handoff, tiny_action_stage(**first), lift_data)
     before = first_tap(tmp_path).stat().st_mtime_ns, (tmp_path / "f" / "key.json").read_text()
     other = lift_datamodule(Path(str(lift_data.paths)), **data_change)
@@ -214,7 +220,7 @@ def test_features_of_other_words_pictures_or_levels_are_not_taken(
     assert (tmp_path / "f" / "key.json").read_text() != before[1]
     assert first_tap(tmp_path).stat().st_mtime_ns != before[0]
     for _, batch, features in stage.seen:
-        assert len(features) == len(stage.taps)
+        assert len(features) == len(stage.policy.taps)
         assert len(features[0]) == len(batch)
     run(tmp_path, handoff, tiny_action_stage(**stage_change), other)
 
@@ -226,7 +232,7 @@ def test_the_key_tells_weights_of_autoencoder_and_text_tower_and_nothing_that_do
         stage = tiny_action_stage(video, **arguments)
         data.setup()
         stage.attach(data.preprocessing)
-        return feature_key(stage, data)
+        return feature_key(stage.policy, data)
 
     plain = key_of(tiny_video_model())
     assert key_of(changed_text_tower())["weights"] != plain["weights"]
@@ -261,7 +267,7 @@ def test_windows_of_validation_never_get_features_of_training_whatever_the_mode(
         frames = torch.stack([lift_data.val_set[i].frames[:, 0] for i in batch.windows.tolist()])
         frames = lift_data.preprocessing.to_float(frames)
         conditioning = stage.video.condition(frames, batch.instructions, seeds=batch.windows.tolist())
-        assert torch.allclose(features[0], stage.imagine(conditioning)[0][0], atol=2e-2, rtol=2e-3)
+        assert torch.allclose(features[0], stage.policy.features_of_noise(conditioning)[0][0], atol=2e-2, rtol=2e-3)
 
 
 # --- what is read -------------------------------------------------------------------------------------------------
@@ -288,7 +294,7 @@ def test_only_the_current_frame_of_a_camera_is_read(
     fit(quiet_trainer(tmp_path, 1), tiny_video_stage(), lift_data)  # the same data module serves another stage
     assert max(read) == lift_data.num_frames
     read.clear()
-    shared = tiny_action_stage(noise_levels="shared")
+    shared = tiny_action_stage(features=SharedLevels())
     fit(quiet_trainer(tmp_path, 1, CheckpointHandoff(str(handoff))), shared, lift_data)
     assert max(read) == lift_data.num_frames
 
@@ -313,9 +319,9 @@ def test_training_on_current_frames_alone_is_training_on_all(
 def test_fewer_taps_or_windows_in_the_same_folder_never_open_old_files(
     tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
 ) -> None:
-    run(tmp_path, handoff, tiny_action_stage(standardize_features=True), lift_data)
+    run(tmp_path, handoff, tiny_action_stage(features=FixedLevel(standardize=True)), lift_data)
     assert list((tmp_path / "f").rglob("tap1.npy"))
-    run(tmp_path, handoff, tiny_action_stage(**ONE_TAP, standardize_features=True), lift_data)
+    run(tmp_path, handoff, tiny_action_stage(**ONE_TAP, features=FixedLevel(standardize=True)), lift_data)
     assert not list((tmp_path / "f").rglob("tap1.npy"))
     run(tmp_path, handoff, tiny_action_stage(**ONE_TAP), lift_datamodule(Path(str(lift_data.paths)), limit_demos=2))
 
@@ -327,7 +333,7 @@ def test_a_cache_that_was_killed_while_it_was_filled_is_filled_again(
     whole = {path.name: path.read_bytes() for path in (tmp_path / "f").rglob("*.npy")}
     shutil.rmtree(tmp_path / "f")
     stage, calls = tiny_action_stage(), []
-    imagine = stage.imagine
+    imagine = stage.policy.features_of_noise
 
     def killed(*arguments: object) -> object:
         calls.append(1)
@@ -335,7 +341,7 @@ def test_a_cache_that_was_killed_while_it_was_filled_is_filled_again(
             raise KeyboardInterrupt
         return imagine(*arguments)  # type: ignore[arg-type]
 
-    stage.imagine = killed  # type: ignore[method-assign, assignment]
+    stage.policy.features_of_noise = killed  # type: ignore[method-assign, assignment]
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         run(tmp_path, handoff, stage, lift_data)
     with pytest.raises(UserError, match="not complete"):
@@ -361,7 +367,7 @@ def test_too_little_room_is_said_before_anything_is_computed(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     stage = tiny_action_stage()
-    stage.imagine = lambda *_: pytest.fail("computed")  # type: ignore[method-assign]
+    stage.policy.features_of_noise = lambda *_: pytest.fail("computed")  # type: ignore[method-assign]
     num_bytes = 28 * 2 * 2 * (32 * 4 * 4 + 32 * 2 * 2) * 2  # windows, cameras, frames, the taps' maps, float16
     with pytest.raises(
         UserError, match=rf"f: 0\.0 GB \({num_bytes} bytes\) are needed and 0\.0 GB \(1000 bytes\) are free"
@@ -393,12 +399,12 @@ def test_without_held_out_demos_training_goes_on_from_the_cache(
 # --- several processes --------------------------------------------------------------------------------------------
 
 
-class Slow(ActionStage):
+class Slow(VideoPolicy):
     """Computes features for longer than the process group waits."""
 
-    def imagine(self, *arguments: Any) -> Any:  # noqa: ANN401
+    def features_of_noise(self, *arguments: Any) -> Any:  # noqa: ANN401
         time.sleep(1.5)
-        return super().imagine(*arguments)
+        return super().features_of_noise(*arguments)
 
 
 @pytest.mark.forks
@@ -406,7 +412,7 @@ def test_other_ranks_wait_for_as_long_as_it_takes_and_all_read_the_same(
     tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
 ) -> None:
     stage = tiny_action_stage(num_predicted=0)
-    stage.__class__ = Slow
+    stage.policy.__class__ = Slow
     strategy = DDPStrategy(process_group_backend="gloo", start_method="fork", timeout=timedelta(seconds=2))
     callbacks = (CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f"), batch_size=10))
     trainer = quiet_trainer(tmp_path, 2, *callbacks, devices=2, strategy=strategy, num_sanity_val_steps=0)

@@ -24,6 +24,7 @@ from callbacks.handoff import (
 )
 from datamodules import RobosuiteDataModule
 from networks import CheckpointError, NetworkError, PixelShuffleAutoencoder, SVDAutoencoder, VideoModel
+from policies import SharedLevels
 from tests.stage_parts import (
     fit,
     lift_datamodule,
@@ -49,7 +50,7 @@ def test_action_stage_starts_from_exactly_what_the_video_stage_learned(
 def test_frozen_weights_are_bit_identical_after_stage_2(
     tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
 ) -> None:
-    stage = tiny_action_stage(noise_levels="shared")
+    stage = tiny_action_stage(features=SharedLevels())
     callback = CheckpointHandoff(str(handoff))
     fit(quiet_trainer(tmp_path, 5, callback), stage, lift_data)
     stored = load_file(handoff / WEIGHTS)

@@ -19,8 +19,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks import SimulationRollout
 from callbacks.run_checkpoints import BestCheckpoint, LastCheckpoint
 from datamodules import RobosuiteDataModule
-from lightning_modules import PolicyStage, VideoPolicy
+from lightning_modules import PolicyStage
 from networks import read_checkpoint
+from policies import VideoPolicy
 from rollouts import EpisodeResult
 from rollouts.results import ResultsFile
 from simulators import EpisodeSpec, PolicyReply, PolicyRequest, SimulatorConfig

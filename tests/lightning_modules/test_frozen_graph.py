@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from datamodules import Batch, RobosuiteDataModule
 from lightning_modules import ActionStage
 from networks import VideoUNet
+from policies import FeatureLevels, FixedLevel, SharedLevels
 from tests.stage_parts import tiny_action_stage, tiny_video_model
 
 TAPS = (2, 5)  # of 8: the output blocks 6 and 7 are not needed
@@ -50,14 +51,14 @@ def outputs_of(network: VideoUNet) -> tuple[list[Tensor], Any]:
     return made, lambda: [handle.remove() for handle in handles]
 
 
-@pytest.mark.parametrize("noise_levels", ["shared", "independent"])
+@pytest.mark.parametrize("levels", [SharedLevels, FixedLevel])
 def test_nothing_that_is_kept_for_the_backward_pass_belongs_to_the_video_network(
-    lift_data: RobosuiteDataModule, noise_levels: str
+    lift_data: RobosuiteDataModule, levels: type[FeatureLevels]
 ) -> None:
-    stage, batch = stage_and_batch(lift_data, noise_levels=noise_levels)
+    stage, batch = stage_and_batch(lift_data, features=levels())
     made, stop = outputs_of(stage.video.unet)
     handed_over: list[Tensor] = []
-    stage.adapter.register_forward_pre_hook(lambda _, given: handed_over.extend(given[0]))
+    stage.policy.adapter.register_forward_pre_hook(lambda _, given: handed_over.extend(given[0]))
     size_by_place, loss = saved_in_step(stage, batch)
     stop()
     weights = {weight.untyped_storage().data_ptr() for weight in stage.video.parameters()}
@@ -74,7 +75,7 @@ def test_nothing_that_is_kept_for_the_backward_pass_belongs_to_the_video_network
 
 def test_a_graph_over_the_video_network_would_be_noticed(lift_data: RobosuiteDataModule) -> None:
     """The bytes that are kept grow several times when the same features are computed with gradients."""
-    stage, batch = stage_and_batch(lift_data, noise_levels="shared")
+    stage, batch = stage_and_batch(lift_data, features=SharedLevels())
     ours = sum(saved_in_step(stage, batch)[0].values())
     stage.video.unet.requires_grad_(True)
     plain = stage.video.features
@@ -88,7 +89,7 @@ def test_a_graph_over_the_video_network_would_be_noticed(lift_data: RobosuiteDat
 
 
 def test_layers_after_the_last_tap_do_not_run(lift_data: RobosuiteDataModule) -> None:
-    stage, batch = stage_and_batch(lift_data, noise_levels="shared")
+    stage, batch = stage_and_batch(lift_data, features=SharedLevels())
     unet = stage.video.unet.unet
     ran: set[str] = set()
     for name, layer in unet.named_modules():

@@ -11,10 +11,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from callbacks import FeatureCache, PredictedVideos, SimulationRollout, TrainableWeightAveraging
 from datamodules import Batch, DatasetError, RobosuiteDataModule
-from lightning_modules import JointStage, VideoPolicy, load_policy
+from lightning_modules import JointStage
 from networks import NetworkError, mean_over_rows
+from policies import load_policy
+from policies.video_inputs import conditioning_of, latents_of
 from simulators import SimulatorConfig
-from tests.lightning_modules.test_policy import request
+from tests.policies.test_acting import request
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_joint_stage, tiny_video_model
 
 
@@ -24,7 +26,9 @@ def attached(data: RobosuiteDataModule, **arguments: object) -> JointStage:
     stage.video.condition_noise = 0.0
     stage.attach(data.preprocessing)
     with torch.no_grad():
-        torch.nn.init.normal_(stage.action_unet.final[-1].weight, std=0.1)  # zero at first: no gradient comes through
+        torch.nn.init.normal_(
+            stage.policy.action_unet.final[-1].weight, std=0.1
+        )  # zero at first: no gradient comes through
     return stage
 
 
@@ -47,15 +51,15 @@ def test_the_loss_is_the_mean_over_all_video_and_action_rows(
     stage, batch = attached(lift_data), one_batch(lift_data)
     loss = training_loss(stage, batch, monkeypatch)
     torch.manual_seed(3)  # the step's own draws, in its order
-    latents, conditioning = stage.encode(batch)
-    sigma = stage.noise.sample(len(batch))
-    conditioning = stage.drop(conditioning)
+    latents, conditioning = latents_of(stage.video, batch, None), conditioning_of(stage.video, batch, None)
+    sigma = stage.policy.noise.sample(len(batch))
+    conditioning = stage.policy.drop(conditioning)
     noise = torch.randn_like(latents), torch.randn_like(batch.actions)
-    video, action = stage.network.loss(latents, batch.actions, *noise, sigma, conditioning)
+    video, action = stage.policy.joint.loss(latents, batch.actions, *noise, sigma, conditioning)
     assert video.shape == (4, 5)  # 1 + 2 cameras x 2 frames
     assert action.shape == (4, 4)
     torch.testing.assert_close(loss, mean_over_rows(video, action))
-    stage.video_weight = 0.25
+    stage.policy.video_weight = 0.25
     weighted = training_loss(stage, batch, monkeypatch)
     torch.testing.assert_close(weighted, 0.25 * video.mean() + 0.75 * action.mean())
 
@@ -66,7 +70,7 @@ def test_all_three_networks_get_gradients_and_the_actions_reach_the_video_networ
     stage, batch = attached(lift_data, video_weight=0.0), one_batch(lift_data)  # nothing is asked of the film
     training_loss(stage, batch, monkeypatch).backward()
     assert not stage.video.is_frozen
-    for network in (stage.video.unet, stage.adapter, stage.action_unet):
+    for network in (stage.video.unet, stage.policy.adapter, stage.policy.action_unet):
         norms = [p.grad.norm() for p in network.parameters() if p.grad is not None]
         assert torch.stack(norms).sum() > 0
     convolutions = [
@@ -99,7 +103,7 @@ def test_three_groups_are_trained_and_nothing_else(lift_data: RobosuiteDataModul
     stage = attached(lift_data, optimizer=partial(torch.optim.Adam, lr=1e-5))
     optimizer = stage.configure_optimizers()
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-5, 5e-5, 5e-5])
-    networks = (stage.video.unet, stage.adapter, stage.action_unet)
+    networks = (stage.video.unet, stage.policy.adapter, stage.policy.action_unet)
     for group, network in zip(optimizer.param_groups, networks, strict=True):
         assert [id(p) for p in group["params"]] == [id(p) for p in network.parameters()]
 
@@ -133,7 +137,7 @@ def test_an_averaged_run_resumes_where_it_stopped_and_its_checkpoint_is_a_policy
     again = quiet_trainer(tmp_path, 4, TrainableWeightAveraging(decay=0.5))
     fit(again, tiny_joint_stage(), lift_data, ckpt_path=tmp_path / "last.ckpt")
     assert again.global_step == 4
-    wanted = VideoPolicy(stage).act([request(7, lift_data, want_prediction=True)])[0]
+    wanted = stage.policy.act([request(7, lift_data, want_prediction=True)])[0]
     found = load_policy(tmp_path / "last.ckpt").act([request(7, lift_data, want_prediction=True)])[0]
     np.testing.assert_allclose(found.actions, wanted.actions, atol=1e-5)
     assert found.prediction is not None
@@ -154,7 +158,7 @@ def test_it_rolls_out_on_validation(
 
 
 def test_a_feature_cache_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule) -> None:
-    with pytest.raises(MisconfigurationException, match="JointStage trains the network that they come from"):
+    with pytest.raises(MisconfigurationException, match="FixedLevel; this is a JointStage"):
         fit(quiet_trainer(tmp_path, 1, FeatureCache(str(tmp_path))), tiny_joint_stage(), lift_data)
 
 
@@ -167,5 +171,5 @@ def test_a_weight_that_leaves_a_network_untrained_is_refused(weight: float) -> N
 def test_tasks_for_video_only_need_two_stages(tmp_path: Path, robomimic_file: Callable[..., Path]) -> None:
     robomimic_file(name="Stack.hdf5", task="Stack")
     data = lift_datamodule(robomimic_file().parent, video_only_tasks=["Stack"])
-    with pytest.raises(DatasetError, match="the joint stage learns film and actions of a window"):
+    with pytest.raises(DatasetError, match="the joint stage learns actions too"):
         fit(quiet_trainer(tmp_path, 1), tiny_joint_stage(), data)

@@ -12,8 +12,9 @@ from callbacks import CheckpointHandoff, TrainableWeightAveraging
 from callbacks.handoff import WEIGHTS, handoff_state, state_sha256
 from callbacks.stage_file import StageFile
 from datamodules import RobosuiteDataModule
-from lightning_modules import JointStage, Stage, VideoStage, load_policy
+from lightning_modules import JointStage, Stage, VideoStage
 from networks import LoRA, NetworkError
+from policies import load_policy
 from tests.stage_parts import (
     fit,
     lift_datamodule,
@@ -115,8 +116,8 @@ def test_a_joint_stage_with_adapters_leaves_a_policy(tmp_path: Path, lift_data: 
     trainer = quiet_trainer(tmp_path, 2)
     fit(trainer, stage, lift_data)
     trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=False)
-    policy = load_policy(tmp_path / "last.ckpt").stage
+    policy = load_policy(tmp_path / "last.ckpt")
     with torch.no_grad():
         conditioning = stage.video.condition(torch.rand(1, 2, 3, 16, 16), ["lift"], seeds=[0])
-        ours, theirs = (s.sample(conditioning, [0])[0] for s in (stage.eval(), policy.eval()))
+        ours, theirs = (s.sample(conditioning, [0])[0] for s in (stage.eval().policy, policy.eval()))
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)

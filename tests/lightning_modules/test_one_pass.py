@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from datamodules import Batch, RobosuiteDataModule
-from lightning_modules import ActionStage, VideoPolicy
-from lightning_modules.policy import build_stage
+from lightning_modules import ActionStage
 from networks import Conditioning, LogNormalNoise, NetworkError
+from policies import FeatureLevels, FixedLevel, RandomLevel, VideoPolicy, build_policy
+from policies.video_inputs import conditioning_of
 from tests.stage_parts import tiny_action_stage, tiny_video_model
 
 
@@ -57,9 +58,9 @@ def test_draws_in_one_step_give_the_mean_loss_and_gradient_of_separate_draws(
         trained = [p for p in stage.parameters() if p.requires_grad]
         return torch.cat([p.grad.flatten() for p in trained if p.grad is not None])
 
-    separate = [stage.loss(batch, s, n) for s, n in zip(sigma.chunk(draws), noise, strict=True)]
+    separate = [stage.policy.action_loss(batch, s, n) for s, n in zip(sigma.chunk(draws), noise, strict=True)]
     mean = torch.stack(separate).mean()
-    together = stage.loss(batch, sigma, noise.flatten(0, 1))
+    together = stage.policy.action_loss(batch, sigma, noise.flatten(0, 1))
     assert together.item() == pytest.approx(mean.item(), rel=1e-9)
     expected = gradients(mean)
     assert expected.norm() > 0
@@ -69,11 +70,11 @@ def test_draws_in_one_step_give_the_mean_loss_and_gradient_of_separate_draws(
 def test_draws_share_features_and_one_pass_of_the_adapter(
     lift_data: RobosuiteDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage, batch = stage_and_batch(lift_data, action_draws=5)
+    stage, batch = stage_and_batch(lift_data, features=FixedLevel(draws=5))
     video, adapter, action = [], [], []
     monkeypatch.setattr(stage.video.unet, "features", counted(video, stage.video.unet.features))
-    stage.adapter.register_forward_pre_hook(lambda _, given: adapter.append(len(given[0][0])))
-    stage.action_unet.register_forward_pre_hook(lambda _, given: action.append(len(given[0])))
+    stage.policy.adapter.register_forward_pre_hook(lambda _, given: adapter.append(len(given[0][0])))
+    stage.policy.action_unet.register_forward_pre_hook(lambda _, given: action.append(len(given[0])))
     stage.training_step(batch, 0).backward()
     assert (video, adapter, action) == ([4], [4], [20])
 
@@ -81,7 +82,7 @@ def test_draws_share_features_and_one_pass_of_the_adapter(
 def test_steps_down_to_a_lower_level_cost_one_pass_each(
     lift_data: RobosuiteDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage, batch = stage_and_batch(lift_data, video_steps=2, video_sigma_end=0.5)
+    stage, batch = stage_and_batch(lift_data, features=FixedLevel(steps=2, sigma_end=0.5))
     plain, _ = stage_and_batch(lift_data)
     levels: list[float] = []
     for name in ("denoise", "features"):
@@ -92,69 +93,77 @@ def test_steps_down_to_a_lower_level_cost_one_pass_each(
             return method(noisy, sigma, *rest)
 
         monkeypatch.setattr(stage.video, name, noted)
-    features, emb = stage.imagine(stage.conditioning(batch))
+    features, emb = stage.policy.features_of_noise(conditioning_of(stage.video, batch, None))
     middle = (0.5 * (20 ** (1 / 7) + 0.5 ** (1 / 7))) ** 7
     assert levels == pytest.approx([20.0, middle, 0.5], rel=1e-5)
     assert torch.equal(emb, stage.video.level_embedding(torch.full((4,), levels[-1])))
-    looked, _ = plain.imagine(plain.conditioning(batch))
+    looked, _ = plain.policy.features_of_noise(conditioning_of(plain.video, batch, None))
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(features, looked, strict=True))
 
 
 def test_training_draws_a_level_a_window_and_validation_keeps_the_fixed_one(
     lift_data: RobosuiteDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage, batch = stage_and_batch(lift_data, video_noise=LogNormalNoise(1.0, 1.5), video_sigma=7.0)
+    stage, batch = stage_and_batch(lift_data, features=RandomLevel(LogNormalNoise(1.0, 1.5), 7.0))
     seen: list[Tensor] = []
-    look = stage.video.imagine_features
+    look = stage.video.features_of_noise
 
     def noted(conditioning: Conditioning, sigma: float | Tensor, *rest: Any) -> Any:  # noqa: ANN401
         seen.append(torch.as_tensor(sigma))
         return look(conditioning, sigma, *rest)
 
-    monkeypatch.setattr(stage.video, "imagine_features", noted)
+    monkeypatch.setattr(stage.video, "features_of_noise", noted)
     stage.train().training_step(batch, 0)
     assert seen[0].shape == (4,)
     assert len(set(seen[0].tolist())) == 4
-    stage.eval().batch_features(batch)
+    stage.eval().policy.batch_features(batch)
     assert seen[1].tolist() == 7.0
 
 
 def test_a_distribution_of_one_level_gives_the_features_of_that_fixed_level(lift_data: RobosuiteDataModule) -> None:
     """The level of pure noise reaches the networks by its embedding alone: their input is the noise itself."""
 
-    def looked(**arguments: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-        stage, batch = stage_and_batch(lift_data, **arguments)
-        features, emb = stage.train().batch_features(batch)
+    def looked(levels: FeatureLevels) -> tuple[Tensor, Tensor]:
+        stage, batch = stage_and_batch(lift_data, features=levels)
+        features, emb = stage.train().policy.batch_features(batch)
         return torch.cat([part.flatten() for part in features]), emb
 
-    drawn, fixed = looked(video_noise=LogNormalNoise(math.log(5.0), 0.0)), looked(video_sigma=5.0)
+    drawn, fixed = looked(RandomLevel(LogNormalNoise(math.log(5.0), 0.0))), looked(FixedLevel(5.0))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(drawn, fixed, strict=True))
-    assert (drawn[1] - looked()[1]).abs().max() > 1e-3
+    assert (drawn[1] - looked(FixedLevel())[1]).abs().max() > 1e-3
 
 
-def test_a_policy_is_rebuilt_with_its_steps_and_older_descriptions_have_none(lift_data: RobosuiteDataModule) -> None:
-    stage, _ = stage_and_batch(lift_data, video_steps=2, video_sigma_end=0.5)
-    config = stage.policy_config()
-    rebuilt = VideoPolicy(build_stage(config, lift_data.preprocessing)).stage
-    assert isinstance(rebuilt, ActionStage)
-    assert (rebuilt.video_steps, rebuilt.video_sigma_end) == (2, 0.5)
-    old = {name: value for name, value in config.items() if name not in ("video_steps", "video_sigma_end")}
-    assert build_stage(old, lift_data.preprocessing).video_steps == 0
+def test_a_policy_is_rebuilt_with_its_levels(lift_data: RobosuiteDataModule) -> None:
+    for levels in (FixedLevel(9.0, 2, 0.5, standardize=True), RandomLevel(LogNormalNoise(), 3.0, draws=2)):
+        stage, _ = stage_and_batch(lift_data, features=levels)
+        rebuilt = build_policy(stage.policy.config, lift_data.preprocessing)
+        assert isinstance(rebuilt, VideoPolicy)
+        assert rebuilt.features.config == levels.config
+
+
+@pytest.mark.parametrize("levels", ["shared", "independent"])
+def test_descriptions_of_older_checkpoints_are_read(lift_data: RobosuiteDataModule, levels: str) -> None:
+    stage, _ = stage_and_batch(lift_data)
+    arguments = stage.policy.config["init_args"]
+    old = {name: value for name, value in arguments.items() if name != "features"}
+    old |= {"noise_levels": levels, "video_sigma": 7.0, "standardize_features": levels != "shared"}
+    policy = build_policy(old, lift_data.preprocessing)
+    assert isinstance(policy, VideoPolicy)
+    expected = {} if levels == "shared" else FixedLevel(7.0, standardize=True).config["init_args"]
+    assert policy.features.config["init_args"] == expected
+    with pytest.raises(NetworkError, match="another version: policy: key 'film' unknown; key 'taps' missing"):
+        build_policy({name: value for name, value in old.items() if name != "taps"} | {"film": 1}, stage.data)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"noise_levels": "shared", "action_draws": 2}, "action_draws is set with noise_levels: shared"),
-        ({"noise_levels": "shared", "video_steps": 1}, "video_steps is set with noise_levels: shared"),
-        ({"noise_levels": "shared", "video_noise": LogNormalNoise()}, "video_noise is set with noise_levels: shared"),
-        ({"action_draws": 0}, "needed are action_draws >= 1"),
-        ({"video_steps": -1}, "needed are .* video_steps >= 0"),
-        ({"video_steps": 1, "video_sigma_end": 30.0}, "must lie between 0 and video_sigma 20.0"),
-        ({"video_noise": LogNormalNoise(), "video_steps": 1}, "video_steps needs a fixed one"),
-        ({"video_noise": LogNormalNoise(), "standardize_features": True}, "standardize_features needs a fixed one"),
+        ({"draws": 0}, "draws >= 1"),
+        ({"sigma": 0.0}, "sigma > 0"),
+        ({"steps": -1}, "steps >= 0"),
+        ({"steps": 1, "sigma_end": 30.0}, "sigma_end 30.0, sigma 20.0"),
     ],
 )
-def test_settings_that_contradict_the_noise_levels_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_levels_out_of_range_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(NetworkError, match=message):
-        tiny_action_stage(**arguments)
+        FixedLevel(**arguments)

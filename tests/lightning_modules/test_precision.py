@@ -9,6 +9,7 @@ import torch
 
 from datamodules import RobosuiteDataModule
 from lightning_modules import Stage
+from policies import SharedLevels
 from tests.stage_parts import (
     fit,
     lift_datamodule,
@@ -21,7 +22,7 @@ from tests.stage_parts import (
 
 STAGES: dict[str, Callable[..., Stage]] = {
     "video": tiny_video_stage,
-    "action": partial(tiny_action_stage, noise_levels="shared"),
+    "action": partial(tiny_action_stage, features=SharedLevels()),
     "joint": tiny_joint_stage,
 }
 

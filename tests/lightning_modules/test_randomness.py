@@ -16,6 +16,7 @@ from datamodules import RobosuiteDataModule
 from datamodules.augmentation import PAPER_JITTER
 from lightning_modules import Stage
 from networks import LogNormalNoise, SeededTextEncoder, SVDAutoencoder, VideoModel, VideoUNet
+from policies import SharedLevels
 from tests.stage_parts import (
     fit,
     lift_datamodule,
@@ -29,7 +30,7 @@ from tests.stage_parts import (
 STAGES: dict[str, Callable[..., Stage]] = {
     "video": tiny_video_stage,
     "action": tiny_action_stage,
-    "action, shared levels": partial(tiny_action_stage, noise_levels="shared"),
+    "action, shared levels": partial(tiny_action_stage, features=SharedLevels()),
     "joint": tiny_joint_stage,
 }
 

@@ -10,6 +10,7 @@ import torch
 from datamodules import DatasetError, RobosuiteDataModule
 from lightning_modules import Stage
 from networks import Conditioning, NetworkError
+from policies import FeatureLevels, FixedLevel, SharedLevels
 from tests.stage_parts import (
     fit,
     lift_datamodule,
@@ -50,11 +51,11 @@ def test_validation_numbers_do_not_depend_on_chance(tmp_path: Path, lift_data: R
     assert {"val/loss", "val/psnr", "val/ssim", "val/loss_sigma_0.5"} <= set(first)
 
 
-@pytest.mark.parametrize("noise_levels", ["independent", "shared"])
+@pytest.mark.parametrize("levels", [FixedLevel, SharedLevels])
 def test_action_stage_trains_adapter_and_action_net_alone(
-    tmp_path: Path, lift_data: RobosuiteDataModule, noise_levels: str
+    tmp_path: Path, lift_data: RobosuiteDataModule, levels: type[FeatureLevels]
 ) -> None:
-    stage = tiny_action_stage(tiny_video_model(residual=False), noise_levels=noise_levels)
+    stage = tiny_action_stage(tiny_video_model(residual=False), features=levels())
     stage.attach(lift_data.preprocessing)
     before = {name: value.clone() for name, value in stage.state_dict().items()}
     trainer = quiet_trainer(tmp_path, 3)
@@ -84,11 +85,11 @@ def test_padded_actions_count_unless_masked(lift_data: RobosuiteDataModule, monk
     batch.frames = lift_data.preprocessing.to_float(batch.frames)
     pad = batch.action_is_pad.float()
     assert 0 < pad.mean() < 1
-    monkeypatch.setattr(stage.network, "denoise_action", lambda *_: batch.actions + pad.unsqueeze(-1))
+    monkeypatch.setattr(stage.policy.joint, "denoise_action", lambda *_: batch.actions + pad.unsqueeze(-1))
     sigma, noise = torch.ones(len(batch)), torch.zeros_like(batch.actions)
-    assert stage.loss(batch, sigma, noise).item() == pytest.approx(2 * pad.mean().item(), rel=1e-5)
-    stage.mask_padding = True
-    assert stage.loss(batch, sigma, noise).item() == 0.0
+    assert stage.policy.action_loss(batch, sigma, noise).item() == pytest.approx(2 * pad.mean().item(), rel=1e-5)
+    stage.policy.mask_padding = True
+    assert stage.policy.action_loss(batch, sigma, noise).item() == 0.0
 
 
 def test_the_action_weight_scales_what_is_trained_and_not_what_is_logged(
@@ -110,13 +111,22 @@ def test_the_action_weight_scales_what_is_trained_and_not_what_is_logged(
 
 
 @pytest.mark.parametrize("kind", [tiny_video_stage, tiny_action_stage, tiny_joint_stage])
-def test_the_dropout_scope_of_every_stage_is_an_argument(kind: Callable[..., Stage]) -> None:
-    ones = Conditioning(torch.ones(200, 5, 1, 1, 1), torch.ones(200, 5, 1, 1), torch.ones(200, 5, 1, 1, 1))
-    for scope, whole in (("frame", False), ("sample", True)):
-        stage = kind(condition_dropout=0.5, dropout_scope=scope)
-        latents, context = (part.flatten(1) for part in vars(stage.drop(ones)).values() if part.min() == 0)
-        assert torch.equal(latents, context) == whole
-        assert bool((latents == latents[:, :1]).all()) == whole
+def test_the_dropout_scope_of_every_stage_is_an_argument(
+    lift_data: RobosuiteDataModule, monkeypatch: pytest.MonkeyPatch, kind: Callable[..., Stage]
+) -> None:
+    seen: list[tuple[float, str]] = []
+    dropout = Conditioning.dropout
+    monkeypatch.setattr(
+        Conditioning, "dropout", lambda c, p, scope="frame": (seen.append((p, scope)), dropout(c, p, scope))[1]
+    )
+    batch = next(iter(lift_data.window_loader("train", batch_size=4)))
+    batch.frames = lift_data.preprocessing.to_float(batch.frames)
+    for scope in ("frame", "sample"):
+        stage = kind(tiny_video_model(residual=False), condition_dropout=0.5, dropout_scope=scope)
+        stage.attach(lift_data.preprocessing)
+        monkeypatch.setattr(stage, "log_dict", lambda *_, **__: None)
+        stage.train().training_step(batch, 0)
+    assert seen == [(0.5, "frame"), (0.5, "sample")]
 
 
 def test_views_that_do_not_fit_the_data_are_named(lift_data: RobosuiteDataModule) -> None:
@@ -127,11 +137,6 @@ def test_views_that_do_not_fit_the_data_are_named(lift_data: RobosuiteDataModule
 def test_unknown_tap_lists_those_there_are(lift_data: RobosuiteDataModule) -> None:
     with pytest.raises(NetworkError, match=r"no tap \[22\] .* it has \[0, 1, 2, 3, 4, 5, 6, 7\]"):
         tiny_action_stage(taps=(3, 22)).attach(lift_data.preprocessing)
-
-
-def test_standardised_features_need_independent_levels() -> None:
-    with pytest.raises(NetworkError, match="noise_levels: independent"):
-        tiny_action_stage(noise_levels="shared", standardize_features=True)
 
 
 def test_resuming_on_other_data_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule) -> None:

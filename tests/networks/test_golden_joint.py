@@ -13,9 +13,9 @@ from torch import Tensor
 from networks.adapter import PAPER_BRANCH, PAPER_MERGE, AdapterStage
 from networks.conditioning import Conditioning
 from networks.edm import mean_over_rows
-from networks.policy_model import PolicyModel
 from networks.sampling import Denoise, Sampler
 from networks.video_unet import VideoUNet
+from policies import VideoPolicy
 from tests.goldens import (
     AMPLIFIED,
     DTYPES,
@@ -36,7 +36,7 @@ FLOAT64_IS_SLOW = [torch.float32, pytest.param(torch.float64, marks=[pytest.mark
 
 
 @pytest.fixture(scope="module")
-def tiny(reference_keys: dict[str, Any], fill_by_rule: Fill) -> Callable[[torch.dtype], PolicyModel]:
+def tiny(reference_keys: dict[str, Any], fill_by_rule: Fill) -> Callable[[torch.dtype], VideoPolicy]:
     """The parity folder's scaled-down network in a precision."""
     unet = VideoUNet(
         block_out_channels=(32, 64, 128, 128),
@@ -76,7 +76,7 @@ def inputs(unit: Unit, name: str, num_samples: int, dtype: torch.dtype) -> tuple
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_joint_denoiser_is_the_published_one(
-    tiny: Callable[[torch.dtype], PolicyModel], unit: Unit, parity_arrays: Arrays, dtype: torch.dtype
+    tiny: Callable[[torch.dtype], VideoPolicy], unit: Unit, parity_arrays: Arrays, dtype: torch.dtype
 ) -> None:
     arrays, model = parity_arrays("joint_tiny"), tiny(dtype)
     sigma = arrays["den_sigma"].to(dtype)
@@ -85,20 +85,20 @@ def test_joint_denoiser_is_the_published_one(
     condition, adapted = conditioning(unit, "joint", 2, dtype), []
     model.adapter.norm.register_forward_hook(lambda *args: adapted.append(args[-1]))
     with torch.no_grad():
-        video, action = model.denoise(noisy_video, noisy_action, sigma, condition)
+        video, action = model.joint.denoise(noisy_video, noisy_action, sigma, condition)
     check("joint_tiny den_video", video.flatten(0, 1), arrays["den_video"], 5e-5)
     check("joint_tiny den_adapter", adapted[0], arrays["den_adapter"], 5e-3, AMPLIFIED)
     check("joint_tiny den_action", action.flatten(0, 1), arrays["den_action"], 1e-3, AMPLIFIED)
     if dtype == torch.float32:  # the pass that stops after the last tap serves as well
         with torch.no_grad():
             features, emb = model.video.features(noisy_video, sigma, condition, TAPS)
-            once = model.denoise_action(noisy_action, sigma, features, emb)
+            once = model.joint.denoise_action(noisy_action, sigma, features, emb)
         torch.testing.assert_close(once, action, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", FLOAT64_IS_SLOW)
 def test_loss_and_gradients_are_the_published_ones(
-    tiny: Callable[[torch.dtype], PolicyModel],
+    tiny: Callable[[torch.dtype], VideoPolicy],
     unit: Unit,
     parity_arrays: Arrays,
     parity_dir: Path,
@@ -109,7 +109,7 @@ def test_loss_and_gradients_are_the_published_ones(
         inputs(unit, f"loss/{{}}_{kind}", 2, dtype) for kind in ("clean", "noise")
     )
     sigma = arrays["den_sigma"].to(dtype)
-    rows = model.loss(clean, action, noise, action_noise, sigma, conditioning(unit, "joint", 2, dtype))
+    rows = model.joint.loss(clean, action, noise, action_noise, sigma, conditioning(unit, "joint", 2, dtype))
     check("joint_tiny loss_elements", torch.cat([r.flatten() for r in rows]), arrays["loss_elements"], 1e-3)
     loss = mean_over_rows(*rows)
     check("joint_tiny loss_total", loss, arrays["loss_total"], 1e-4)
@@ -132,7 +132,7 @@ def test_loss_and_gradients_are_the_published_ones(
 
 @pytest.mark.parametrize("dtype", FLOAT64_IS_SLOW)
 def test_four_guided_euler_steps_are_the_published_ones(
-    tiny: Callable[[torch.dtype], PolicyModel], unit: Unit, parity_arrays: Arrays, dtype: torch.dtype
+    tiny: Callable[[torch.dtype], VideoPolicy], unit: Unit, parity_arrays: Arrays, dtype: torch.dtype
 ) -> None:
     arrays, sampler = parity_arrays("joint_tiny"), Sampler(num_steps=4)
     if dtype == torch.float64:  # the published levels went through float32 powers: 2e-6 away from the formula's
@@ -149,7 +149,7 @@ def test_four_guided_euler_steps_are_the_published_ones(
 
     sampler.sample = recording  # type: ignore[method-assign]
     start = inputs(unit, "sampler/{}_noise", 1, dtype)
-    video, action = tiny(dtype).sample(conditioning(unit, "sampler", 1, dtype), *start, sampler)
+    video, action = tiny(dtype).joint.sample(conditioning(unit, "sampler", 1, dtype), *start, sampler)
     steps = [*states[1:], (video, action)]
     check("joint_tiny sampler_video", video[0], arrays["sampler_video"], 2e-4)
     check("joint_tiny sampler_action", action[0], arrays["sampler_action"], 5e-3, FOLLOWED)

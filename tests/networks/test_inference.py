@@ -8,13 +8,13 @@ from torch import Tensor
 
 from networks.errors import NetworkError
 from networks.inference import prepare_for_inference
-from networks.policy_model import PolicyModel
 from networks.sampling import Sampler
-from tests.networks.test_policy_model import noises, small_conditioning, small_policy
+from policies import VideoPolicy
+from tests.networks.test_joint_denoiser import noises, small_conditioning, small_policy
 
 
-def sampled(model: PolicyModel) -> tuple[Tensor, Tensor]:
-    return model.sample(small_conditioning(model), *noises(model), Sampler(2))
+def sampled(model: VideoPolicy) -> tuple[Tensor, Tensor]:
+    return model.joint.sample(small_conditioning(model), *noises(model), Sampler(2))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_prepared_network_samples_the_same_within_rounding(options: dict[str, 
     """Sampling starts at sigma 700, which float32 rounds to 1e-4 of the result; one pass agrees to 1e-6."""
     model = small_policy().eval()
     prepared = copy.deepcopy(model)
-    prepare_for_inference(prepared, **options)  # type: ignore[arg-type]
+    prepare_for_inference(prepared.networks(), **options)  # type: ignore[arg-type]
     for found, wanted in zip(sampled(prepared), sampled(model), strict=True):
         assert found.dtype == torch.float32
         assert ((found - wanted).abs().max() / wanted.abs().max()).item() < limit
@@ -37,7 +37,7 @@ def test_a_prepared_network_samples_the_same_within_rounding(options: dict[str, 
 
 def test_channels_last_reaches_2d_and_3d_convolutions() -> None:
     model = small_policy()
-    prepare_for_inference(model, channels_last=True)
+    prepare_for_inference(model.networks(), channels_last=True)
     assert model.video.unet.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     conv = next(module for module in model.adapter.modules() if isinstance(module, torch.nn.Conv3d))
     assert conv.weight.is_contiguous(memory_format=torch.channels_last_3d)
@@ -45,7 +45,7 @@ def test_channels_last_reaches_2d_and_3d_convolutions() -> None:
 
 def test_autoencoder_and_text_tower_keep_their_precision() -> None:
     model = small_policy()
-    prepare_for_inference(model, precision="bfloat16")
+    prepare_for_inference(model.networks(), precision="bfloat16")
     assert model.video.unet.dtype == torch.bfloat16
     parameters = [*model.video.autoencoder.parameters(), *model.video.text_encoder.parameters()]
     assert {parameter.dtype for parameter in parameters} == {torch.float32}
@@ -54,4 +54,4 @@ def test_autoencoder_and_text_tower_keep_their_precision() -> None:
 @pytest.mark.parametrize("options", [{"precision": "int8"}, {"compile_mode": "fast"}])
 def test_unknown_choices_are_refused_by_name(options: dict[str, str]) -> None:
     with pytest.raises(NetworkError, match="must be one of"):
-        prepare_for_inference(small_policy(), **options)  # type: ignore[arg-type]
+        prepare_for_inference(small_policy().networks(), **options)  # type: ignore[arg-type]

@@ -113,14 +113,14 @@ def test_features_stop_after_the_last_wanted_tap(model: VideoModel, frames: Tens
     model.unet.unet.up_blocks[-1].resnets[-1].register_forward_hook(lambda *_: ran.append(_[0]))
     model.unet.unet.conv_out.register_forward_hook(lambda *_: ran.append(_[0]))
     noise = torch.randn(model.latent_shape(16))
-    model.imagine_features(model.condition(frames[:, :, 0], TEXTS), 20.0, noise, (3, 5))
+    model.features_of_noise(model.condition(frames[:, :, 0], TEXTS), 20.0, noise, (3, 5))
     assert not ran
 
 
 def test_imagined_features_are_those_of_pure_noise(model: VideoModel, frames: Tensor) -> None:
     conditioning = model.condition(frames[:, :, 0], TEXTS)
     noise = torch.randn(model.latent_shape(16))
-    (imagined,), emb = model.imagine_features(conditioning, 20.0, noise, (5,))
+    (imagined,), emb = model.features_of_noise(conditioning, 20.0, noise, (5,))
     noisy = (noise * (20.0**2 + 1) ** 0.5).expand(2, -1, -1, -1, -1)
     (expected,), _ = model.features(noisy, torch.full((2,), 20.0), conditioning, (5,))
     torch.testing.assert_close(imagined, expected)

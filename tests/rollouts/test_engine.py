@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rollouts.engine import RolloutEngine
-from rollouts.policies import Policy, RandomPolicy, ScriptedPolicy, ZeroPolicy
+from rollouts.policies import Actor, RandomPolicy, ScriptedPolicy, ZeroPolicy
 from rollouts.results import EpisodeResult
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
@@ -139,7 +139,7 @@ def test_nothing_is_rendered_for_a_blind_policy(counting: Counting) -> None:
 
 @pytest.mark.parametrize("policy", [ScriptedPolicy(), RandomPolicy(4), ZeroPolicy(4)], ids=lambda p: type(p).__name__)
 def test_policies_without_a_network_give_the_same_results_with_any_number_of_workers_and_draw_nothing(
-    counting: Counting, policy: Policy
+    counting: Counting, policy: Actor
 ) -> None:
     config = counting(["up", "down"], options={"goal": 5.0, "render_s": 60.0, "delay_s": 0.002})  # a picture hangs
     runs = []

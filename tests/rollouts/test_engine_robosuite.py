@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rollouts.engine import RolloutEngine
-from rollouts.policies import Policy, RandomPolicy, ScriptedPolicy
+from rollouts.policies import Actor, RandomPolicy, ScriptedPolicy
 from simulators.config import SimulatorConfig
 
 pytest.importorskip("robosuite")
@@ -15,7 +15,7 @@ pytest.importorskip("robosuite")
 @pytest.mark.parametrize(
     ("policy", "solved"), [(ScriptedPolicy(), True), (RandomPolicy(8), False)], ids=["scripted", "random"]
 )
-def test_lift_gives_the_same_results_for_one_and_two_workers(policy: Policy, solved: bool) -> None:
+def test_lift_gives_the_same_results_for_one_and_two_workers(policy: Actor, solved: bool) -> None:
     config = SimulatorConfig("robosuite", ["Lift"], ["no such camera"], image_size=16, max_steps=60)  # never drawn
     runs = []
     for num_workers in (1, 2):

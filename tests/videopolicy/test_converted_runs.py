@@ -11,11 +11,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from lightning_modules import load_policy
 from networks import Conditioning, read_checkpoint
 from networks.checkpoints.conversion import plan, published_table
 from networks.checkpoints.keys import PREFIX_BY_PART
 from networks.checkpoints.source import Source
+from policies import load_policy
 from simulators import SimulatorConfig
 from tests.networks.conftest import _unit as unit
 from tests.networks.conftest import parity_arrays
@@ -102,7 +102,7 @@ def test_converted_network_gives_the_published_outputs(
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(published_networks(robocasa_file())))
     experiment = ["-c", str(ROBOCASA), "-c", str(tmp_path / "tiny.yaml")]
     arrays = parity_arrays("joint_tiny")
-    network = load_policy(converted(tmp_path, reference_weights, experiment)).stage.network
+    network = load_policy(converted(tmp_path, reference_weights, experiment)).network
     sigma = arrays["den_sigma"]
     noisy_video = sigma.view(2, 1, 1, 1, 1) * unit("joint/noised_video", (50, 4, 32, 32)).unflatten(0, (2, 25))
     noisy_action = sigma.view(2, 1, 1) * unit("joint/noised_action", (64, 7)).unflatten(0, (2, 32))

@@ -136,7 +136,7 @@ def test_the_demo_stopped_half_way_goes_on_to_its_table_and_a_third_run_repeats_
     assert outcomes(run) == before
 
     checkpoint = run / "without_stage1" / "action" / "checkpoints" / "last.ckpt"
-    first, same, other = (untrained_policy(checkpoint, seed).stage.state_dict() for seed in (0, 0, 1))
+    first, same, other = (untrained_policy(checkpoint, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], same[key]) for key in first)
     drawn = [key for key in first if not torch.equal(first[key], other[key])]
     assert drawn

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from callbacks import SimulationRollout
-from lightning_modules import load_policy
 from networks import NetworkError
+from policies import SharedLevels, VideoPolicy, load_policy
 from simulators import SimulatorConfig, SimulatorError
 from tests.simulators.conftest import counting
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model
@@ -103,9 +103,9 @@ def test_sampling_options_change_the_policy_and_are_part_of_its_fingerprint(tmp_
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
     policy, identity, _ = evaluate.prepare(parser.parse_args([str(a) for a in (*arguments, *changed)]))
-    stage = policy.stage  # type: ignore[attr-defined]
-    assert (stage.sampler.num_steps, stage.sampler.scheduler) == (5, "DPMSolverMultistepScheduler")
-    assert (stage.sampler.sigma_max, stage.video_steps) == (20.0, 1)
+    assert isinstance(policy, VideoPolicy)
+    assert (policy.sampler.num_steps, policy.sampler.scheduler) == (5, "DPMSolverMultistepScheduler")
+    assert (policy.sampler.sigma_max, policy.features.config["init_args"]["steps"]) == (20.0, 1)
     assert identity["sampling"] == {
         "action_steps": 5, "action_scheduler": "DPMSolverMultistepScheduler", "video_steps": 1
     }  # fmt: skip
@@ -124,9 +124,10 @@ def test_sampling_options_change_the_policy_and_are_part_of_its_fingerprint(tmp_
 
 def test_with_shared_levels_film_and_actions_take_the_same_steps(checkpoint: Path) -> None:
     policy = load_policy(checkpoint)
-    policy.stage.noise_levels = "shared"  # type: ignore[attr-defined]
+    assert isinstance(policy, VideoPolicy)
+    policy.features = SharedLevels()
     SamplingOverrides(video_steps=7, guidance=1.5).apply(policy)
-    assert (policy.stage.sampler.num_steps, policy.stage.sampler.guidance) == (7, 1.5)
+    assert (policy.sampler.num_steps, policy.sampler.guidance) == (7, 1.5)
     with pytest.raises(CommandError, match=r"--action-steps 5 and --video-steps 7: .* give one of them"):
         SamplingOverrides(action_steps=5, video_steps=7).apply(policy)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_modules import load_policy
+from policies import load_policy
 from videopolicy.experiment.files import load_experiment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,4 +48,4 @@ def test_its_stages_train_and_leave_a_whole_run_directory(
     assert (run / "config.yaml").is_file()
     assert (run / "handoff" / "manifest.json").is_file() == (stages == ("video", "action"))
     policy = load_policy(run / stages[-1] / "checkpoints" / "last.ckpt")  # what `videopolicy evaluate` takes
-    assert policy.stage.data.action_horizon == 4
+    assert policy.data.action_horizon == 4

@@ -14,6 +14,8 @@ from datamodules.frozen_cache import CacheWriter
 from files.errors import UserError
 from lightning_modules import Stage
 from networks import NetworkError, PixelShuffleAutoencoder, SVDAutoencoder, VideoModel, VideoUNet
+from policies import FeatureLevels, FixedLevel, SharedLevels
+from policies.video_inputs import latents_of
 from tests.stage_parts import (
     NUM_FRAMES,
     fit,
@@ -73,14 +75,14 @@ def fill_zeros(stage: Stage) -> None:
                 parameter.normal_(std=0.1)
 
 
-def with_noise_levels(levels: str) -> Callable[[VideoModel], Stage]:
-    return lambda video: tiny_action_stage(video, noise_levels=levels)
+def with_levels(levels: FeatureLevels) -> Callable[[VideoModel], Stage]:
+    return lambda video: tiny_action_stage(video, features=levels)
 
 
 STAGES: dict[str, Callable[[VideoModel], Stage]] = {
     "video": tiny_video_stage,
-    "action, shared": with_noise_levels("shared"),
-    "action, independent": with_noise_levels("independent"),
+    "action, shared": with_levels(SharedLevels()),
+    "action, independent": with_levels(FixedLevel()),
     "joint": tiny_joint_stage,
 }
 
@@ -111,10 +113,10 @@ def test_posteriors_stay_random_in_training(robomimic_file: Callable[..., Path],
     fill(tmp_path / "cache", video, lift_datamodule(path))
     stage = tiny_video_stage(video)
     batch = batch_of(lift_datamodule(path, latent_cache=str(tmp_path / "cache")))
-    first, second = stage.true_latents(batch), stage.true_latents(batch)
+    first, second = latents_of(stage.video, batch, None), latents_of(stage.video, batch, None)
     assert not torch.allclose(first, second, atol=1e-2)
     mean, log_variance = video.rows(batch.latents.moments.float()).chunk(2, dim=2)
-    draws = torch.stack([stage.true_latents(batch) for _ in range(400)]) / 0.5
+    draws = torch.stack([latents_of(stage.video, batch, None) for _ in range(400)]) / 0.5
     assert torch.allclose(draws.mean(0), mean, atol=0.3)
     assert torch.allclose(draws.std(0).mean(), (0.5 * log_variance).exp().mean(), rtol=0.02)
 

@@ -138,7 +138,7 @@ def test_the_papers_settings_are_those_of_the_robocasa_experiment(capsys: pytest
         assert trainer["precision"] == "16-mixed"
         assert model["condition_dropout"] == 0.1
     assert model["taps"] == [9, 13, 16, 19, 22]
-    assert (model["adapter_lr_scale"], model["action_lr_scale"], model["noise_levels"]) == (5.0, 5.0, "shared")
+    assert (model["adapter_lr_scale"], model["action_lr_scale"], model["features"]) == (5.0, 5.0, None)
     assert model["action_weight"] is None  # by rows
 
 

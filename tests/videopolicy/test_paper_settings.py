@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from datamodules import RoboCasaDataModule
 from lightning_modules import ActionStage, JointStage, Stage, VideoStage
 from networks import Conditioning, EDMPreconditioning
+from policies import SharedLevels
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.skeleton import skeleton
 from videopolicy.experiment.stage_cli import StageCLI
@@ -84,6 +85,11 @@ def test_every_res_block_normalises_with_the_trained_epsilon(
     assert in_res_blocks == [1e-5] * 88
 
 
+def trained(stage: Stage) -> Any:  # noqa: ANN401
+    """What has the settings of training: the policy, or the video stage itself."""
+    return stage if isinstance(stage, VideoStage) else stage.policy
+
+
 @pytest.mark.parametrize(("name", "stage"), STAGES)
 def test_frames_levels_guidance_and_taps(built: Callable[[str, str], Stage], name: str, stage: str) -> None:
     module = built(name, stage)
@@ -92,22 +98,23 @@ def test_frames_levels_guidance_and_taps(built: Callable[[str, str], Stage], nam
     assert (module.data.num_frames, module.data.frame_stride, module.data.action_horizon) == (8, 4, 32)
     assert isinstance(module.video.preconditioning, EDMPreconditioning)
     assert module.video.preconditioning.sigma_data == 1.0
-    sampler = module.sampler
+    network = trained(module)
+    sampler = network.sampler
     assert (sampler.guidance, sampler.scheduler) == (2.0, "EulerDiscreteScheduler")
     ramp = torch.linspace(0, 1, 30, dtype=torch.float64)
     levels = (700 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 700 ** (1 / 7))) ** 7
     torch.testing.assert_close(sampler.sigmas().double(), torch.cat([levels, torch.zeros(1)]), rtol=1e-6, atol=0)
     if isinstance(module, ActionStage | JointStage):
-        assert module.taps == (9, 13, 16, 19, 22)
-        assert module.noise_levels == "shared"
-        assert not module.mask_padding
+        assert network.taps == (9, 13, 16, 19, 22)
+        assert isinstance(network.features, SharedLevels)
+        assert not network.mask_padding
 
 
 @pytest.mark.parametrize(("name", "stage"), STAGES)
 def test_noise_levels_of_training_are_log_normal_with_mean_1_and_spread_1_6(
     built: Callable[[str, str], Stage], name: str, stage: str
 ) -> None:
-    logs = built(name, stage).noise.sample(100_000).log()
+    logs = trained(built(name, stage)).noise.sample(100_000).log()
     assert logs.mean().item() == pytest.approx(1.0, abs=0.02)
     assert logs.std().item() == pytest.approx(1.6, abs=0.02)
 
@@ -132,11 +139,11 @@ def test_video_and_action_rows_count_alike(built: Callable[[str, str], Stage], n
     """25/57 and 32/57 on RoboCasa; the joint loss itself is checked in tests/lightning_modules/test_joint_stage.py."""
     module, video_share = built(name, stage), ROWS[name] / (ROWS[name] + 32)
     if isinstance(module, JointStage):
-        loss = module.balanced(torch.tensor(1.0), torch.tensor(0.0), module.video_weight)
+        loss = module.policy.balanced(torch.tensor(1.0), torch.tensor(0.0), module.policy.video_weight)
         assert loss.item() == pytest.approx(video_share)
     else:
         assert isinstance(module, ActionStage)
-        assert module.loss_weight == pytest.approx(1 - video_share)
+        assert module.policy.loss_weight == pytest.approx(1 - video_share)
 
 
 # --- conditions -------------------------------------------------------------------------------------------------------
@@ -145,7 +152,7 @@ def test_video_and_action_rows_count_alike(built: Callable[[str, str], Stage], n
 def test_dropout_is_drawn_for_every_frame_and_apart_for_text_and_latents(narrow: VideoStage) -> None:
     ones = Conditioning(torch.ones(2000, 25, 1, 1, 1), torch.ones(2000, 25, 1, 1), torch.ones(2000, 25, 1, 1, 1))
     torch.manual_seed(0)
-    dropped = narrow.drop(ones)
+    dropped = ones.dropout(narrow.condition_dropout, narrow.dropout_scope)
     latents, text = dropped.latents.flatten(1) == 0, dropped.context.flatten(1) == 0
     for gone in (latents, text):
         assert gone.float().mean().item() == pytest.approx(0.1, abs=0.005)

@@ -29,7 +29,7 @@ TAPS = {9: (1280, 4), 13: (1280, 4), 16: (1280, 8), 19: (640, 16), 22: (320, 32)
 def test_networks_have_the_papers_parameters(name: str, num_cameras: int, heads: list[int]) -> None:
     stage = skeleton([EXPERIMENTS / f"{name}.yaml"], "joint" if name.endswith("_joint") else "action")
     assert isinstance(stage, ActionStage | JointStage)
-    networks = (stage.video.unet, stage.adapter, stage.action_unet)
+    networks = (stage.video.unet, stage.policy.adapter, stage.policy.action_unet)
     assert [sum(p.numel() for p in network.parameters()) for network in networks] == [UNET, *heads]
     assert {tensor.device.type for tensor in stage.state_dict().values()} == {"meta"}
     data = stage.data
@@ -37,7 +37,7 @@ def test_networks_have_the_papers_parameters(name: str, num_cameras: int, heads:
     assert stage.video.latent_shape(256) == (1 + 8 * num_cameras, 4, 32, 32)
     shapes = [(shape.channels, shape.height, shape.width) for shape in stage.tap_shapes()]
     assert shapes == [(channels, size, size) for channels, size in reversed(TAPS.values())]
-    assert stage.adapter.cond_dim == 6720
+    assert stage.policy.adapter.cond_dim == 6720
     trained = {id(p) for group in stage.configure_optimizers().param_groups for p in group["params"]}
     assert trained == {id(p) for p in stage.parameters() if p.requires_grad}
     assert stage.video.is_frozen == isinstance(stage, ActionStage)

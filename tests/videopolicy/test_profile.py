@@ -83,15 +83,15 @@ def test_robocasas_parts_cost_what_the_published_networks_do(parity_dir: Path) -
 
 def rows_the_published_adapter_embeds_in_vain(stage: Any) -> int:  # noqa: ANN401 - an action stage
     """It embeds the noise level for each of 32 actions in every block and then cuts to the block's frames (1.6 %)."""
-    taps, count = [torch.empty(1, 3, 8, tap.channels, tap.height, tap.width) for tap in stage.adapter.taps], []
-    for block in (module for module in stage.adapter.modules() if isinstance(module, Bottleneck)):
+    taps, count = [torch.empty(1, 3, 8, tap.channels, tap.height, tap.width) for tap in stage.policy.adapter.taps], []
+    for block in (module for module in stage.policy.adapter.modules() if isinstance(module, Bottleneck)):
         linear = block.emb[1]
 
         def add(_: Any, inputs: Any, __: Any, size: int = 2 * linear.weight.numel()) -> None:  # noqa: ANN401
             count.append(size * (32 - inputs[0].shape[1]))
 
         block.emb.register_forward_hook(add)
-    stage.adapter(taps, torch.empty(1, stage.video.unet.emb_dim))
+    stage.policy.adapter(taps, torch.empty(1, stage.video.unet.emb_dim))
     return sum(count)
 
 
@@ -121,24 +121,21 @@ def test_a_training_step_is_counted_as_it_runs(overlay: str, name: str, request:
     assert flop(losses[0].backward) == counted.backward
 
 
-@pytest.mark.parametrize(("levels", "guidance"), [("shared", 2.0), ("independent", 2.0), ("independent", 1.0)])
+@pytest.mark.parametrize(("levels", "guidance"), [("SharedLevels", 2.0), ("FixedLevel", 2.0), ("FixedLevel", 1.0)])
 def test_a_replan_is_counted_as_it_runs(levels: str, guidance: float, tiny: list[str]) -> None:
     overrides = {
-        "model__init_args__noise_levels": levels,
-        "model__init_args__standardize_features": False,
+        "model__init_args__features": {"class_path": levels, "init_args": {}},
         "model__init_args__sampler__init_args__guidance": guidance,
         "model__init_args__sampler__init_args__num_steps": 3,
     }
     shapes = stage_of(tiny, "action", **overrides)
-    calls = denoiser_calls(shapes.sampler)
+    calls = denoiser_calls(shapes.policy.sampler)
     with on_shapes(shapes):
         forward = {name: count for name, (count, _) in forward_by_part(shapes).items()}
         counted = count_replan(shapes, forward, calls, video_passes=1, attending=0)
     stage = real_stage(tiny, "action", **overrides)
-    sample = stage.sample_jointly if levels == "shared" else stage.sample_independently
     batch = random_batch(stage.data, 1)
-    conditioning = stage.conditioning(batch)
-    ran = flop(lambda: sample(conditioning, [0]))
+    ran = flop(lambda: stage.policy.sample_batch(batch))
     assert counted.steps == 3
     assert counted.guidance == (guidance != 1.0)
     # counted apart: embeddings of noise levels, and what is computed once a replan rather than once a pass

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.handoff import read_manifest
-from lightning_modules import load_policy
+from policies import load_policy
 from videopolicy.experiment.command_line import parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +51,7 @@ def test_both_stages_run_where_stage_1_trains_adapters_and_it_goes_on(
     run = tmp_path / "runs" / "robocasa"
     network = read_manifest(run / "handoff")["network"]
     assert "lora" not in json.dumps(network).lower()
-    assert load_policy(run / "action" / "checkpoints" / "last.ckpt").stage.video.config["class_path"]
+    assert load_policy(run / "action" / "checkpoints" / "last.ckpt").video.config["class_path"]
     done = run_lightning("fit", *arguments, *lean, "--stage", "video", "--trainer.max_steps", "3")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "video stage: going on from" in done.stdout
@@ -74,7 +74,7 @@ def test_both_stages_run_on_shares_in_two_processes(
         read_manifest(run / "handoff")["network"]["init_args"]["unet"]["class_path"] == "networks.video_unet.VideoUNet"
     )
     assert json.loads((run / "action" / "versions.json").read_text())["world_size"] == 2
-    assert load_policy(run / "action" / "checkpoints" / "last.ckpt").stage.data.action_horizon == 4
+    assert load_policy(run / "action" / "checkpoints" / "last.ckpt").data.action_horizon == 4
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true"])

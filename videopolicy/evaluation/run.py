@@ -14,8 +14,8 @@ from rich.console import Console
 
 from callbacks.clips import side_by_side, write_clip
 from callbacks.demo_differences import WORDS, unseen_words, words_warning
-from lightning_modules import VideoPolicy
-from rollouts import EpisodeResult, Policy, RolloutEngine
+from policies import Policy
+from rollouts import Actor, EpisodeResult, RolloutEngine
 from rollouts.worker_process import ask_once
 from videopolicy.evaluation.live_table import LiveTable
 from videopolicy.evaluation.protocol import Protocol
@@ -29,7 +29,7 @@ FRAME_STRIDE = 4  # steps between filmed frames of a policy that has no video ho
 
 
 def evaluate(
-    policy: Policy,
+    policy: Actor,
     identity: Mapping[str, Any],
     protocol: Protocol,
     output: Path,
@@ -66,7 +66,7 @@ def evaluate(
         known = directory.results()
         if there := sum(spec.key in known and known[spec.key].success is not None for spec in episodes):
             say(f"{there} of {len(episodes)} episodes are already in {output}")
-        stride = policy.stage.data.frame_stride if isinstance(policy, VideoPolicy) else FRAME_STRIDE
+        stride = policy.data.frame_stride if isinstance(policy, Policy) else FRAME_STRIDE
         engine = RolloutEngine(
             protocol.simulator,
             num_workers=workers,

@@ -1,4 +1,4 @@
-"""How a checkpoint's policy samples, changed at evaluation: steps, scheduler, guidance, noise level of the film."""
+"""How a checkpoint's policy samples, changed at evaluation: steps, scheduler, guidance, noise level of the video."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lightning_modules import ActionStage, VideoPolicy
 from networks import Sampler, config_of
 from networks.sampling import SCHEDULERS
+from policies import FixedLevel, Policy, RandomLevel, SharedLevels, VideoPolicy
 from videopolicy.errors import CommandError
 
 
@@ -17,14 +17,14 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("sampling", "in place of the checkpoint's own; part of protocol.json")
     group.add_argument("--action-steps", type=int, metavar="N", help="denoising steps of the actions")
     group.add_argument(
-        "--action-scheduler", metavar="NAME", help=f"one of {', '.join(SCHEDULERS)}; with shared levels the film's too"
+        "--action-scheduler", metavar="NAME", help=f"one of {', '.join(SCHEDULERS)}; with shared levels the video's too"
     )
     group.add_argument("--guidance", type=float, metavar="G", help="classifier-free guidance; 1 does without")
     group.add_argument(
         "--video-steps",
         type=int,
         metavar="N",
-        help="denoising steps of the film: with shared levels of both; else before the features are read, 0 for none",
+        help="denoising steps of the video: with shared levels of both; else before the features are read, 0 for none",
     )
 
 
@@ -36,8 +36,8 @@ class SamplingOverrides:
         action_steps: Denoising steps of the actions.
         action_scheduler: A scheduler of `networks.Sampler`.
         guidance: Classifier-free guidance.
-        video_steps: Denoising steps of the film: 1 or more with shared levels, where the actions take them too; 0 or
-            more with independent levels, before the pass that the features are read from.
+        video_steps: Denoising steps of the video: 1 or more with shared levels, where the actions take them too; 0 or
+            more otherwise before the pass that the features are read from.
     """
 
     action_steps: int | None = None
@@ -54,33 +54,38 @@ class SamplingOverrides:
         """Name -> value of what is changed."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
-    def apply(self, policy: VideoPolicy) -> None:
+    def apply(self, policy: Policy) -> None:
         """Change how a loaded policy samples.
 
         Raises:
-            CommandError: With shared levels, the two numbers of steps differ.
-            NetworkError: A value that the sampler or the stage refuses.
+            CommandError: With shared levels the two numbers of steps differ, or the policy has no sampler.
+            NetworkError: A value that the sampler or the features refuse.
         """
-        stage = policy.stage
-        assert isinstance(stage, ActionStage), "load_policy builds action stages"
-        steps = self.action_steps
-        if stage.noise_levels == "shared":
+        if not self.given():
+            return
+        if not isinstance(policy, VideoPolicy):
+            raise CommandError(
+                f"{', '.join(self.given())}: only a VideoPolicy samples so, not {type(policy).__name__}."
+            )
+        steps, features = self.action_steps, policy.features
+        if isinstance(features, SharedLevels):
             steps = self._joint_steps()
         elif self.video_steps is not None:
-            stage.video_steps = self.video_steps
-            stage.require_consistent_levels()
+            assert isinstance(features, FixedLevel | RandomLevel), "the other variants"
+            end, standardize = getattr(features, "sigma_end", 1.0), getattr(features, "standardize", False)
+            policy.features = FixedLevel(features.sigma, self.video_steps, end, standardize=standardize)
         changes: dict[str, Any] = {"num_steps": steps, "scheduler": self.action_scheduler, "guidance": self.guidance}
         changes = {name: value for name, value in changes.items() if value is not None}
-        arguments = config_of(stage.sampler)["init_args"]
-        if self.action_scheduler not in (None, stage.sampler.scheduler):
+        arguments = config_of(policy.sampler)["init_args"]
+        if self.action_scheduler not in (None, policy.sampler.scheduler):
             arguments = {**arguments, "scheduler_options": None}  # another class has other options
-        stage.sampler = Sampler(**{**arguments, **changes})
+        policy.sampler = Sampler(**{**arguments, **changes})
 
     def _joint_steps(self) -> int | None:
         given = {steps for steps in (self.action_steps, self.video_steps) if steps is not None}
         if len(given) > 1:
             raise CommandError(
                 f"--action-steps {self.action_steps} and --video-steps {self.video_steps}: this checkpoint denoises "
-                "film and actions together (noise_levels: shared); give one of them."
+                "video and actions together (features: SharedLevels); give one of them."
             )
         return next(iter(given), None)

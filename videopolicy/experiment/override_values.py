@@ -9,13 +9,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from jsonargparse._parameter_resolvers import get_signature_parameters
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from videopolicy.errors import CommandError
 
-BARE = ("lightning_modules", "datamodules", "callbacks", "networks", "lightning.pytorch.callbacks")
+BARE = ("lightning_modules", "policies", "datamodules", "callbacks", "networks", "lightning.pytorch.callbacks")
 OF_A_RUN = {"run_dir": str | None, "handoff": str | None, "ckpt_path": str | None, "stage": str | None}
 SECTIONS = {  # keys beside model and data, which name their class themselves
     "trainer": "lightning.pytorch.Trainer",
@@ -151,13 +152,10 @@ def _class(path: str | None) -> Any:  # noqa: ANN401 - a class or function
 
 
 def _parameters(owner: Any) -> dict[str, Any]:  # noqa: ANN401 - a class or function
-    """Types of the arguments of a class, inherited ones included, or of a function."""
+    """Types of the arguments of a class, those that it hands on included, or of a function."""
     if not inspect.isclass(owner):
         return _hints(owner)
-    found: dict[str, Any] = {}
-    for base in reversed(owner.__mro__):
-        found |= _hints(vars(base)["__init__"]) if "__init__" in vars(base) else {}
-    return found
+    return {parameter.name: parameter.annotation for parameter in get_signature_parameters(owner, "__init__")}
 
 
 def _hints(function: Any) -> dict[str, Any]:  # noqa: ANN401 - a function

@@ -12,7 +12,15 @@ from jsonargparse import ArgumentParser
 
 from files.nearest import nearest
 
-PACKAGES = ("lightning_modules", "datamodules", "callbacks", "networks", "simulators", "lightning.pytorch.callbacks")
+PACKAGES = (
+    "lightning_modules",
+    "policies",
+    "datamodules",
+    "callbacks",
+    "networks",
+    "simulators",
+    "lightning.pytorch.callbacks",
+)
 _KEY = re.compile(r'Parser key "(.+)":')
 _CLASS = re.compile(r"Problem with given class_path '(.+)':")
 _NOISE = re.compile(r"Does not validate against|Subtypes: |Errors:|Given value|Expected a <class 'NoneType'>$")

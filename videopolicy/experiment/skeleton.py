@@ -10,7 +10,7 @@ import torch
 
 from datamodules import ActionStatistics, Preprocessing
 from datamodules.datamodule import DemoDataModule
-from lightning_modules import Stage
+from lightning_modules import ActionStage, Stage
 from networks import ResidualPreconditioning
 from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine
@@ -61,8 +61,8 @@ def make_computable(stage: Any) -> None:  # noqa: ANN401 - only an action stage 
     preconditioning = stage.video.preconditioning
     if isinstance(preconditioning, ResidualPreconditioning) and not preconditioning.fitted:
         preconditioning.std = torch.ones(stage.video.latent_shape(stage.data.image_size), device=stage.device)
-    if getattr(stage, "standardizer", None) is not None:
-        stage.standardizer = None
+    if isinstance(stage, ActionStage):
+        stage.policy.standardizer = None
 
 
 def _attached(line: CommandLine, stage: str, statistics: ActionStatistics | None = None) -> Stage:

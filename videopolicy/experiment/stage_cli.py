@@ -22,6 +22,7 @@ import callbacks as _callbacks
 import datamodules as _datamodules
 import lightning_modules as _lightning_modules
 import networks as _networks
+import policies as _policies
 from callbacks import CheckpointHandoff
 from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from callbacks.finite_training import FiniteTraining
@@ -38,7 +39,8 @@ from videopolicy.experiment.files import Config
 from videopolicy.experiment.parser_messages import one_sentence
 from videopolicy.experiment.run_directory import StageDirectory
 
-BARE_NAMES = (_callbacks, _datamodules, _lightning_modules, _networks)  # imported, so that YAML may name classes bare
+# Imported, so that YAML may name classes bare.
+BARE_NAMES = (_callbacks, _datamodules, _lightning_modules, _networks, _policies)
 ROLLOUT = "SimulationRollout"
 
 

@@ -26,7 +26,9 @@ from videopolicy.profiling.stage_cost import (
     on_shapes,
     part_of,
     passes,
+    sampler_of,
     step_memory,
+    video_sampler_of,
 )
 
 HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
@@ -219,8 +221,8 @@ def estimate(stage: Stage, setting: Setting) -> Estimate:
     stage.to("meta")
     trainable = trainable_names(stage)
     kept = optimizer_bytes(stage.optimizer, trained_shapes(stage))  # before shapes stand for tensors
-    calls = denoiser_calls(stage.sampler)
-    video_passes = passes(getattr(stage, "video_sampler", stage.sampler))
+    calls = denoiser_calls(sampler_of(stage))
+    video_passes = passes(video_sampler_of(stage))
     with on_shapes(stage):
         forwards = forward_by_part(stage)
         parts = count_parts(stage, trainable, forwards)

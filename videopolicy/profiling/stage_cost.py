@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import Batch, Preprocessing
-from lightning_modules import Stage
+from lightning_modules import PolicyStage, Stage
 from networks import Sampler
+from policies.video_inputs import conditioning_of
 from videopolicy.experiment.skeleton import make_computable
 from videopolicy.profiling.counting import LiveBytes, autocast, flop, flop_by_part, gpu_norms, without_data
 
@@ -92,9 +93,21 @@ def on_shapes(stage: Stage) -> Iterator[None]:
         yield
 
 
+def sampler_of(stage: Any) -> Sampler:  # noqa: ANN401 - a policy's, or the video stage's
+    """What samples actions, or in a stage that does not act videos."""
+    sampler: Sampler = (stage.policy if acts(stage) else stage).sampler
+    return sampler
+
+
+def video_sampler_of(stage: Any) -> Sampler:  # noqa: ANN401 - as `sampler_of`
+    """What samples the videos that are looked at."""
+    sampler: Sampler = stage.policy.video_sampler if acts(stage) else stage.sampler
+    return sampler
+
+
 def acts(stage: Stage) -> bool:
     """Whether a stage has an action head."""
-    return hasattr(stage, "action_unet")
+    return isinstance(stage, PolicyStage)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -120,7 +133,7 @@ def forward_by_part(stage: Any) -> dict[str, tuple[int, str]]:  # noqa: ANN401 -
         DECODE: (flop(lambda: video.decode(latents)), f"{rows} pictures"),
     }
     if acts(stage):
-        network = stage.network
+        network = stage.policy.joint
         features, emb = video.features(latents, level, conditioning, network.taps)
         cond = network.adapt(features, emb)
         maps = f"{len(features)} maps of {video.num_views} x {video.num_frames} frames"
@@ -155,8 +168,8 @@ def count_step(stage: Stage, batch_size: int, caches_features: bool) -> Step:
     prefixes = {
         ENCODE: ["stage.video.autoencoder"],
         U_NET: ["stage.video.unet"],
-        ADAPTER: ["stage.adapter"],
-        ACTION: ["stage.action_unet"],
+        ADAPTER: ["stage.policy.adapter"],
+        ACTION: ["stage.policy.action_unet"],
     }
     losses: list[Tensor] = []
     with _logging_nowhere(stage), features_in_memory(stage, batch, caches_features) as cached:
@@ -205,7 +218,9 @@ def features_in_memory(stage: Any, batch: Batch, wanted: bool) -> Iterator[int]:
 
     @torch.no_grad()
     def compute() -> None:
-        kept.append(stage.imagine(stage.conditioning(batch))[0])
+        policy = stage.policy
+        conditioning = conditioning_of(policy.video, batch, None)
+        kept.append(policy.features_of_noise(conditioning)[0])
 
     cost = flop(compute)
     batch.features = kept[0]
@@ -261,13 +276,13 @@ def count_replan(
         video_passes: `passes` of what samples its videos, which `independent` levels do not get on the way.
         attending: `count_attending` of the stage.
     """
-    guidance = stage.sampler.guidance != 1.0
+    guidance = sampler_of(stage).guidance != 1.0
     both = calls * (1 + guidance)
     used = {CONDITION: forward[CONDITION], U_NET: both * forward[U_NET]}
     published = forward[CONDITION] + both * (attending + forward.get(ADAPTER, 0) + forward.get(ACTION, 0))
     video = forward[DECODE]
     if acts(stage):
-        shared = stage.noise_levels == "shared"
+        shared = stage.policy.needs_future_frames
         used |= {ADAPTER: both * forward[ADAPTER], ACTION: both * forward[ACTION]}
         if not shared:
             used |= {U_NET: (1 + guidance) * count_look(stage), ADAPTER: (1 + guidance) * forward[ADAPTER]}
@@ -292,5 +307,5 @@ def count_attending(stage: Stage) -> int:
 def count_look(stage: Any) -> int:  # noqa: ANN401 - as above
     """FLOPs of one look at pure noise, as far as the last tap."""
     batch = random_batch(stage.data, 1)
-    conditioning = stage.conditioning(batch)
-    return flop(lambda: stage.imagine(conditioning))
+    conditioning = conditioning_of(stage.policy.video, batch, None)
+    return flop(lambda: stage.policy.features_of_noise(conditioning))

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from datamodules import Batch
-from lightning_modules import Stage, VideoPolicy
+from lightning_modules import PolicyStage, Stage
 from simulators import EpisodeSpec, Observation, PolicyRequest
 from videopolicy.errors import CommandError
 from videopolicy.experiment.skeleton import make_computable
@@ -104,7 +104,8 @@ def time_replan(stage: Any, flop: int, device: torch.device, enough_s: float) ->
     """
     data = stage.data
     make_computable(stage.to(device))
-    policy = VideoPolicy(stage)
+    assert isinstance(stage, PolicyStage), "only a policy acts"
+    policy = stage.policy
     rng = np.random.default_rng(0)
     shape = (data.image_size, data.image_size, 3)
     images = {camera: rng.integers(0, 256, shape, dtype=np.uint8) for camera in data.cameras}

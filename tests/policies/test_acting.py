@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from datamodules import RobosuiteDataModule
-from lightning_modules import VideoPolicy, load_policy
-from lightning_modules.action_stage import ActionStage
+from lightning_modules import ActionStage
 from networks import NetworkError
+from policies import FeatureLevels, FixedLevel, SharedLevels, load_policy
 from simulators import EpisodeSpec, Observation, PolicyRequest
 from tests.stage_parts import fit, quiet_trainer, tiny_action_stage, tiny_video_model, tiny_video_stage
 
@@ -22,16 +22,16 @@ def request(seed: int, data: RobosuiteDataModule, want_prediction: bool = False)
     return PolicyRequest(observation, EpisodeSpec("robosuite", "Lift", seed), 0, seed, want_prediction)
 
 
-@pytest.fixture(params=["independent", "shared"])
+@pytest.fixture(params=[FixedLevel, SharedLevels])
 def stage(request: pytest.FixtureRequest, lift_data: RobosuiteDataModule) -> ActionStage:
     """An untrained action stage of either kind."""
-    stage = tiny_action_stage(tiny_video_model(residual=False), noise_levels=request.param)
+    stage = tiny_action_stage(tiny_video_model(residual=False), features=request.param())
     stage.attach(lift_data.preprocessing)
     return stage
 
 
 def test_answer_does_not_depend_on_the_rest_of_the_batch(stage: ActionStage, lift_data: RobosuiteDataModule) -> None:
-    policy = VideoPolicy(stage)
+    policy = stage.policy
     requests = [request(seed, lift_data) for seed in (1, 2, 3)]
     together = policy.act(requests)
     alone = [policy.act([one])[0] for one in requests]
@@ -41,7 +41,7 @@ def test_answer_does_not_depend_on_the_rest_of_the_batch(stage: ActionStage, lif
 
 
 def test_actions_are_in_the_units_and_range_of_the_demos(stage: ActionStage, lift_data: RobosuiteDataModule) -> None:
-    reply = VideoPolicy(stage).act([request(0, lift_data)])[0]
+    reply = stage.policy.act([request(0, lift_data)])[0]
     statistics = lift_data.preprocessing.statistics
     assert reply.actions.shape == (4, 7)
     assert reply.actions.dtype == np.float32
@@ -50,7 +50,7 @@ def test_actions_are_in_the_units_and_range_of_the_demos(stage: ActionStage, lif
 
 
 def test_predicted_frames_come_only_where_wanted(stage: ActionStage, lift_data: RobosuiteDataModule) -> None:
-    first, second = VideoPolicy(stage).act([request(0, lift_data), request(1, lift_data, want_prediction=True)])
+    first, second = stage.policy.act([request(0, lift_data), request(1, lift_data, want_prediction=True)])
     assert first.prediction is None
     assert second.prediction is not None
     assert second.prediction.shape == (2, 2, 16, 16, 3)
@@ -64,11 +64,11 @@ def test_only_requests_that_want_a_prediction_run_the_video_sampler(
     predict, decode = stage.video.predict_video, stage.video.decode
     monkeypatch.setattr(stage.video, "predict_video", lambda c, *more: (sampled.append(len(c)), predict(c, *more))[1])
     monkeypatch.setattr(stage.video, "decode", lambda latents: (sampled.append(len(latents)), decode(latents))[1])
-    policy = VideoPolicy(stage)
+    policy = stage.policy
     plain = policy.act([request(seed, lift_data) for seed in range(4)])
     assert sampled == []
     filmed = policy.act([request(seed, lift_data, want_prediction=seed in (1, 3)) for seed in range(4)])
-    assert sampled == ([2, 2] if stage.noise_levels == "independent" else [2])
+    assert sampled == ([2, 2] if isinstance(stage.policy.features, FixedLevel) else [2])
     for one, other in zip(plain, filmed, strict=True):
         assert np.array_equal(one.actions, other.actions)
     assert [reply.prediction is not None for reply in filmed] == [False, True, False, True]
@@ -79,20 +79,20 @@ def test_only_requests_that_want_a_prediction_run_the_video_sampler(
 
 def test_policy_leaves_a_training_stage_in_training(stage: ActionStage, lift_data: RobosuiteDataModule) -> None:
     stage.train()
-    VideoPolicy(stage).act([request(0, lift_data)])
+    stage.policy.act([request(0, lift_data)])
     assert stage.training
-    assert stage.adapter.training
+    assert stage.policy.adapter.training
 
 
-@pytest.mark.parametrize("noise_levels", ["independent", "shared"])
+@pytest.mark.parametrize("levels", [FixedLevel, SharedLevels])
 def test_checkpoint_alone_gives_the_same_actions(
-    tmp_path: Path, lift_data: RobosuiteDataModule, noise_levels: str
+    tmp_path: Path, lift_data: RobosuiteDataModule, levels: type[FeatureLevels]
 ) -> None:
-    stage = tiny_action_stage(tiny_video_model(residual=False), noise_levels=noise_levels)
+    stage = tiny_action_stage(tiny_video_model(residual=False), features=levels())
     trainer = quiet_trainer(tmp_path, 2)
     fit(trainer, stage, lift_data)
     trainer.save_checkpoint(tmp_path / "policy.ckpt")
-    wanted = VideoPolicy(stage).act([request(7, lift_data)])[0].actions
+    wanted = stage.policy.act([request(7, lift_data)])[0].actions
     found = load_policy(tmp_path / "policy.ckpt").act([request(7, lift_data)])[0].actions
     assert np.array_equal(found, wanted)
 

@@ -10,17 +10,17 @@ from torch import Tensor
 from networks.action_unet import ActionUNet
 from networks.adapter import AdapterStage, CNNAdapter
 from networks.autoencoders import SVDAutoencoder
-from networks.component_config import build
 from networks.conditioning import Conditioning
 from networks.errors import NetworkError
-from networks.policy_model import PolicyModel
 from networks.sampling import Sampler
 from networks.text import SeededTextEncoder
 from networks.video_model import VideoModel
 from networks.video_unet import VideoUNet
+from policies import VideoPolicy, build_policy
+from tests.policy_parts import attached
 
 
-def small_policy(**changes: Any) -> PolicyModel:  # noqa: ANN401
+def small_policy(**changes: Any) -> VideoPolicy:  # noqa: ANN401
     torch.manual_seed(0)
     unet = VideoUNet(
         block_out_channels=(32, 32),
@@ -40,21 +40,22 @@ def small_policy(**changes: Any) -> PolicyModel:  # noqa: ANN401
     )  # fmt: skip
     action = ActionUNet(3, 8, adapter.cond_dim, unet.emb_dim, 8, (8, 16), 3, 4)
     torch.nn.init.normal_(action.final[-1].weight, std=0.1)  # a fresh one starts at zero and tells nothing apart
-    return PolicyModel(**{"video": video, "adapter": adapter, "action_unet": action, "taps": (5,)} | changes)
+    policy = VideoPolicy(**{"video": video, "adapter": adapter, "action_unet": action, "taps": (5,)} | changes)
+    return attached(policy, 16, action_dim=3, action_horizon=8)
 
 
-def small_conditioning(model: PolicyModel, n: int = 2) -> Conditioning:
+def small_conditioning(model: VideoPolicy, n: int = 2) -> Conditioning:
     current = torch.rand(n, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return model.video.condition(current, ["lift", "stack", "open"][:n], seeds=range(n))
 
 
-def noises(model: PolicyModel, n: int = 2) -> tuple[Tensor, Tensor]:
+def noises(model: VideoPolicy, n: int = 2) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     shape = model.video.latent_shape(16)
     return torch.randn(n, *shape, generator=generator), torch.randn(n, 8, 3, generator=generator)
 
 
-def count_passes(model: PolicyModel) -> dict[str, list[int]]:
+def count_passes(model: VideoPolicy) -> dict[str, list[int]]:
     passes: dict[str, list[int]] = {"video": [], "adapter": [], "action": []}
     for name, module in (("video", model.video.unet), ("adapter", model.adapter), ("action", model.action_unet)):
         module.register_forward_pre_hook(lambda _, args, name=name: passes[name].append(len(args[0])))
@@ -65,15 +66,15 @@ def test_guidance_doubles_the_batch_and_one_does_not() -> None:
     model = small_policy()
     passes = count_passes(model)
     for guidance in (2.0, 1.0):
-        model.sample(small_conditioning(model), *noises(model), Sampler(2, guidance=guidance))
+        model.joint.sample(small_conditioning(model), *noises(model), Sampler(2, guidance=guidance))
     assert passes["video"] == passes["action"] == [4, 4, 2, 2]
 
 
 def test_a_samples_chunk_does_not_depend_on_its_batch() -> None:
     model = small_policy()
     conditioning, (video_noise, action_noise) = small_conditioning(model), noises(model)
-    _, together = model.sample(conditioning, video_noise, action_noise, Sampler(2))
-    _, alone = model.sample(conditioning[1:], video_noise[1:], action_noise[1:], Sampler(2))
+    _, together = model.joint.sample(conditioning, video_noise, action_noise, Sampler(2))
+    _, alone = model.joint.sample(conditioning[1:], video_noise[1:], action_noise[1:], Sampler(2))
     torch.testing.assert_close(alone[0], together[1], atol=1e-4, rtol=1e-4)
 
 
@@ -81,8 +82,8 @@ def test_one_look_serves_every_action_step() -> None:
     model = small_policy()
     video_noise, action_noise = noises(model)
     passes = count_passes(model)
-    features, emb = model.video.imagine_features(small_conditioning(model), 20.0, video_noise, model.taps)
-    actions = model.sample_actions(features, emb, action_noise, Sampler(5, 20.0, 0.02, guidance=1.0))
+    features, emb = model.video.features_of_noise(small_conditioning(model), 20.0, video_noise, model.taps)
+    actions = model.joint.sample_actions(features, emb, action_noise, Sampler(5, 20.0, 0.02, guidance=1.0))
     assert actions.shape == (2, 8, 3)
     assert passes["video"] == []  # the features-only pass ends before the whole network's
     assert len(passes["adapter"]) == 1
@@ -92,13 +93,13 @@ def test_one_look_serves_every_action_step() -> None:
 def test_guidance_of_one_look_needs_unconditional_features() -> None:
     model = small_policy()
     conditioning, (video_noise, action_noise) = small_conditioning(model), noises(model)
-    features, emb = model.video.imagine_features(conditioning, 20.0, video_noise, model.taps)
-    others, _ = model.video.imagine_features(conditioning.unconditional(), 20.0, video_noise, model.taps)
+    features, emb = model.video.features_of_noise(conditioning, 20.0, video_noise, model.taps)
+    others, _ = model.video.features_of_noise(conditioning.unconditional(), 20.0, video_noise, model.taps)
     with pytest.raises(NetworkError, match="set the sampler's guidance to 1"):
-        model.sample_actions(features, emb, action_noise, Sampler(2, guidance=2.0))
-    guided = model.sample_actions(features, emb, action_noise, Sampler(1, 10.0, guidance=2.0), others)
+        model.joint.sample_actions(features, emb, action_noise, Sampler(2, guidance=2.0))
+    guided = model.joint.sample_actions(features, emb, action_noise, Sampler(1, 10.0, guidance=2.0), others)
     sampler = Sampler(1, 10.0, guidance=1.0)
-    plain, without = (model.sample_actions(maps, emb, action_noise, sampler) for maps in (features, others))
+    plain, without = (model.joint.sample_actions(maps, emb, action_noise, sampler) for maps in (features, others))
     torch.testing.assert_close(guided, without + 2 * (plain - without), atol=1e-4, rtol=1e-4)
 
 
@@ -107,7 +108,7 @@ def test_a_frozen_video_network_gets_no_gradient_and_the_action_head_does() -> N
     model.video.freeze()
     model.train()
     conditioning, (video_noise, action_noise) = small_conditioning(model), noises(model)
-    _, rows = model.loss(video_noise, action_noise, video_noise, action_noise, torch.ones(2), conditioning)
+    _, rows = model.joint.loss(video_noise, action_noise, video_noise, action_noise, torch.ones(2), conditioning)
     rows.mean().backward()
     assert all(parameter.grad is None for parameter in model.video.parameters())
     for part in (model.adapter, model.action_unet):
@@ -116,15 +117,15 @@ def test_a_frozen_video_network_gets_no_gradient_and_the_action_head_does() -> N
 
 def test_action_loss_weight_is_the_published_one() -> None:
     sigma = torch.tensor([0.1, 3.0])
-    torch.testing.assert_close(small_policy().action_loss_weight(sigma), (sigma**2 + 1) / sigma**2)
+    torch.testing.assert_close(small_policy().joint.action_loss_weight(sigma), (sigma**2 + 1) / sigma**2)
 
 
 def test_bfloat16_autocast_samples_close_to_float32() -> None:
     model = small_policy()
     conditioning, both = small_conditioning(model), noises(model)
-    exact = model.sample(conditioning, *both, Sampler(2))
+    exact = model.joint.sample(conditioning, *both, Sampler(2))
     with torch.autocast("cpu", torch.bfloat16):
-        rough = model.sample(conditioning, *both, Sampler(2))
+        rough = model.joint.sample(conditioning, *both, Sampler(2))
     for a, b in zip(exact, rough, strict=True):
         assert b.dtype == torch.float32
         assert (a - b).abs().mean() < 0.1 * a.abs().mean()
@@ -136,28 +137,27 @@ def test_bfloat16_autocast_samples_close_to_float32() -> None:
 def test_a_gpu_samples_what_the_cpu_does(dtype: torch.dtype | None, share: float) -> None:
     """Seeded noise is drawn on the CPU, so one seed is one episode wherever it runs."""
     model = small_policy()
-    exact = model.sample(small_conditioning(model), *noises(model), Sampler(2))
+    exact = model.joint.sample(small_conditioning(model), *noises(model), Sampler(2))
     model.cuda()
     current = torch.rand(2, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).cuda() * 2 - 1
     conditioning = model.video.condition(current, ["lift", "stack"], seeds=range(2))
     with torch.autocast("cuda", dtype, enabled=dtype is not None):
-        sampled = model.sample(conditioning, *(noise.cuda() for noise in noises(model)), Sampler(2))
+        sampled = model.joint.sample(conditioning, *(noise.cuda() for noise in noises(model)), Sampler(2))
     for a, b in zip(exact, sampled, strict=True):
         assert (a - b.cpu()).abs().mean() < share * a.abs().mean()
 
 
 def test_config_rebuilds_the_policy() -> None:
     model = small_policy()
-    config = json.loads(json.dumps(model.config))
-    again = build(config)
+    again = build_policy(json.loads(json.dumps(model.config)), model.data)
     again.load_state_dict(model.state_dict())
     conditioning, both = small_conditioning(model), noises(model)
-    sampled, same = (m.sample(conditioning, *both, Sampler(2))[1] for m in (model, again))
+    sampled, same = (m.joint.sample(conditioning, *both, Sampler(2))[1] for m in (model, again))  # type: ignore[attr-defined]
     assert torch.equal(sampled, same)
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(NetworkError, match=r"no tap \[99\].* 0 to 7"):
+    with pytest.raises(NetworkError, match=r"no tap \[99\]"):
         small_policy(taps=(99,))
     with pytest.raises(NetworkError, match=r"channels of adapter\.taps"):
         small_policy(taps=(4, 5))

@@ -1,14 +1,12 @@
 """The joint denoiser of the paper: video network, adapter on its features, action network."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from networks.action_unet import ActionUNet
 from networks.adapter import CNNAdapter
-from networks.component_config import config_of, describe
 from networks.conditioning import Conditioning
 from networks.edm import EDMPreconditioning, Preconditioning
 from networks.errors import NetworkError
@@ -18,11 +16,12 @@ from networks.video_model import VideoModel
 from networks.video_unet import PassConstants
 
 
-class PolicyModel(nn.Module):
-    """Denoises the film and the action chunk; the action network reads the video network's features.
+class JointDenoiser:
+    """Denoises video and action chunk; the action network reads the video network's features.
 
     The noise level of the two is shared (the paper: `denoise`, `sample`), or the video's is fixed and its features are
-    computed once (`VideoModel.imagine_features`, then `denoise_action`, `sample_actions`).
+    computed once (`VideoModel.features_of_noise`, then `denoise_action`, `sample_actions`). The networks belong to a
+    policy; here is only what is computed with them.
 
     Args:
         video: The video model; if frozen, no gradient is computed through it.
@@ -43,19 +42,12 @@ class PolicyModel(nn.Module):
         taps: Sequence[int],
         action_preconditioning: EDMPreconditioning | None = None,
     ) -> None:
-        super().__init__()
         self.video = video
         self.adapter = adapter
         self.action_unet = action_unet
         self.taps = tuple(taps)
         self.action_preconditioning: Preconditioning = action_preconditioning or EDMPreconditioning()
         self._require_fit()
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Class and constructor arguments, parts included."""
-        parts = ("video", "adapter", "action_unet", "action_preconditioning")
-        return describe(self, {name: config_of(getattr(self, name)) for name in parts} | {"taps": list(self.taps)})
 
     def denoise(
         self,
@@ -65,7 +57,7 @@ class PolicyModel(nn.Module):
         conditioning: Conditioning,
         constants: PassConstants | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Clean film and action chunk, both noised to one level.
+        """Clean video and action chunk, both noised to one level.
 
         Args:
             noisy_video: (B, F, c, h, w).
@@ -83,13 +75,13 @@ class PolicyModel(nn.Module):
     def denoise_action(
         self, noisy_action: Tensor, sigma: Tensor, features: Sequence[Tensor], video_emb: Tensor
     ) -> Tensor:
-        """Clean action chunk (B, A, D), given features of the film at whatever level they were read.
+        """Clean action chunk (B, A, D), given features of the video at whatever level they were read.
 
         Args:
-            noisy_action: (K * B, A, D), K noised chunks a film: the first of every film, then the second, and so on.
+            noisy_action: (K * B, A, D), K noised chunks a video: the first of every video, then the second, and so on.
             sigma: Noise levels of the action (K * B,).
             features: One (B, V, T, C, h, w) a tap, fine to coarse; the adapter reads them once.
-            video_emb: Embedding (B, E) of the noise level of the film.
+            video_emb: Embedding (B, E) of the noise level of the video.
         """
         emb = self.video.level_embedding(sigma)
         cond = self.adapt(features, video_emb)
@@ -132,7 +124,7 @@ class PolicyModel(nn.Module):
         sampler: Sampler,
         seeds: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Sample film (B, F, c, h, w) and action chunk (B, A, D) together; guidance acts on both.
+        """Sample video (B, F, c, h, w) and action chunk (B, A, D) together; guidance acts on both.
 
         Args:
             conditioning: Conditions of the samples.
@@ -175,7 +167,7 @@ class PolicyModel(nn.Module):
 
         Args:
             features: One (B, V, T, C, h, w) a tap, fine to coarse.
-            video_emb: Embedding (B, E) of the noise level of the film.
+            video_emb: Embedding (B, E) of the noise level of the video.
             action_noise: Unit noise (B, A, D).
             sampler: Noise levels, scheduler and guidance.
             unconditional: Features without observation and instruction, which guidance other than 1 needs.
@@ -214,7 +206,7 @@ class PolicyModel(nn.Module):
         unet, video, adapter = self.video.unet, self.video, self.adapter
         if unknown := sorted(set(self.taps) - set(range(unet.num_taps))):
             raise NetworkError(
-                f"policy model: no tap {unknown} in the video U-Net; choose among 0 to {unet.num_taps - 1}."
+                f"joint denoiser: no tap {unknown} in the video U-Net; choose among 0 to {unet.num_taps - 1}."
             )
         shapes = unet.tap_shapes(1)  # only the channels are looked at
         pairs = {
@@ -229,4 +221,4 @@ class PolicyModel(nn.Module):
         }
         for name, (found, wanted, source) in pairs.items():
             if found != wanted:
-                raise NetworkError(f"policy model: {name} is {found} but {source} gives {wanted}; make them equal.")
+                raise NetworkError(f"joint denoiser: {name} is {found} but {source} gives {wanted}; make them equal.")

@@ -1,0 +1,108 @@
+"""At which noise level of the video an action head reads the video network's features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from networks import LogNormalNoise, NetworkError, Sampler, describe
+
+
+class FeatureLevels:
+    """Base of the variants, which an experiment names under ``model.init_args.features``.
+
+    Attributes:
+        draws: Noise levels and noises drawn of each window's actions in a training step.
+    """
+
+    draws: int = 1
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Class and constructor arguments: the attributes of the same names."""
+        return describe(self, vars(self))
+
+
+class SharedLevels(FeatureLevels):
+    """Video and action have one noise level (the paper).
+
+    Training noises the true video to the action's level; sampling denoises video and action together, one pass of the
+    video U-Net (two with guidance) for every step.
+    """
+
+
+class FixedLevel(FeatureLevels):
+    """The video enters as pure noise at one level, in training and at rollout alike.
+
+    The features then depend on the current frames only: one pass serves every action step, and features can be cached.
+
+    Args:
+        sigma: Noise level of the video.
+        steps: Euler steps from pure noise at `sigma` down to `sigma_end` before the pass that the features are read
+            from: n + 1 U-Net passes. 0 reads the first pass.
+        sigma_end: Level of the features where `steps` is not 0.
+        draws: Noise levels and noises drawn of each window's actions in a training step; they share one computation of
+            the features and one pass of the adapter.
+        standardize: Shift and scale features to zero mean and unit variance a channel, with statistics measured on the
+            training windows.
+
+    Raises:
+        NetworkError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        sigma: float = 20.0,
+        steps: int = 0,
+        sigma_end: float = 1.0,
+        draws: int = 1,
+        standardize: bool = False,
+    ) -> None:
+        _require_in_range(sigma, draws)
+        if steps < 0 or (steps and not 0 < sigma_end < sigma):
+            raise NetworkError(
+                f"model.init_args.features: steps {steps}, sigma_end {sigma_end}, sigma {sigma}; needed are steps >= 0 "
+                "and, with steps, 0 < sigma_end < sigma."
+            )
+        self.sigma = sigma
+        self.steps = steps
+        self.sigma_end = sigma_end
+        self.draws = draws
+        self.standardize = standardize
+
+    def path(self, rho: float) -> list[float]:
+        """Levels of the video network's passes, descending and spaced as a sampler spaces them; read from the last."""
+        if not self.steps:
+            return [self.sigma]
+        levels: list[float] = Sampler(self.steps + 1, self.sigma, self.sigma_end, rho).sigmas()[:-1].tolist()
+        return levels
+
+
+class RandomLevel(FeatureLevels):
+    """As `FixedLevel`, with the level drawn anew for every window of a training step.
+
+    One network then serves several levels at rollout.
+
+    Args:
+        noise: Distribution of the level in training.
+        sigma: Level in validation and rollouts.
+        draws: As `FixedLevel`.
+
+    Raises:
+        NetworkError: A number is out of range.
+    """
+
+    def __init__(self, noise: LogNormalNoise, sigma: float = 20.0, draws: int = 1) -> None:
+        _require_in_range(sigma, draws)
+        self.noise = noise
+        self.sigma = sigma
+        self.draws = draws
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Class and constructor arguments."""
+        return describe(self, {**vars(self), "noise": self.noise.config})
+
+
+def _require_in_range(sigma: float, draws: int) -> None:
+    if sigma <= 0 or draws < 1:
+        raise NetworkError(f"model.init_args.features: sigma {sigma}, draws {draws}; needed are sigma > 0, draws >= 1.")
