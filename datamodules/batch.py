@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -21,7 +21,6 @@ class Window:
             not read.
         actions: (A, D) float32, normalised.
         action_is_pad: (A,) bool, True past the end of the demo.
-        frame_is_pad: (T,) bool, True past the end of the demo (the last frame is held).
         instruction: What the robot was told to do.
         index: Position of this window in its dataset.
         latents: From a latent cache, in place of the frames.
@@ -32,7 +31,6 @@ class Window:
     frames: Tensor
     actions: Tensor
     action_is_pad: Tensor
-    frame_is_pad: Tensor
     instruction: str
     index: int
     latents: Latents | None = None
@@ -50,7 +48,6 @@ class Batch:
             (B, 0) if frames were not read.
         actions: (B, A, D) float32, normalised.
         action_is_pad: (B, A) bool.
-        frame_is_pad: (B, T) bool.
         instructions: B sentences.
         windows: (B,) int64, position of each window in its dataset.
         latents: From a latent cache; frames are then read only where pictures are looked at.
@@ -61,7 +58,6 @@ class Batch:
     frames: Tensor
     actions: Tensor
     action_is_pad: Tensor
-    frame_is_pad: Tensor
     instructions: list[str]
     windows: Tensor
     latents: Latents | None = None
@@ -78,32 +74,24 @@ class Batch:
 
     def first(self, count: int) -> Batch:
         """The first windows."""
-        values: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
-        features = values.pop("features")
-        for name, value in values.items():
-            values[name] = None if value is None else value[:count]
-        return Batch(**values, features=None if features is None else [feature[:count] for feature in features])
+        return self._each(lambda part: part[:count])
 
     def pin_memory(self) -> Batch:
         """Copy every tensor to page-locked memory; the DataLoader calls this."""
-        return Batch(
-            self.frames.pin_memory(),
-            self.actions.pin_memory(),
-            self.action_is_pad.pin_memory(),
-            self.frame_is_pad.pin_memory(),
-            self.instructions,
-            self.windows.pin_memory(),
-            None if self.latents is None else self.latents.pin_memory(),
-            self.seeds,
-            None if self.features is None else [feature.pin_memory() for feature in self.features],
-        )
+        return self._each(lambda part: part.pin_memory() if hasattr(part, "pin_memory") else part)
+
+    def _each(self, change: Callable[[Any], Any]) -> Batch:
+        """Another batch with every part changed; features part by part."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        features = parts.pop("features")
+        changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in parts.items()}
+        return Batch(**changed, features=None if features is None else [change(feature) for feature in features])
 
     @staticmethod
     def empty() -> Batch:
         """A batch of no windows."""
         nothing = torch.empty(0, 0)
-        flags = nothing.bool()
-        return Batch(nothing, nothing, flags, flags, [], torch.empty(0, dtype=torch.int64))
+        return Batch(nothing, nothing, nothing.bool(), [], torch.empty(0, dtype=torch.int64))
 
     @staticmethod
     def collate(windows: Sequence[Window]) -> Batch:
@@ -118,7 +106,6 @@ class Batch:
             frames=torch.stack([w.frames for w in windows]) if whole else torch.empty(len(windows), 0),
             actions=torch.stack([w.actions for w in windows]),
             action_is_pad=torch.stack([w.action_is_pad for w in windows]),
-            frame_is_pad=torch.stack([w.frame_is_pad for w in windows]),
             instructions=[w.instruction for w in windows],
             windows=torch.tensor([w.index for w in windows], dtype=torch.int64),
             latents=Latents.stack(latents) if latents else None,

@@ -8,8 +8,6 @@ import os
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
-from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,17 +16,15 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.augmentation import PAPER_JITTER, ColourJitter
 from datamodules.batch import Batch, Window
-from datamodules.demo_files import find_files
-from datamodules.demos import DemoEntry, ReadingSettings, common_size, list_demos, read_actions, used_dims
+from datamodules.demo_set import DemoSet, split_demos, weigh_demos
+from datamodules.demos import DemoEntry, ReadingSettings, common_size, used_dims
 from datamodules.latent_cache import LatentCache
-from datamodules.odd_actions import odd_actions, padding_problem
+from datamodules.odd_actions import padding_problem
 from datamodules.pictures import Orientation
 from datamodules.preprocessing import Preprocessing
 from datamodules.readers import READERS, DemoReader, LayoutName, PictureTiming
-from datamodules.sampling import ResumableLoader, WindowSampler, weigh_demos
-from datamodules.split import split_demos
-from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod, compute_statistics
-from datamodules.statistics_file import load_or_compute
+from datamodules.sampling import ResumableLoader, WindowSampler
+from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod
 from datamodules.validation import ValidationWindows, loader_without_windows, nothing_to_validate
 from datamodules.windows import ActionPadding, WindowDataset
 from files.errors import UserError
@@ -138,8 +134,7 @@ class DemoDataModule(LightningDataModule):
         self.video_only_tasks = list(video_only_tasks or ())
         self.evaluation_only_tasks = list(evaluation_only_tasks or ())
         self.latent_cache, self.latents = latent_cache, None
-        self._tasks: set[str] = set()
-        self._demos: list[DemoEntry] = []
+        self._all_demos: DemoSet | None = None
         self._left_out: set[str] | None = None  # tasks that train_set and val_set were made without
         self.validate_without_demos = False
         self._num_pictured = 0
@@ -148,8 +143,7 @@ class DemoDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Compute and store the action statistics in one process, before the others look for them."""
-        demos = self._list_demos(find_files(self.paths))
-        self._load_statistics(demos, used_dims(demos, self.action_dims, self.default_action_dims))
+        self._statistics(self._dims())
 
     def setup(self, stage: str | None = None) -> None:
         """List, check and split the demos; the same in every process.
@@ -161,19 +155,18 @@ class DemoDataModule(LightningDataModule):
         """
         filmed_only = set() if self._learns_to_film() else set(self.video_only_tasks)
         if self._preprocessing is None:
-            self._demos = self._list_demos(find_files(self.paths))
-            dims = used_dims(self._demos, self.action_dims, self.default_action_dims)
+            dims = self._dims()
             self._preprocessing = Preprocessing(
                 cameras=tuple(self.cameras),
-                image_size=common_size(self._demos, self.image_size),
+                image_size=common_size(self.demos(), self.image_size),
                 num_frames=self.num_frames,
                 frame_stride=self.frame_stride,
                 action_horizon=self.action_horizon,
                 action_dims=dims,
-                statistics=self._load_statistics(self._demos, dims),
+                statistics=self._statistics(dims),
             )
         if self._left_out != filmed_only:
-            self._choose([demo for demo in self._demos if demo.task not in filmed_only], self._preprocessing)
+            self._choose([demo for demo in self.demos() if demo.task not in filmed_only], self._preprocessing)
             self._left_out = filmed_only
         module = None if self.trainer is None else self.trainer.lightning_module
         self.train_set.only_current = self.val_set.only_current = not getattr(module, "uses_future_frames", True)
@@ -183,7 +176,7 @@ class DemoDataModule(LightningDataModule):
         train, val = split_demos(demos, self.val_fraction, self.split_seed)
         self._demo_weights(train)  # an unknown task in `weights` must fail here, not at the first epoch
         if self.latent_cache is not None:
-            self.latents = LatentCache(self.latent_cache, self.latent_source(self._demos), [*train, *val])
+            self.latents = LatentCache(self.latent_cache, self.latent_source(self.demos()), [*train, *val])
         self.train_set = self._windows(train, preprocessing)
         self.val_set = self._windows(val, preprocessing)
 
@@ -196,7 +189,7 @@ class DemoDataModule(LightningDataModule):
 
     def demos(self) -> list[DemoEntry]:
         """Every demo that some stage learns from."""
-        return self._list_demos(find_files(self.paths))
+        return self._demo_set().demos
 
     def latent_source(self, demos: Sequence[DemoEntry]) -> dict[str, Any]:
         """What the latents of these demos depend on besides their files and the networks."""
@@ -218,7 +211,7 @@ class DemoDataModule(LightningDataModule):
     def tasks_by_use(self) -> dict[str, list[str]]:
         """Tasks whose actions are learned (``learned``), tasks filmed only (``video_only``), neither (``unseen``)."""
         self.setup()
-        learned = sorted(self._tasks - set(self.video_only_tasks))
+        learned = sorted(self._demo_set().tasks - set(self.video_only_tasks))
         return {"learned": learned, "video_only": self.video_only_tasks, "unseen": self.evaluation_only_tasks}
 
     def train_dataloader(self) -> DataLoader[Window]:
@@ -309,73 +302,39 @@ class DemoDataModule(LightningDataModule):
         if any(weight < 0 for weight in (self.weights or {}).values()):
             raise UserError(f"data.init_args.weights is {self.weights}; weights must be 0 or more.")
 
-    def _list_demos(self, files: Sequence[Path]) -> list[DemoEntry]:
-        settings = ReadingSettings(
-            self.cameras,
-            self.instruction,
-            self.orientation,
-            self.pictures_taken,
-            self.filter_key,
-            self.limit_demos,
-            self.evaluation_only_tasks,
-        )
-        listed = [demo for path in files for demo in list_demos(path, self.reader, settings)]
-        self._tasks = {demo.task for demo in listed}
-        if not self._tasks:
-            raise UserError(
-                f"data.init_args.evaluation_only_tasks is {self.evaluation_only_tasks}, which leaves no demo to learn "
-                "from; leave at least one task out of it."
+    def _demo_set(self) -> DemoSet:
+        if self._all_demos is None:
+            reading = ReadingSettings(
+                self.cameras,
+                self.instruction,
+                self.orientation,
+                self.pictures_taken,
+                self.filter_key,
+                self.limit_demos,
+                self.evaluation_only_tasks,
             )
-        if self.instruction is not None and len(self._tasks) > 1:
-            warnings.warn(
-                f"data.init_args.instruction {self.instruction!r} is given to all of {sorted(self._tasks)}; remove it "
-                "where the files say what the robot was told, or else train on one task at a time.",
-                stacklevel=2,
-            )
-        return listed
+            self._all_demos = DemoSet(self.paths, self.reader, reading, self.video_only_tasks)
+        return self._all_demos
+
+    def _dims(self) -> tuple[int, ...]:
+        return used_dims(self.demos(), self.action_dims, self.default_action_dims)
 
     def _learns_to_film(self) -> bool:
         """Whether the stage of the moment learns from pictures alone; without one, actions are learned."""
         module = None if self.trainer is None else self.trainer.lightning_module
         return not getattr(module, "learns_actions", True)
 
-    def _with_actions(self, demos: Sequence[DemoEntry]) -> list[DemoEntry]:
-        tasks = {demo.task for demo in demos}
-        if (unknown := sorted(set(self.video_only_tasks) - tasks)) or tasks <= set(self.video_only_tasks):
-            what = f"names {unknown}" if unknown else "names every task"
-            raise UserError(
-                f"data.init_args.video_only_tasks {what}, but the demos are of {sorted(tasks)}; name some of these "
-                "and leave at least one whose actions are learned."
-            )
-        return [demo for demo in demos if demo.task not in self.video_only_tasks]
-
     def _demo_weights(self, demos: Sequence[DemoEntry]) -> list[float] | None:
-        return None if self.weights is None else weigh_demos(demos, self.weights, known=self._demos)
+        return None if self.weights is None else weigh_demos(demos, self.weights, known=self.demos())
 
-    def _load_statistics(self, demos: Sequence[DemoEntry], dims: tuple[int, ...]) -> ActionStatistics:
-        method, constant = self.statistics, self.constant_actions
-        used = self._with_actions(demos)
-        files = [Path(path) for path in dict.fromkeys(demo.path for demo in used)]
-        actions = cache(lambda: list(read_actions(used, dims)))
-        statistics = load_or_compute(
-            files,
-            dims,
-            method,
-            constant,
-            lambda: compute_statistics(actions(), method, constant, dims),
-            used,
-            lambda: odd_actions(actions(), dims) if method == "minmax" else [],
-        )
+    def _statistics(self, dims: tuple[int, ...]) -> ActionStatistics:
+        statistics = self._demo_set().statistics(dims, self.statistics, self.constant_actions)
         if self.action_padding == "zero" and (problem := padding_problem(statistics, dims)):
             warnings.warn(problem, stacklevel=2)
         return statistics
 
     def _windows(self, demos: Sequence[DemoEntry], preprocessing: Preprocessing) -> WindowDataset:
-        return WindowDataset(
-            demos,
-            preprocessing,
-            *(self.reader, self.action_padding, self.latents),
-        )
+        return WindowDataset(demos, preprocessing, self.reader, self.action_padding, self.latents)
 
     def _loader(self, windows: Dataset[Window], batch_size: int) -> DataLoader[Window]:
         return DataLoader(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from datamodules.batch import Batch, Window
-from datamodules.demos import DemoEntry
 from datamodules.windows import Visit, WindowDataset
-from files.errors import UserError
 
 
 class WindowSampler(DistributedSampler[Visit]):
@@ -76,28 +73,6 @@ class WindowSampler(DistributedSampler[Visit]):
         seeds = np.random.default_rng([self.seed, self.epoch, 1]).integers(2**63, size=self.total_size)
         visits = np.stack([self.order(self.epoch), seeds], axis=1)[self.rank :: self.num_replicas]
         return ((index, seed) for index, seed in visits[self.num_skipped :].tolist())
-
-
-def weigh_demos(demos: Sequence[DemoEntry], weights: Mapping[str, float], known: Sequence[DemoEntry]) -> list[float]:
-    """The weight of each demo, by its file or else its task; 1 where neither is named.
-
-    Args:
-        demos: What is sampled from.
-        weights: Task or file name (without suffix) -> weight.
-        known: Every demo whose task or file may be named.
-
-    Raises:
-        UserError: A name is of none of them, or nothing has a weight.
-    """
-    names = {demo.task for demo in known} | {Path(demo.path).stem for demo in known}
-    if unknown := sorted(set(weights) - names):
-        raise UserError(
-            f"data.init_args.weights names {unknown}, but the tasks and files are {sorted(names)}; use these names."
-        )
-    result = [weights.get(Path(demo.path).stem, weights.get(demo.task, 1.0)) for demo in demos]
-    if not any(result):
-        raise UserError("data.init_args.weights gives every demo weight 0; give at least one task a weight.")
-    return result
 
 
 class ResumableLoader(DataLoader[Window]):

@@ -43,11 +43,6 @@ class ActionStatistics:
         """D, the number of action dimensions."""
         return len(self.minimum)
 
-    @property
-    def constant_dims(self) -> tuple[int, ...]:
-        """Positions of the dimensions whose two ends are equal."""
-        return tuple(i for i, (low, high) in enumerate(zip(self.minimum, self.maximum, strict=True)) if low == high)
-
     def normalize(self, actions: Tensor) -> Tensor:
         """Raw actions (..., D) to normalised ones, in the precision of the input."""
         low, span = self._low_and_span(actions)

@@ -73,10 +73,6 @@ class WindowDataset(Dataset[Window]):
         demo = self.demos[position]
         return demo, index - int(self._ends[position]) + demo.length
 
-    def first_window(self, demo: int) -> int:
-        """Index of the window that starts at step 0 of the demo at this position."""
-        return int(self._ends[demo]) - self.demos[demo].length
-
     def __getitem__(self, visit: int | Visit) -> Window:
         return self.window(visit) if isinstance(visit, int) else self.window(*visit)
 
@@ -107,7 +103,6 @@ class WindowDataset(Dataset[Window]):
             frames=frames,
             actions=actions,
             action_is_pad=torch.from_numpy(action_steps >= entry.length),
-            frame_is_pad=torch.from_numpy(frame_steps >= entry.length),
             instruction=entry.instruction,
             index=index,
             latents=self._latents(entry, read_steps, seed) if use_latents else None,

@@ -1,6 +1,7 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -164,7 +165,7 @@ def test_weights_say_how_often_a_demo_is_drawn_whatever_its_length(robomimic_fil
 def test_window_loader_goes_over_a_split_in_order_with_frames(robomimic_file: FileFactory) -> None:
     data = RobosuiteDataModule(str(robomimic_file()), val_fraction=0.4)
     data.setup()
-    data.train_set.features = [[torch.zeros(1)]] * len(data.train_set)
+    data.train_set.features = SimpleNamespace(window=lambda *_: [torch.zeros(1)])  # type: ignore[assignment]
     batches = list(data.window_loader("train", batch_size=3))
     assert torch.cat([batch.windows for batch in batches]).tolist() == list(range(len(data.train_set)))
     assert all(batch.frames.dtype == torch.uint8 and batch.has_frames for batch in batches)

@@ -76,7 +76,6 @@ def random_batch(data: Preprocessing, size: int, device: torch.device | str = "c
         frames=frames * 2 - 1,
         actions=torch.rand(size, data.action_horizon, data.action_dim, device=device) * 2 - 1,
         action_is_pad=torch.zeros(size, data.action_horizon, dtype=torch.bool, device=device),
-        frame_is_pad=torch.zeros(size, data.num_frames, dtype=torch.bool, device=device),
         instructions=[INSTRUCTION] * size,
         windows=torch.arange(size, device=device),
     )

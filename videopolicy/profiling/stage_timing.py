@@ -127,10 +127,7 @@ def time_stage(stage: Stage, counted: Estimate, device: torch.device, enough_s: 
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
-    tensors = {
-        name: getattr(batch, name).to(device)
-        for name in ("frames", "actions", "action_is_pad", "frame_is_pad", "windows")
-    }
+    tensors = {name: getattr(batch, name).to(device) for name in ("frames", "actions", "action_is_pad", "windows")}
     return Batch(**tensors, instructions=batch.instructions)
 
 
