@@ -296,10 +296,10 @@ def test_the_joint_stage_is_a_whole_run_without_a_handoff(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--handoff", "x"], "handoff: the joint stage trains its own video network"),
+        (["--handoff", "x"], "handoff: a JointStage trains all its networks"),
         (
             ["--trainer.callbacks+", "{class_path: CheckpointHandoff, init_args: {folder: x}}"],
-            "trainer.callbacks: CheckpointHandoff: the joint stage trains its own video network",
+            "trainer.callbacks: CheckpointHandoff: a JointStage trains all its networks",
         ),
         (["--stage", "video"], "has no stage 'video'; it has joint."),
         (["--model.video_weight", "2"], "video_weight is 2"),

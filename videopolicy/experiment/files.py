@@ -1,8 +1,8 @@
 """Experiment files: what the stages share is written once, and `stages` says what differs.
 
 An experiment is a mapping of a stage's config keys (``seed_everything``, ``data``, ``model``, ``trainer``, ...) and a
-key ``stages`` with one partial config of the same shape a stage, merged over the common part. An experiment has either
-the stages ``video`` and ``action`` or the one stage ``joint``. Three rules on top:
+key ``stages`` with one partial config of the same shape a stage, merged over the common part. An experiment has the
+stages ``video`` and ``action``, or one stage: ``joint``, or ``action`` of a policy without a video stage. Three rules on top:
 
 - A string that ends in ``.yaml`` stands for that file's content; its path is relative to the file it is written in.
 - A mapping's key ``base`` names such a file, over which the rest of the mapping is merged.
@@ -65,9 +65,11 @@ def load_experiment(paths: Sequence[str | Path]) -> Config:
 
 
 def stages_of_experiment(experiment: Mapping[str, Any]) -> tuple[str, ...]:
-    """The stages of an experiment in their order: the joint one, or the two."""
-    is_joint = JOINT in (experiment.get("stages") or {}) or experiment.get("stage") == JOINT
-    return (JOINT,) if is_joint else TWO_STAGES
+    """The stages of an experiment in their order: the joint one, the action stage alone, or the two."""
+    named = set(experiment.get("stages") or {})
+    if JOINT in named or experiment.get("stage") == JOINT:
+        return (JOINT,)
+    return ("action",) if named == {"action"} else TWO_STAGES
 
 
 def read_part(path: Path, including: tuple[Path, ...] = ()) -> Config:

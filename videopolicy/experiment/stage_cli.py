@@ -30,7 +30,7 @@ from callbacks.progress import StageProgress
 from callbacks.resumed_optimizer import ResumedOptimizer
 from callbacks.run_checkpoints import BestCheckpoint, LastCheckpoint, is_dry_run
 from files.errors import UserError
-from lightning_modules import JointStage
+from lightning_modules import ActionStage, VideoStage
 from networks import NetworkError
 from simulators import SimulatorError
 from videopolicy.errors import CommandError
@@ -182,7 +182,7 @@ class StageCLI(LightningCLI):
             defaults.append(StageProgress(self.composed["stage"]))
         if config.get("logger") is not False and wanted(LearningRateMonitor):
             defaults.append(LearningRateMonitor(logging_interval="step"))
-        if isinstance(self.model, JointStage):
+        if not isinstance(self.model, VideoStage | ActionStage):
             self._require_no_handoff(given=not wanted(CheckpointHandoff))
         elif wanted(CheckpointHandoff):
             defaults.append(
@@ -191,11 +191,11 @@ class StageCLI(LightningCLI):
         return defaults
 
     def _require_no_handoff(self, given: bool) -> None:
-        """A joint stage trains the video network itself; a handoff that it would pass over is refused."""
+        """A stage that trains all its networks itself passes over a handoff, so one is refused."""
         if given or self._get(self.config, "handoff"):
             key = "trainer.callbacks: CheckpointHandoff" if given else "handoff"
             raise CommandError(
-                f"{key}: the joint stage trains its own video network and neither reads nor writes a handoff; "
+                f"{key}: a {type(self.model).__name__} trains all its networks and neither reads nor writes a handoff; "
                 "remove it."
             )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from datamodules import Batch, Preprocessing
 from lightning_modules import PolicyStage, Stage
+from lightning_modules.policy_stage import PREFIX
 from networks import Sampler
 from policies.video_inputs import conditioning_of
 from videopolicy.experiment.skeleton import make_computable
@@ -114,7 +115,7 @@ def acts(stage: Stage) -> bool:
 
 def part_of(name: str) -> str:
     """The part that a weight of a stage belongs to, by the weight's name."""
-    return next(part for prefix, part in PART_OF_PREFIX.items() if name.startswith(prefix))
+    return next(part for prefix, part in PART_OF_PREFIX.items() if name.removeprefix(PREFIX).startswith(prefix))
 
 
 @torch.no_grad()
@@ -165,8 +166,8 @@ def count_step(stage: Stage, batch_size: int, caches_features: bool) -> Step:
     """FLOPs of one training step, by running it on shapes."""
     batch, step = random_batch(stage.data, batch_size), _TrainingStep(stage)
     prefixes = {
-        ENCODE: ["stage.video.autoencoder"],
-        U_NET: ["stage.video.unet"],
+        ENCODE: ["stage.video.autoencoder", "stage.policy.video.autoencoder"],
+        U_NET: ["stage.video.unet", "stage.policy.video.unet"],
         ADAPTER: ["stage.policy.adapter"],
         ACTION: ["stage.policy.action_unet"],
     }
