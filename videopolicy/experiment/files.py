@@ -2,7 +2,8 @@
 
 An experiment is a mapping of a stage's config keys (``seed_everything``, ``data``, ``model``, ``trainer``, ...) and a
 key ``stages`` with one partial config of the same shape a stage, merged over the common part. An experiment has the
-stages ``video`` and ``action``, or one stage: ``joint``, or ``action`` of a policy without a video stage. Three rules on top:
+stages ``video`` and ``action``, or one stage: ``joint``, or ``action`` of a policy without a video stage. Three
+rules on top:
 
 - A string that ends in ``.yaml`` stands for that file's content; its path is relative to the file it is written in.
 - A mapping's key ``base`` names such a file, over which the rest of the mapping is merged.
