@@ -140,6 +140,12 @@ test: $(VENV)/.installed-all ## the tests that take seconds each (under 20 minut
 	@$(BIN)/python -m pytest -m "not forks and $(QUICK)" -n $(TEST_WORKERS) --dist worksteal --color=no $(ARGS) || test $$? = 5
 	@$(BIN)/python -m pytest -m "forks and $(QUICK)" --color=no $(ARGS) || test $$? = 5
 
+QUICK_FOLDERS := tests/files tests/networks tests/policies tests/datamodules tests/test_architecture.py tests/test_house.py tests/test_import_order.py
+
+.PHONY: test-quick
+test-quick: $(VENV)/.installed-all ## the tests of files, networks, policies and data alone: no simulator
+	@$(BIN)/python -m pytest -m "not forks and not simulator and not golden and $(QUICK)" -n $(TEST_WORKERS) --dist worksteal --color=no $(wildcard $(QUICK_FOLDERS)) $(ARGS)
+
 .PHONY: test-slow
 test-slow: $(VENV)/.installed-all ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m "slow and not full and not gpu" --color=no $(ARGS)

@@ -1,1 +1,1 @@
-"""videopolicy."""
+"""The commands `lightning` and `videopolicy`: experiments, evaluation, reports."""
