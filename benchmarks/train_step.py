@@ -94,11 +94,10 @@ def measure(args: argparse.Namespace, stage: str) -> dict[str, Any]:
 def possible_inputs(line: CommandLine, stage: str) -> list[str]:
     """What the stage's step may begin with."""
     model = random_stage(line, stage)
-    callbacks = complete_config(line, stage)["trainer"]["callbacks"] or []
     inputs = ["frames"]
     if model.video.autoencoder.has_posterior:
         inputs.append("latents")
-    if any(entry["class_path"].endswith("FeatureCache") for entry in callbacks):
+    if complete_config(line, stage)["features"] is not None:
         inputs.append("features")
     return inputs
 

@@ -37,8 +37,7 @@ class CompiledNetworks(Callback):
         """Refuse what was never tried."""
         if isinstance(trainer.strategy, ModelParallelStrategy):
             raise MisconfigurationException(
-                "CompiledNetworks was never made to work under FSDP: remove it from trainer.callbacks or use "
-                "trainer.strategy ddp."
+                "CompiledNetworks was never made to work under FSDP: set compile to null, or use trainer.strategy ddp."
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

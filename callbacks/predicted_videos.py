@@ -32,7 +32,7 @@ class PredictedVideos(Callback):
         if not isinstance(pl_module, VideoStage | JointStage):
             raise MisconfigurationException(
                 f"PredictedVideos needs the video or joint stage, not {type(pl_module).__name__}; "
-                "move it to stages.video.trainer.callbacks."
+                "move `videos` to stages.video."
             )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -20,9 +20,10 @@ from callbacks.run_folder import run_folder
 from datamodules.demo_origin import origin_of
 from lightning_modules import PolicyStage
 from rollouts import EpisodeResult, ResultsFile, RolloutEngine, summarize
+from rollouts.protocol import RolloutProtocol
 from rollouts.survey import Survey
 from rollouts.worker_process import survey_simulator
-from simulators import EpisodeSpec, SimulatorConfig
+from simulators import EpisodeSpec
 
 SLOWEST_RANK = timedelta(days=7)  # how long ranks that have played their episodes wait for the others
 
@@ -38,48 +39,41 @@ class SimulationRollout(Callback):
     videos with executed above predicted frames, as files and in TensorBoard.
 
     Args:
-        simulator: Simulator, tasks and cameras.
+        protocol: Simulator, tasks, cameras, steps between replans, groups, time limit; its
+            numbers of episodes and its seeds are the evaluation's. Without groups, where the data has
+            ``video_only_tasks`` or ``evaluation_only_tasks``, they are ``learned``, ``video_only`` and ``unseen``.
         num_episodes: Episodes in all, spread evenly over the tasks.
         first_seed: Seed of the first episode; choose it so that no demo started from it.
-        execute_steps: Actions executed before the policy is asked again.
         num_workers: Simulator processes a rank.
         every_n_epochs: While training, roll out in every n-th validation: the n-th, the 2n-th, ...; also where several
             validations fall into one epoch of training, or one into several. A run that goes on counts on.
         record_episodes: Episodes to film, over all ranks.
         folder: Where results (JSON lines) and videos go; `rollouts` beside the logger's files if None.
-        timeout_s: A worker that says nothing for so long is restarted.
-        groups: Group name -> tasks; each is logged as ``rollout/<group>/success_rate`` too, the mean over its tasks. If
-            None and the data has ``video_only_tasks`` or ``evaluation_only_tasks``: ``learned``, ``video_only`` and
-            ``unseen``.
     """
 
     def __init__(
         self,
-        simulator: SimulatorConfig,
+        protocol: RolloutProtocol,
         num_episodes: int,
         first_seed: int = 100_000,
-        execute_steps: int = 16,
         num_workers: int = 1,
         every_n_epochs: int = 1,
         record_episodes: int = 2,
         folder: str | None = None,
-        timeout_s: float = 300.0,
-        groups: dict[str, list[str]] | None = None,
     ) -> None:
-        counts = {"num_episodes": num_episodes, "execute_steps": execute_steps, "num_workers": num_workers}
+        counts = {"num_episodes": num_episodes, "num_workers": num_workers}
         for name, value in {**counts, "every_n_epochs": every_n_epochs}.items():
             if value < 1:
                 raise MisconfigurationException(f"SimulationRollout.{name} is {value}; it must be at least 1.")
-        self.simulator = simulator
+        self.protocol = protocol
+        self.simulator = protocol.simulator  # its tasks are named at set-up
+        self.groups = protocol.groups
         self.num_episodes = num_episodes
         self.first_seed = first_seed
-        self.execute_steps = execute_steps
         self.num_workers = num_workers
         self.every_n_epochs = every_n_epochs
         self.record_episodes = record_episodes
         self.folder = Path(folder) if folder is not None else None
-        self.timeout_s = timeout_s
-        self.groups = groups
         self._engine: RolloutEngine | None = None
         self._num_validations = 0  # of this run; the sanity check is none
         self._patient_group: Any = None
@@ -89,14 +83,14 @@ class SimulationRollout(Callback):
         if not isinstance(pl_module, PolicyStage):
             raise MisconfigurationException(
                 f"SimulationRollout needs the action or joint stage, not {type(pl_module).__name__}; "
-                "move it to stages.action.trainer.callbacks."
+                "move `rollout` to stages.action."
             )
         datamodule = getattr(trainer, "datamodule", None)
         data = datamodule.preprocessing if datamodule is not None else pl_module.data
         cameras = data.cameras
         if missing := [camera for camera in cameras if camera not in self.simulator.cameras]:
             raise MisconfigurationException(
-                f"SimulationRollout.simulator.cameras is {list(self.simulator.cameras)} but the policy was trained on "
+                f"rollout.protocol.simulator.cameras is {list(self.simulator.cameras)} but the policy was trained on "
                 f"{list(cameras)}; add {missing}."
             )
         self._look_at(survey_simulator(self.simulator), datamodule)  # on every rank
@@ -116,21 +110,22 @@ class SimulationRollout(Callback):
                 rank_zero_warn(f"SimulationRollout: {difference}")
 
     def _check_groups(self, datamodule: Any) -> None:  # noqa: ANN401 - any LightningDataModule
-        if self.groups is None:
+        if not self.groups:
             self.groups = _groups_of(datamodule, self.simulator.tasks)
         for name, members in self.groups.items():
             if unknown := [task for task in members if task not in self.simulator.tasks]:
                 raise MisconfigurationException(
-                    f"SimulationRollout.groups: {name!r} names {unknown}, which are not rolled out; "
+                    f"rollout.protocol.groups: {name!r} names {unknown}, which are not rolled out; "
                     f"the tasks are {self.simulator.tasks}."
                 )
             if name in self.simulator.tasks:
-                raise MisconfigurationException(f"SimulationRollout.groups: {name!r} is a task; name the group anew.")
+                raise MisconfigurationException(f"rollout.protocol.groups: {name!r} is a task; name the group anew.")
 
     def _warn_of_what_is_ignored(self, trainer: Trainer, action_horizon: int) -> None:
-        if self.execute_steps > action_horizon:
+        execute_steps = self.protocol.execute_steps
+        if execute_steps > action_horizon:
             rank_zero_warn(
-                f"SimulationRollout.execute_steps is {self.execute_steps}, but the policy gives {action_horizon} "
+                f"rollout.protocol.execute_steps is {execute_steps}, but the policy gives {action_horizon} "
                 f"actions at a time, so it is asked again after {action_horizon}; set execute_steps to at most that."
             )
         testing = trainer.state.fn == TrainerFn.TESTING
@@ -167,17 +162,17 @@ class SimulationRollout(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the protocol, so that `videopolicy evaluate` repeats it from the checkpoint alone."""
-        checkpoint["rollout"] = self.protocol()
+        checkpoint["rollout"] = self.record()
 
-    def protocol(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """What decides the episodes, as plain values."""
         return {
             "simulator": self.simulator.to_dict(),
             "num_episodes": self.num_episodes,
             "first_seed": self.first_seed,
-            "execute_steps": self.execute_steps,
-            "timeout_s": self.timeout_s,
-            "groups": self.groups or {},
+            "execute_steps": self.protocol.execute_steps,
+            "timeout_s": self.protocol.timeout_s,
+            "groups": self.groups,
         }
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -217,15 +212,15 @@ class SimulationRollout(Callback):
             self._engine = RolloutEngine(
                 self.simulator,
                 num_workers=self.num_workers,
-                execute_steps=self.execute_steps,
-                timeout_s=self.timeout_s,
+                execute_steps=self.protocol.execute_steps,
+                timeout_s=self.protocol.timeout_s,
                 record_episodes=len(range(trainer.global_rank, self.record_episodes, trainer.world_size)),
                 record_stride=stage.data.frame_stride,
             )
         return self._engine.run(stage.policy, share, progress=trainer.is_global_zero)
 
     def _log(self, pl_module: LightningModule, results: list[EpisodeResult]) -> None:
-        summary = summarize(results, self.groups or {})
+        summary = summarize(results, self.groups)
         for task in summary.tasks:
             pl_module.log(f"rollout/{task.task}/success_rate", task.success_rate)
         for group in summary.groups:

@@ -47,13 +47,13 @@ class TrainableWeightAveraging(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(callback, TrainableWeightAveraging) for callback in callbacks) > 1:
             raise MisconfigurationException(
-                "TrainableWeightAveraging stands twice in trainer.callbacks and would average its own average; the "
-                "experiment has one already, so leave the second out."
+                "TrainableWeightAveraging stands twice in the trainer's callbacks and would average its own average; "
+                "leave the second out."
             )
         if isinstance(trainer.strategy, ModelParallelStrategy):
             raise MisconfigurationException(
-                "TrainableWeightAveraging does not work under FSDP, which shards the weights: remove it from "
-                "trainer.callbacks or use trainer.strategy ddp."
+                "TrainableWeightAveraging does not work under FSDP, which shards the weights: set averaging to null, "
+                "or use trainer.strategy ddp."
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

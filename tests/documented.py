@@ -229,14 +229,7 @@ def small_experiment(name: str) -> dict[str, Any]:
     overlay = small_networks(unused) if name == "robocasa" else tiny_overlay(experiment, unused, 2)
     overlay["data"]["init_args"].pop("paths")
     if name == "lift":  # its rollouts say what `evaluate` and `variation` do without a protocol
-        rollout = overlay["stages"]["action"]["trainer"]["callbacks"][-1]["init_args"]
-        rollout["simulator"] = {
-            "name": "robosuite",
-            "tasks": ["Lift"],
-            "cameras": "${data.init_args.cameras}",
-            "image_size": "${data.init_args.image_size}",
-            "max_steps": 4,
-        }
+        overlay["rollout"]["protocol"]["simulator"] = {"max_steps": 4}
     return overlay
 
 

@@ -24,6 +24,8 @@ from networks import (
 )
 from networks.adapter import AdapterStage
 from policies import FixedLevel
+from rollouts.protocol import RolloutProtocol
+from simulators import SimulatorConfig
 
 NUM_FRAMES = 2
 QUICK = Sampler(num_steps=2, sigma_max=20.0, sigma_min=0.02, guidance=1.0)
@@ -141,3 +143,9 @@ def handoff(tmp_path: Path, lift_data: RobosuiteDataModule) -> Path:
     folder = tmp_path / "handoff"
     fit(quiet_trainer(tmp_path, 1, CheckpointHandoff(str(folder))), tiny_video_stage(), lift_data)
     return folder
+
+
+def measured_by(simulator: SimulatorConfig, **settings: Any) -> RolloutProtocol:  # noqa: ANN401 - of many types
+    """A protocol of two steps between replans."""
+    numbers = {"episodes_per_task": 1, "first_seed": 0, "execute_steps": 2}
+    return RolloutProtocol("test", "tests", simulator, **{**numbers, **settings})

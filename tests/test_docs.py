@@ -16,8 +16,9 @@ import pytest
 from rollouts import RolloutEngine
 from rollouts.worker_process import check_simulator
 from simulators import PolicyReply, PolicyRequest, SimulatorConfig
+from videopolicy.evaluation.protocol import read_protocol
 from videopolicy.experiment.command_line import CommandLine, parse
-from videopolicy.experiment.files import TWO_STAGES, load_experiment
+from videopolicy.experiment.files import TWO_STAGES, load_experiment, read_part
 from videopolicy.main import VERBS, verb
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,18 +140,16 @@ def test_lightning_commands_are_accepted(command: str, workplace: Path) -> None:
 def test_yaml_files_of_the_docs_parse(path: str, workplace: Path) -> None:
     over = yaml_files()[path][0]
     line = CommandLine("fit", configs=[over, path] if over else [path])
-    if path.startswith("experiments/simulators/"):
-        stage = "--stages.action.trainer.callbacks"
-        entry = f"{{class_path: SimulationRollout, init_args: {{num_episodes: 1, simulator: {workplace / path}}}}}"
-        (workplace / "rollout.yaml").write_text(f"stages: {{action: {{trainer: {{callbacks: [{entry}]}}}}}}")
-        line = CommandLine("fit", configs=["experiments/lift.yaml", "rollout.yaml"], stage=stage.split(".")[1])
+    if path.startswith("experiments/protocols/"):
+        assert read_protocol(workplace / path).name == Path(path).stem
+        line = CommandLine("fit", ["experiments/lift.yaml"], [("rollout.protocol", read_part(workplace / path))])
     parse_stages(line)
 
 
 def test_yaml_files_name_both_kinds() -> None:
     overlays = [path for path, (over, _) in yaml_files().items() if over]
     assert len(overlays) >= 3
-    assert {"experiments/stack.yaml", "experiments/simulators/point.yaml"} <= set(yaml_files())
+    assert {"experiments/stack.yaml", "experiments/protocols/point.yaml"} <= set(yaml_files())
     assert all((ROOT / over).is_file() for over, _ in yaml_files().values() if over)
 
 
@@ -158,10 +157,12 @@ def test_a_camera_is_swapped_in_one_line(workplace: Path) -> None:
     """README's claim: views, and the simulator's cameras, follow the data's."""
     line = CommandLine("fit", configs=["experiments/lift.yaml", "third_camera.yaml"])
     experiment = load_experiment(line.configs)
+    from videopolicy.experiment.stage_cli import StageCLI
+
     configs = {stage: line.stage_config(experiment, stage) for stage in TWO_STAGES}
     assert [config["model"]["init_args"]["video"]["init_args"]["num_views"] for config in configs.values()] == [3, 3]
-    rollout = configs["action"]["trainer"]["callbacks"][-1]["init_args"]["simulator"]
-    assert rollout["cameras"] == ["agentview", "robot0_eye_in_hand", "frontview"]
+    rollout = StageCLI("fit", configs["action"], instantiate=False).config_document["rollout"]
+    assert rollout["protocol"]["simulator"]["cameras"] == ["agentview", "robot0_eye_in_hand", "frontview"]
 
 
 def test_python_examples_import_what_exists() -> None:

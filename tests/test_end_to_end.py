@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,19 +27,12 @@ def command(folder: Path, module: str, *arguments: object) -> str:
     return done.stdout
 
 
-def lift_overlay(demos: Path) -> dict[str, object]:
+def lift_overlay(demos: Path) -> dict[str, Any]:
     """Tiny networks, but the experiment's own simulator: 16 pixels, 2 episodes of 8 steps."""
     overlay = tiny_overlay(ROOT / "experiments" / "lift.yaml", demos, steps=2)
-    for callback in overlay["stages"]["action"]["trainer"]["callbacks"]:
-        if callback["class_path"] == "SimulationRollout":
-            callback["init_args"]["simulator"] = {
-                "name": "robosuite",
-                "tasks": ["Lift"],
-                "cameras": "${data.init_args.cameras}",
-                "image_size": 16,
-                "max_steps": 8,
-            }
-            callback["init_args"]["record_episodes"] = 1
+    rollout = overlay["rollout"]
+    rollout["protocol"]["simulator"] = {"image_size": 16, "max_steps": 8}
+    rollout["record_episodes"] = 1
     return overlay
 
 

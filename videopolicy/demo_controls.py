@@ -151,7 +151,7 @@ def roll_out(
     """Held-out episodes of the task that a checkpoint was judged by during training."""
     stored = read_checkpoint(checkpoint).get("rollout")
     if stored is None:
-        raise CommandError(f"{checkpoint}: was trained without rollouts; leave SimulationRollout in the callbacks.")
+        raise CommandError(f"{checkpoint}: was trained without rollouts; leave `rollout` in the experiment.")
     protocol = replace(stored_protocol(stored, "demo"), episodes_per_task=num_episodes, first_seed=FIRST_SEED)
     workers = 1 if console is None else 2
     return evaluate(policy, identity, protocol, output, workers, videos=2, console=console)

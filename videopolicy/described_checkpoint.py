@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 
-from callbacks import SimulationRollout
 from datamodules import ActionStatistics, Preprocessing
 from datamodules.datamodule import DemoDataModule
 from files.errors import UserError
 from lightning_modules import Stage
 from networks.checkpoints.layout import LABEL_BY_PART, NATIVE_PREFIX_BY_PART, part_of
-from simulators import SimulatorConfig
 from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine
-from videopolicy.experiment.files import Config, read_part, stages_of_experiment
+from videopolicy.experiment.files import read_part, stages_of_experiment
 from videopolicy.experiment.skeleton import expected_preprocessing, without_weights
 from videopolicy.experiment.stage_cli import StageCLI
 
@@ -56,7 +54,6 @@ class Description:
         has_policy = all(_has(shapes, part) for part in ("adapter", "action_unet"))
         stage = stages_of_experiment(self.experiment)[-1 if has_policy else 0]
         config = without_weights(self.line.stage_config(self.experiment, stage))
-        rollout = rollout_entry(config)  # parsing takes the mappings of a config apart
         cli = StageCLI("fit", config, instantiate=False)
         model: Stage
         with torch.device("meta"):
@@ -67,7 +64,9 @@ class Description:
         self._require_same(path, shapes, model, whole=has_policy)
         document: dict[str, Any] = {}
         model.on_save_checkpoint(document)
-        return document | rollout
+        if "rollout" in cli.config:
+            document["rollout"] = cli.built("rollout").rollout.record()
+        return document
 
     def _preprocessing(self, data: DemoDataModule) -> Preprocessing:
         if self.statistics is not None:
@@ -97,16 +96,6 @@ class Description:
                 f"{path}: {len(wrong)} weights are not those of the experiment's networks: {'; '.join(wrong[:10])}"
                 f"{more}. {_advice(shapes, wanted)}"
             )
-
-
-def rollout_entry(config: Config) -> dict[str, Any]:
-    """The protocol of the stage's `SimulationRollout`, as that callback stores it; empty without one."""
-    for callback in config.get("trainer", {}).get("callbacks") or []:
-        if str(callback.get("class_path", "")).rpartition(".")[2] == SimulationRollout.__name__:
-            arguments = dict(callback.get("init_args") or {})
-            rollout = SimulationRollout(SimulatorConfig(**arguments.pop("simulator")), **arguments)
-            return {"rollout": rollout.protocol()}
-    return {}
 
 
 def read_statistics(path: Path) -> ActionStatistics:

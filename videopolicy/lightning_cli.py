@@ -44,7 +44,8 @@ options:
   --run_dir DIR                      where everything is written (default: runs/<name of the first file>)
   --trainer.max_steps 10             override a key, in every stage that runs
   --stages.video.trainer.max_steps 10    override it in one stage
-  --trainer.callbacks+ '{class_path: Timer}'    append to a list
+  --rollout.num_episodes 20          the same of our callbacks (rollout, features, averaging, videos, compile)
+  --rollout null                     turn one off
   --print_config                     print the complete config, which -c takes, and stop
 
 `lightning fit --help` lists every key; `lightning fit --data.help RobosuiteDataModule` those of a class."""
@@ -86,9 +87,9 @@ def run(arguments: list[str]) -> int:
         return 0
     line = parse(arguments)
     if line.help:
-        from videopolicy.experiment.stage_cli import HelpCLI
+        from videopolicy.experiment.stage_cli import print_help
 
-        HelpCLI([line.subcommand, *line.help])
+        print_help([line.subcommand, *line.help])
     experiment = line.experiment()
     stages = line.stages(experiment)
     if line.print_config:
@@ -126,7 +127,7 @@ def fit(line: CommandLine, experiment: Config, stage: str) -> int:
     running = stages_of_this_command() or (stage,)
     documents = {}
     for name in dict.fromkeys((*(experiment.get("stages") or ()), stage)):  # a slip in stage 2 is said before stage 1
-        composed = line.stage_config(experiment, name, overridden=name in running)
+        composed = line.stage_config(experiment, name, running)
         documents[name] = StageCLI("fit", composed, instantiate=False).config_document
     given = config = line.stage_config(experiment, stage)
     settle_rank(config.get("trainer") or {})
@@ -228,7 +229,7 @@ def record_start(
         directory.record_handoff(directory.handoff_manifest(config))
     environment = describe_environment()
     environment |= {
-        "seed": cli.config["fit"].seed_everything,
+        "seed": cli.config.seed_everything,
         "device": cli.trainer.strategy.root_device.type,
         "num_devices": cli.trainer.num_devices,
         "world_size": cli.trainer.world_size,

@@ -16,7 +16,15 @@ from datamodules import RobosuiteDataModule
 from networks import read_checkpoint
 from rollouts.results import ResultsFile
 from simulators import SimulatorConfig, SimulatorError
-from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model, tiny_video_stage
+from tests.stage_parts import (
+    fit,
+    lift_datamodule,
+    measured_by,
+    quiet_trainer,
+    tiny_action_stage,
+    tiny_video_model,
+    tiny_video_stage,
+)
 
 CAMERAS = ["agentview", "robot0_eye_in_hand"]
 MakeConfig = Callable[..., SimulatorConfig]
@@ -35,7 +43,7 @@ def trained(tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig) -> 
     fit(quiet_trainer(tmp_path, 1, CheckpointHandoff(handoff)), tiny_video_stage(), data)
     config = counting(["up", "raise"], cameras=CAMERAS, image_size=16, max_steps=8, options={"goal": -1e9})
     groups = {"easy": ["up"], "all of them": ["up", "raise"]}
-    rollout = SimulationRollout(config, num_episodes=4, execute_steps=2, record_episodes=1, timeout_s=30, groups=groups)
+    rollout = SimulationRollout(measured_by(config, timeout_s=30, groups=groups), num_episodes=4, record_episodes=1)
     logger = TensorBoardLogger(str(tmp_path / "logs"), name="", version="")
     checkpoint = BestCheckpoint(monitor="rollout/success_rate", mode="max")
     averaging = TrainableWeightAveraging(decay=0.5, warmup=False)
@@ -94,7 +102,7 @@ def test_best_checkpoint_holds_what_was_judged_and_names_its_protocol(
 @pytest.mark.forks
 def test_two_ranks_share_the_episodes(tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig) -> None:
     config = counting(["up", "down"], cameras=CAMERAS, image_size=16, max_steps=8, options={"goal": -1e9})
-    rollout = SimulationRollout(config, num_episodes=5, execute_steps=2, record_episodes=1)
+    rollout = SimulationRollout(measured_by(config), num_episodes=5, record_episodes=1)
     logger = TensorBoardLogger(str(tmp_path / "logs"), name="", version="")
     arguments = {"devices": 2, "strategy": "ddp_fork", "limit_train_batches": 1, "logger": logger}
     stage = tiny_action_stage(tiny_video_model(residual=False))
@@ -110,7 +118,7 @@ def test_two_ranks_share_the_episodes(tmp_path: Path, data: RobosuiteDataModule,
 def test_rollouts_of_the_video_stage_are_refused(
     tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig
 ) -> None:
-    rollout = SimulationRollout(counting(cameras=CAMERAS), num_episodes=1)
+    rollout = SimulationRollout(measured_by(counting(cameras=CAMERAS)), num_episodes=1)
     with pytest.raises(MisconfigurationException, match="needs the action or joint stage, not VideoStage"):
         fit(quiet_trainer(tmp_path, 1, rollout), tiny_video_stage(), data)
 
@@ -118,10 +126,10 @@ def test_rollouts_of_the_video_stage_are_refused(
 def test_missing_camera_and_broken_simulator_fail_before_training(
     tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig
 ) -> None:
-    blind = SimulationRollout(counting(cameras=["agentview"]), num_episodes=1)
+    blind = SimulationRollout(measured_by(counting(cameras=["agentview"])), num_episodes=1)
     with pytest.raises(MisconfigurationException, match=r"add \['robot0_eye_in_hand'\]"):
         fit(quiet_trainer(tmp_path, 1, blind), tiny_action_stage(), data)
-    broken = SimulationRollout(counting(cameras=CAMERAS, options={"broken": True}), num_episodes=1)
+    broken = SimulationRollout(measured_by(counting(cameras=CAMERAS, options={"broken": True})), num_episodes=1)
     with pytest.raises(SimulatorError, match="the counter is broken"):
         fit(quiet_trainer(tmp_path, 1, broken), tiny_action_stage(), data)
 
@@ -130,7 +138,7 @@ def test_a_group_of_tasks_that_are_not_rolled_out_fails_before_training(
     tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig
 ) -> None:
     for groups, message in (({"new": ["down"]}, r"'new' names \['down'\]"), ({"up": ["up"]}, "'up' is a task")):
-        rollout = SimulationRollout(counting(cameras=CAMERAS), num_episodes=1, groups=groups)
+        rollout = SimulationRollout(measured_by(counting(cameras=CAMERAS), groups=groups), num_episodes=1)
         with pytest.raises(MisconfigurationException, match=message):
             fit(quiet_trainer(tmp_path, 1, rollout), tiny_action_stage(), data)
 
@@ -144,11 +152,11 @@ def test_held_out_tasks_are_logged_apart(
     held_out = {"video_only_tasks": ["down"], "evaluation_only_tasks": ["left"]}
     data = lift_datamodule(path, **held_out)
     config = counting(["up", "down", "left"], cameras=CAMERAS, image_size=16, max_steps=4, options={"goal": -1e9})
-    rollout = SimulationRollout(config, num_episodes=3, execute_steps=2)
+    rollout = SimulationRollout(measured_by(config), num_episodes=3)
     stage = tiny_action_stage(tiny_video_model(residual=False))
     fit(quiet_trainer(tmp_path, 1, rollout, limit_train_batches=1), stage, data)
-    assert rollout.protocol()["groups"] == {"learned": ["up"], "video_only": ["down"], "unseen": ["left"]}
-    missing = SimulationRollout(counting(["up", "down"], cameras=CAMERAS, image_size=16), num_episodes=2)
+    assert rollout.record()["groups"] == {"learned": ["up"], "video_only": ["down"], "unseen": ["left"]}
+    missing = SimulationRollout(measured_by(counting(["up", "down"], cameras=CAMERAS, image_size=16)), num_episodes=2)
     with pytest.raises(
         MisconfigurationException, match=r"evaluation_only_tasks names \['left'\], which are not rolled"
     ):

@@ -28,6 +28,7 @@ from simulators import EpisodeSpec, PolicyReply, PolicyRequest, SimulatorConfig
 from tests.stage_parts import (
     fit,
     lift_datamodule,
+    measured_by,
     quiet_trainer,
     tiny_action_stage,
     tiny_joint_stage,
@@ -43,7 +44,8 @@ class Noted(SimulationRollout):
     """Remembers at which step it rolled out; the episodes themselves are made up, those of seed 100,000 succeed."""
 
     def __init__(self, config: SimulatorConfig, **arguments: Any) -> None:  # noqa: ANN401
-        super().__init__(config, **{"num_episodes": 4, "execute_steps": 2, "record_episodes": 0, **arguments})
+        protocol = measured_by(config, execute_steps=arguments.pop("execute_steps", 2))
+        super().__init__(protocol, **{"num_episodes": 4, "record_episodes": 0, **arguments})
         self.steps: list[int] = []
 
     def _run(self, trainer: Trainer, stage: PolicyStage, share: Sequence[EpisodeSpec]) -> list[EpisodeResult]:
@@ -167,7 +169,7 @@ def test_without_held_out_demos_the_success_rate_is_logged_and_best_follows_it(
     data = lift_datamodule(robomimic_file(action_dim=2), val_fraction=0)
     best = BestCheckpoint(monitor="rollout/success_rate", mode="max")
     logger = TensorBoardLogger(str(tmp_path / "logs"), name="", version="")
-    rollout = SimulationRollout(config, num_episodes=1, execute_steps=2, record_episodes=1)
+    rollout = SimulationRollout(measured_by(config), num_episodes=1, record_episodes=1)
     callbacks = (rollout, best, LastCheckpoint())
     trainer = quiet_trainer(tmp_path, 2, *callbacks, logger=logger, **CHECKPOINTS)
     stage = plain_stage() if kind == "action" else tiny_joint_stage(tiny_video_model(residual=False))
@@ -211,7 +213,7 @@ def test_more_steps_than_the_policy_gives_are_warned_of(
         rolled_out(tmp_path, Noted(config, execute_steps=16), data, 1)
 
 
-@pytest.mark.parametrize("name", ["num_episodes", "execute_steps", "num_workers", "every_n_epochs"])
+@pytest.mark.parametrize("name", ["num_episodes", "num_workers", "every_n_epochs"])
 def test_counts_below_one_are_refused_when_the_callback_is_made(config: SimulatorConfig, name: str) -> None:
     with pytest.raises(MisconfigurationException, match=rf"{name} is 0; it must be at least 1"):
         Noted(config, **{name: 0})
@@ -235,7 +237,7 @@ def test_rollouts_run_in_the_precision_of_the_trainer(
 
     monkeypatch.setattr(VideoPolicy, "act", noted)
     data = lift_datamodule(robomimic_file(action_dim=2))
-    rollout = SimulationRollout(config, num_episodes=1, execute_steps=2, record_episodes=1)
+    rollout = SimulationRollout(measured_by(config), num_episodes=1, record_episodes=1)
     fit(quiet_trainer(tmp_path, 1, rollout, precision=precision, val_check_interval=1), plain_stage(), data)
     assert seen
     assert set(seen) == {dtype}
@@ -266,7 +268,7 @@ def test_a_slow_simulator_on_one_rank_is_waited_for(
     tmp_path: Path, robomimic_file: MakeFile, config: SimulatorConfig, val_fraction: float
 ) -> None:
     data = lift_datamodule(robomimic_file(action_dim=2), val_fraction=val_fraction)
-    trainer = two_ranks(tmp_path, SlowRank(config, num_episodes=4, execute_steps=2))
+    trainer = two_ranks(tmp_path, SlowRank(measured_by(config), num_episodes=4))
     stage = plain_stage()
     stage.attach(data.preprocessing)
     fit_two_ranks(trainer, stage, data)
@@ -280,7 +282,7 @@ def test_episodes_to_film_are_counted_over_all_ranks(
     tmp_path: Path, robomimic_file: MakeFile, config: SimulatorConfig, wanted: int, filmed: list[str] | None
 ) -> None:
     data = lift_datamodule(robomimic_file(action_dim=2))
-    rollout = SimulationRollout(config, num_episodes=4, execute_steps=2, record_episodes=wanted)
+    rollout = SimulationRollout(measured_by(config), num_episodes=4, record_episodes=wanted)
     stage = plain_stage()
     stage.attach(data.preprocessing)
     fit_two_ranks(two_ranks(tmp_path, rollout), stage, data)

@@ -17,7 +17,7 @@ from policies import load_policy
 from policies.video_inputs import conditioning_of, latents_of
 from simulators import SimulatorConfig
 from tests.policies.test_acting import request
-from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_joint_stage, tiny_video_model
+from tests.stage_parts import fit, lift_datamodule, measured_by, quiet_trainer, tiny_joint_stage, tiny_video_model
 
 
 def attached(data: RobosuiteDataModule, **arguments: object) -> JointStage:
@@ -149,7 +149,7 @@ def test_it_rolls_out_on_validation(
 ) -> None:
     data = lift_datamodule(robomimic_file(action_dim=2))  # the counting simulator's
     config = counting(cameras=data.cameras, image_size=16, max_steps=4, options={"goal": -1e9})
-    rollout = SimulationRollout(config, num_episodes=2, execute_steps=2, record_episodes=0)
+    rollout = SimulationRollout(measured_by(config), num_episodes=2, record_episodes=0)
     trainer = quiet_trainer(tmp_path, 1, rollout, val_check_interval=1, num_sanity_val_steps=0)
     fit(trainer, tiny_joint_stage(num_predicted=0), data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")

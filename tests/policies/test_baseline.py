@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,17 +37,18 @@ def test_it_trains_checkpoints_rolls_out_and_reports(
     simulator = counting(cameras=RobosuiteDataModule(str(demos)).cameras, image_size=16, max_steps=4).to_dict()
     simulator["options"] = {"goal": -1e9}
     kept = ("name", "suite", "tasks", "cameras", "image_size", "max_steps", "options")
-    rollout = {"simulator": {key: simulator[key] for key in kept}, "num_episodes": 2, "execute_steps": 2}
+    protocol: dict[str, Any] = {"source": "here", "episodes_per_task": 2, "first_seed": 200_000, "execute_steps": 2}
+    protocol["simulator"] = {key: simulator[key] for key in kept}
     experiment = {
         "data": {"class_path": "RobosuiteDataModule", "init_args": {**data, "batch_size": 4, "num_workers": 0}},
         "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 4, "val_check_interval": 2},
+        "rollout": {"protocol": protocol, "num_episodes": 2},
         "stages": {
             "action": {
                 "model": {
                     "class_path": "PolicyStage",
                     "init_args": {"policy": {"class_path": "linear_policy.LinearPolicy"}},
                 },
-                "trainer": {"callbacks": [{"class_path": "SimulationRollout", "init_args": rollout}]},
             }
         },
     }

@@ -4,7 +4,7 @@ import copy
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,40 +81,40 @@ TRAINER = {
 }
 
 
-def tiny_callbacks(callbacks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """An experiment's own callbacks; rollouts go to the counting simulator."""
-    result = []
-    for callback in copy.deepcopy(list(callbacks)):
-        if callback["class_path"] == "SimulationRollout":
-            callback["init_args"]["simulator"] = {
-                "name": "counting_simulator:CountingSimulator",
-                "suite": "counting",
-                "tasks": ["up"],
-                "cameras": "${data.init_args.cameras}",
-                "image_size": 16,
-                "max_steps": 4,
-                "options": {"goal": 1000, "action_dim": 7},
-            }
-            callback["init_args"] |= {"num_episodes": 2, "num_workers": 1, "execute_steps": 2}
-        result.append(callback)
-    return result
+ROLLOUT = {
+    "protocol": {
+        "execute_steps": 2,
+        "simulator": {
+            "name": "counting_simulator:CountingSimulator",
+            "suite": "counting",
+            "tasks": ["up"],
+            "image_size": 16,
+            "max_steps": 4,
+            "python": None,
+            "options": {"goal": 1000, "action_dim": 7},
+        },
+    },
+    "num_episodes": 2,
+    "num_workers": 1,
+}
 
 
 def tiny_overlay(experiment: Path, demos: Path, steps: int) -> dict[str, Any]:
     """What to lay over an experiment so that its stages run in seconds; the caller's own, to change."""
-    stages = load_experiment([experiment])["stages"]
+    whole = load_experiment([experiment])
     common = {"max_steps": steps, "val_check_interval": steps}
     overlay = {
         "data": {"init_args": {**DATA, "paths": str(demos)}},
         "model": {"init_args": {"video": VIDEO, "sampler": SAMPLER}},
         "trainer": TRAINER,
+        **({"rollout": ROLLOUT} if whole.get("rollout") else {}),
         "stages": {
             name: {
                 "data": {"init_args": {"batch_size": 2}},
                 "model": {"init_args": {**({} if name == "video" else ACTION), "num_predicted": 1}},
-                "trainer": {"callbacks": tiny_callbacks(stage["trainer"].get("callbacks", [])), **common},
+                "trainer": common,
             }
-            for name, stage in stages.items()
+            for name in whole["stages"]
         },
     }
     return copy.deepcopy(overlay)

@@ -134,7 +134,7 @@ def test_a_converted_stage_2_file_is_validated(
     tmp_path: Path, small_weights: dict[str, Tensor], experiment: list[str], run: Callable[..., str]
 ) -> None:
     path = converted(tmp_path, small_weights, experiment)
-    done = run("validate", *experiment, "--stage", "action", "--ckpt_path", path, "--trainer.callbacks", "[]")
+    done = run("validate", *experiment, "--stage", "action", "--ckpt_path", path, "--rollout", "null")
     assert "val/loss" in done
 
 
@@ -151,8 +151,8 @@ def test_training_starts_from_a_converted_stage_2_file_and_goes_on_with_the_same
         path,
         "--run_dir",
         "run",
-        "--trainer.callbacks",
-        "[]",
+        "--rollout",
+        "null",
     )
     done = run(*fit)
     assert f"starting at step 0 from the weights of {path}" in done
@@ -172,7 +172,7 @@ def test_a_converted_stage_1_file_goes_through_the_handoff(
     tmp_path: Path, small_weights: dict[str, Tensor], experiment: list[str], run: Callable[..., str]
 ) -> None:
     path = converted(tmp_path, first_stage_only(small_weights), experiment)
-    fit = ("fit", *experiment, "--stage", "action", "--run_dir", "run", "--trainer.callbacks", "[]")
+    fit = ("fit", *experiment, "--stage", "action", "--run_dir", "run", "--rollout", "null")
     done = run(*fit, "--handoff", path)
     began = read_checkpoint(path)["state_dict"]
     ended = read_checkpoint(tmp_path / "run" / "action" / "checkpoints" / "last.ckpt")["state_dict"]
@@ -189,11 +189,11 @@ def test_a_converted_stage_1_file_goes_through_the_handoff(
 def test_our_own_stage_1_checkpoint_serves_as_a_handoff_and_is_published(
     tmp_path: Path, experiment: list[str], run: Callable[..., str]
 ) -> None:
-    run("fit", *experiment, "--stage", "video", "--run_dir", "run", "--trainer.callbacks", "[]")
+    run("fit", *experiment, "--stage", "video", "--run_dir", "run", "--rollout", "null")
     last = tmp_path / "run" / "video" / "checkpoints" / "last.ckpt"
     files = ["--input", str(last), "--output", str(tmp_path / "published.safetensors")]
     assert main(["convert", "--from", "native", "--to", "reference", *files]) == 0
-    fit = ("fit", *experiment, "--stage", "action", "--run_dir", "other", "--trainer.callbacks", "[]")
+    fit = ("fit", *experiment, "--stage", "action", "--run_dir", "other", "--rollout", "null")
     run(*fit, "--handoff", last)
     ended = read_checkpoint(tmp_path / "other" / "action" / "checkpoints" / "last.ckpt")["state_dict"]
     assert all(torch.equal(ended[name], tensor) for name, tensor in read_checkpoint(last)["state_dict"].items())
@@ -207,9 +207,9 @@ def test_weights_without_a_description_are_refused_where_one_is_needed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     path = converted(tmp_path, first_stage_only(small_weights), [])
-    fit = ("fit", *experiment, "--stage", "action", "--trainer.callbacks", "[]")
+    fit = ("fit", *experiment, "--stage", "action", "--rollout", "null")
     assert "convert it again with the experiment" in run(*fit, "--handoff", path, status=2)
-    validate = ("validate", *experiment, "--stage", "video", "--trainer.callbacks", "[]")
+    validate = ("validate", *experiment, "--stage", "video", "--rollout", "null")
     assert "convert it again with the experiment" in run(*validate, "--ckpt_path", path, status=2)
     assert main(["evaluate", "--checkpoint", str(path), "--device", "cpu"]) == 2
     assert "convert it again with the experiment" in capsys.readouterr().err
@@ -219,12 +219,12 @@ def test_a_handoff_file_of_other_networks_or_cameras_is_refused_key_by_key(
     tmp_path: Path, small_weights: dict[str, Tensor], experiment: list[str], run: Callable[..., str]
 ) -> None:
     path = converted(tmp_path, first_stage_only(small_weights), experiment)
-    fit = ("fit", *experiment, "--stage", "action", "--handoff", path, "--trainer.callbacks", "[]")
+    fit = ("fit", *experiment, "--stage", "action", "--handoff", path, "--rollout", "null")
     cameras = json.dumps(["robot0_agentview_left", "robot0_eye_in_hand", "robot0_agentview_right"])
     assert "data.cameras: " in run(*fit, "--data.cameras", cameras, status=2)
     heads = "--model.video.unet.num_attention_heads"
     assert "num_attention_heads: [2, 2] here" in run(*fit, heads, "[1, 1]", status=2)
-    both = ("fit", *experiment, "--stage", "video", "--handoff", path, "--trainer.callbacks", "[]")
+    both = ("fit", *experiment, "--stage", "video", "--handoff", path, "--rollout", "null")
     assert "add --stage action" in run(*both, status=2)
 
 
@@ -233,7 +233,7 @@ def test_video_weights_alone_start_a_video_stage_and_what_is_absent_is_listed(
 ) -> None:
     weights = {name: w for name, w in first_stage_only(small_weights).items() if "open_clip" not in name}
     path = converted(tmp_path, weights, [])
-    fit = ("fit", *experiment, "--stage", "video", "--run_dir", "run", "--trainer.callbacks", "[]")
+    fit = ("fit", *experiment, "--stage", "video", "--run_dir", "run", "--rollout", "null")
     done = run(*fit, "--ckpt_path", path)
     assert "not in the file, so they keep their own: text tower" in done
     began = read_checkpoint(path)["state_dict"]

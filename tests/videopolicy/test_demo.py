@@ -152,7 +152,7 @@ def test_ctrl_c_while_controls_roll_out_ends_the_demo_at_once(
     tmp_path: Path, tiny: Path, command: Callable[..., list[str]]
 ) -> None:
     overlay = yaml.safe_load(tiny.read_text())
-    simulator = overlay["stages"]["action"]["trainer"]["callbacks"][-1]["init_args"]["simulator"]
+    simulator = overlay["rollout"]["protocol"]["simulator"]
     simulator["options"] |= {"delay_s": 0.3}
     simulator["max_steps"] = 60
     tiny.write_text(yaml.safe_dump(overlay))

@@ -16,7 +16,7 @@ from networks import NetworkError
 from policies import SharedLevels, VideoPolicy, load_policy
 from simulators import SimulatorConfig, SimulatorError
 from tests.simulators.conftest import counting
-from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model
+from tests.stage_parts import fit, lift_datamodule, measured_by, quiet_trainer, tiny_action_stage, tiny_video_model
 from videopolicy import evaluate
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.sampling_overrides import SamplingOverrides
@@ -31,7 +31,7 @@ SIMULATOR = "counting_simulator:CountingSimulator"
 def checkpoint(tmp_path: Path, robomimic_file: Callable[..., Path], counting: Callable[..., SimulatorConfig]) -> Path:
     """A policy that was trained with rollouts of one counting task."""
     config = counting(["up"], cameras=CAMERAS, image_size=16, max_steps=8, options={"goal": -1e9})
-    rollout = SimulationRollout(config, num_episodes=3, execute_steps=2, record_episodes=0)
+    rollout = SimulationRollout(measured_by(config), num_episodes=3, record_episodes=0)
     trainer = quiet_trainer(tmp_path, 1, rollout)
     fit(trainer, tiny_action_stage(tiny_video_model(residual=False)), lift_datamodule(robomimic_file(action_dim=2)))
     trainer.save_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")

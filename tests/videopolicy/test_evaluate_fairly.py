@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from callbacks import SimulationRollout
-from simulators import SimulatorConfig
+from simulators import SimulatorConfig, SimulatorError
 from tests.simulators.conftest import counting
-from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model
+from tests.stage_parts import fit, lift_datamodule, measured_by, quiet_trainer, tiny_action_stage, tiny_video_model
 from tests.videopolicy.test_evaluate import CAMERAS, lines, run
 from videopolicy.errors import CommandError
 
@@ -33,7 +33,7 @@ def train(tmp_path: Path, robomimic_file: Callable[..., Path], counting: Callabl
             for index, episode in enumerate(episodes):
                 file[f"data/demo_{index}"].attrs["episode"] = f"counting/up/{episode}"
         settings = {"cameras": CAMERAS, "image_size": 16, "max_steps": 8, "options": {"goal": -1e9}} | config
-        rollout = SimulationRollout(counting(["up"], **settings), 2, first_seed, execute_steps=2, record_episodes=0)
+        rollout = SimulationRollout(measured_by(counting(["up"], **settings)), 2, first_seed, record_episodes=0)
         trainer = quiet_trainer(tmp_path, 1, rollout)
         fit(trainer, tiny_action_stage(tiny_video_model(residual=False)), lift_datamodule(path))
         trainer.save_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
@@ -133,7 +133,7 @@ def test_the_time_limit_is_the_trainings_or_that_of_the_command(tmp_path: Path, 
     judge(checkpoint, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "protocol.json").read_text())["protocol"]["timeout_s"] == 300.0
     judge(checkpoint, tmp_path / "out", "--timeout", 600)  # changes no episode
-    with pytest.raises(CommandError, match="timeout_s is 0"):
+    with pytest.raises(SimulatorError, match="timeout_s is 0"):
         judge(checkpoint, tmp_path / "out", "--timeout", 0)
 
 

@@ -90,7 +90,7 @@ CHANGES: dict[str, tuple[list[str], str]] = {
     "seed": (["--seed_everything", "1"], "seed_everything: was 0, is 1"),
     "network": (["--model.video.unet.block_out_channels", "[64, 64]"], "model.video.unet.block_out_channels"),
     "data": (["--data.frame_stride", "3"], "data.frame_stride: was 2, is 3"),
-    "callback": (["--trainer.callbacks", "[]"], "trainer.callbacks.TrainableWeightAveraging.class_path"),
+    "callback": (["--averaging", "null"], "averaging.decay"),
     "fewer steps": (["--trainer.max_steps", "1"], "has 2 steps behind it, and max_steps is 1"),
 }
 

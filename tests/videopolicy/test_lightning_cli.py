@@ -14,6 +14,7 @@ from files.errors import UserError
 from networks.errors import CheckpointError
 from simulators.errors import SimulatorError
 from videopolicy.experiment.files import load_experiment, stage_config
+from videopolicy.experiment.named_callbacks import NAMED_CALLBACKS
 from videopolicy.experiment.stage_cli import instantiate_stage
 from videopolicy.lightning_cli import is_users_mistake, main
 
@@ -29,8 +30,6 @@ FITS = {  # others fit every experiment
     "several_draws": TWO_STAGES,
     "shared_levels": [path for path in EXPERIMENTS if path.stem == "lift"],
     "without_stage1": TWO_STAGES,
-    "weight_averaging": PUBLISHED,  # the others average already
-    "better_choices": PUBLISHED,
     "fused_adam": PUBLISHED,  # the others have optimizers of their own
 }
 TRAINERS = sorted((ROOT / "experiments" / "trainer").glob("*.yaml"))
@@ -88,12 +87,10 @@ def test_the_printed_config_is_complete_and_prints_itself_when_given_back(
 def test_every_ablation_fits_its_experiments(path: Path, overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = printed(capsys, "fit", "-c", path, "-c", overlay, "--print_config")
     for stage in load_experiment([path])["stages"]:
-        callbacks = stage_config(document, stage)["trainer"]["callbacks"]
-        names = [callback["class_path"].rpartition(".")[2] for callback in callbacks]
-        own = load_experiment([path])["stages"][stage]["trainer"]["callbacks"]
-        taken = {"FeatureCache"} if overlay.stem == "shared_levels" else set()  # with shared levels features change
-        assert {callback["class_path"] for callback in own} - taken <= set(names)  # an ablation takes none away
-        assert names.count("TrainableWeightAveraging") <= 1
+        config, own = stage_config(document, stage), stage_config(load_experiment([path]), stage, [("run_dir", "r")])
+        on = {key for key in NAMED_CALLBACKS if config.get(key) is not None}
+        taken = {"features"} if overlay.stem == "shared_levels" else set()  # with shared levels features change
+        assert {key for key in NAMED_CALLBACKS if own.get(key) is not None} - taken <= on  # an ablation takes none away
 
 
 def test_the_better_choices_reach_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +104,7 @@ def test_the_better_choices_reach_every_stage(capsys: pytest.CaptureFixture[str]
             assert config["model"]["init_args"]["dropout_scope"] == "sample"
             assert config["model"]["init_args"]["lr_scheduler"]["init_args"]["total_steps"] == 369_000
             assert config["trainer"]["precision"] == "bf16-mixed"
-            assert "callbacks.TrainableWeightAveraging" in [c["class_path"] for c in config["trainer"]["callbacks"]]
+            assert config["averaging"]["decay"] == 0.9999
 
 
 @pytest.mark.parametrize("name", ["independent_noise", "without_stage1"])
@@ -156,7 +153,11 @@ def test_help_says_what_to_type(arguments: list[str], capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize(
     ("option", "shown"),
-    [(["--help"], "--run_dir"), (["--data.help", "RobosuiteDataModule"], "--data.cameras")],
+    [
+        (["--help"], "--run_dir"),
+        (["--help"], "--rollout.num_episodes"),
+        (["--data.help", "RobosuiteDataModule"], "--data.cameras"),
+    ],
 )
 def test_a_subcommand_lists_its_keys_and_those_of_a_class(
     option: list[str], shown: str, capsys: pytest.CaptureFixture[str]
@@ -182,8 +183,11 @@ SLIPS = {
     "did you mean 'in_channels'?",
     "--model.video.class_path networks.VideoModl": "model.init_args.video.class_path: no class 'VideoModl'; "
     "did you mean 'VideoModel'?",
-    "--trainer.callbacks+ Timr": "trainer.callbacks.class_path: no class 'Timr'; did you mean 'Timer'?",
+    "--trainer.callbacks [Timr]": "trainer.callbacks.class_path: no class 'Timr'; did you mean 'Timer'?",
     "--stages.action.model.tap [1]": "model.init_args.tap: ActionStage takes no argument 'tap'; did you mean 'taps'?",
+    "--rollout.num_episode 3": "rollout.num_episode: no such key; did you mean 'rollout.num_episodes'?",
+    "--rollout.protocol.execute_stepz 3": "did you mean 'rollout.protocol.execute_steps'?",
+    "--averaging.decay x": "averaging.decay: expected float, found x.",
     "--data.num_frames x": "data.init_args.num_frames: expected int, found x.",
     "--data.orientation up": "data.init_args.orientation: expected one of 'upright'",
     "--trainer.limit_val_batches x": "trainer.limit_val_batches: expected int or expected float, found x.",
@@ -298,7 +302,7 @@ def test_the_joint_stage_is_a_whole_run_without_a_handoff(
     [
         (["--handoff", "x"], "handoff: a JointStage trains all its networks"),
         (
-            ["--trainer.callbacks+", "{class_path: CheckpointHandoff, init_args: {folder: x}}"],
+            ["--trainer.callbacks", "[{class_path: CheckpointHandoff, init_args: {folder: x}}]"],
             "trainer.callbacks: CheckpointHandoff: a JointStage trains all its networks",
         ),
         (["--stage", "video"], "has no stage 'video'; it has joint."),
@@ -315,5 +319,5 @@ def test_the_best_policy_is_the_most_successful_one_where_there_are_rollouts(
     lift_overlay: list[str], write_overlay: Callable[..., Path]
 ) -> None:
     files = [name for name in lift_overlay if name != "-c"]
-    assert instantiate_stage(files, "action").config["fit"].best_checkpoint.monitor == "rollout/success_rate"
-    assert instantiate_stage(files, "video").config["fit"].best_checkpoint.monitor is None
+    assert instantiate_stage(files, "action").config.best_checkpoint.monitor == "rollout/success_rate"
+    assert instantiate_stage(files, "video").config.best_checkpoint.monitor is None

@@ -2,67 +2,41 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from datamodules.demo_origin import DemoOrigin
 from files.nearest import nearest
+from rollouts.protocol import RolloutProtocol
 from rollouts.survey import Survey
 from rollouts.worker_process import check_simulator, survey_simulator
 from simulators import EpisodeSpec, SimulatorConfig, SimulatorError
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.held_out import HeldOut
 from videopolicy.evaluation.typed_keys import require_types
+from videopolicy.experiment.files import read_part
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "protocols"
 """Where `--protocol NAME` looks; a checkout has it beside the packages."""
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """An evaluation protocol.
+class Protocol(RolloutProtocol):
+    """An evaluation protocol: what a file says, and what was found out of the policy that it judges.
 
     Args:
-        name: What it is called.
-        source: Where its numbers come from.
-        simulator: Simulator, tasks, cameras, step limit and drawing settings.
-        episodes_per_task: Episodes of each task.
-        first_seed: Seed of every task's first episode.
-        execute_steps: Actions executed before the policy is asked again.
-        groups: Group name -> tasks that are also reported together.
-        timeout_s: Seconds that a worker may take over a chunk or a reset; a task that it has not built gets 300 at
-            least.
         held_out: Which of the episodes from `first_seed` on are left out; no key of a file.
         warnings: What a reader of the rates has to know; no key of a file.
         survey: What the simulator's worker said, once it was asked; no key of a file.
         origin: Of the policy's demos, where it knows them; no key of a file.
     """
 
-    name: str
-    source: str
-    simulator: SimulatorConfig
-    episodes_per_task: int
-    first_seed: int
-    execute_steps: int
-    groups: dict[str, list[str]] = field(default_factory=dict)
-    timeout_s: float = 300.0
     held_out: HeldOut = field(default_factory=HeldOut)
     warnings: tuple[str, ...] = ()
     survey: Survey | None = None
     origin: DemoOrigin | None = None
-
-    def __post_init__(self) -> None:
-        for name, least in (("episodes_per_task", 1), ("execute_steps", 1), ("first_seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise CommandError(f"protocol {self.name!r}: {name} is {value!r}; it must be a number from {least} on.")
-        if not 0 < self.timeout_s < math.inf:
-            raise CommandError(f"protocol {self.name!r}: timeout_s is {self.timeout_s!r}; it must be above 0.")
 
     def with_tasks(self, selection: str | None = None) -> Protocol:
         """Name the tasks, asking the simulator for them.
@@ -101,8 +75,7 @@ class Protocol:
         return kept | {"episodes": chosen, "warnings": list(self.warnings)}
 
 
-_NO_KEYS = ("held_out", "warnings", "survey", "origin")
-FILE_KEYS = tuple(item.name for item in fields(Protocol) if item.name not in _NO_KEYS)
+FILE_KEYS = tuple(item.name for item in fields(RolloutProtocol))
 """Keys of a protocol file."""
 
 
@@ -164,7 +137,7 @@ def find_protocol(name: str) -> Path:
 
 
 def read_protocol(path: Path, image_size: int = 256) -> Protocol:
-    """Read a protocol file.
+    """Read a protocol file, or the ``protocol.json`` of an evaluation, as experiments read their parts.
 
     Args:
         path: The file.
@@ -174,12 +147,7 @@ def read_protocol(path: Path, image_size: int = 256) -> Protocol:
         CommandError: It cannot be read, or a key is missing or unknown.
         SimulatorError: Its simulator section is wrong.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CommandError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(content, dict):
-        raise CommandError(f"{path}: a protocol is a mapping with the keys {list(FILE_KEYS)}.")
+    content: dict[str, Any] = read_part(path)
     if "fingerprint" in content and isinstance(content.get("protocol"), dict):  # protocol.json of an evaluation
         content = {key: value for key, value in content["protocol"].items() if key in FILE_KEYS}
     content.setdefault("name", path.stem)
@@ -189,7 +157,7 @@ def read_protocol(path: Path, image_size: int = 256) -> Protocol:
         raise CommandError(f"{path}: simulator is {section!r}; it must be a mapping with the keys of SimulatorConfig.")
     keys = [item.name for item in fields(SimulatorConfig)]
     _require_keys(path, "simulator.", section, keys, optional=set(keys[3:]))
-    require_types(path, "", {key: value for key, value in content.items() if key != "simulator"}, Protocol)
+    require_types(path, "", {key: value for key, value in content.items() if key != "simulator"}, RolloutProtocol)
     require_types(path, "simulator.", section, SimulatorConfig)
     try:
         return Protocol(**{**content, "simulator": SimulatorConfig(**{"image_size": image_size, **section})})

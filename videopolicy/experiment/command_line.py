@@ -20,6 +20,7 @@ from videopolicy.experiment.files import (
     stage_of,
     stages_of_experiment,
 )
+from videopolicy.experiment.named_callbacks import concerns
 from videopolicy.experiment.override_values import Typed
 
 SUBCOMMANDS = ("fit", "validate", "test")  # no stage has a predict step
@@ -87,15 +88,21 @@ class CommandLine:
         except RuntimeError as error:
             raise CommandError(f"--run_dir {named}: there is no home directory; give the whole path.") from error
 
-    def stage_config(self, experiment: Config, stage: str, overridden: bool = True) -> Config:
+    def stage_config(self, experiment: Config, stage: str, running: Sequence[str] = ()) -> Config:
         """The composed config of one stage, with its stage and run directory in it.
 
         Args:
             experiment: What `experiment` gave.
             stage: The stage.
-            overridden: Whether the stage runs in this call; one that does not takes only the overrides that name it.
+            running: The stages that this call runs, if this is none of them: it then takes only the overrides that
+                name it or that concern none of those.
         """
-        overrides = [entry for entry in self.overrides if overridden or stage_of(entry[0])[0] == stage]
+
+        def concerned(key: str) -> bool:
+            target, name = stage_of(key)
+            return target == stage or (target is None and not any(concerns(name, other) for other in running))
+
+        overrides = [entry for entry in self.overrides if stage in running or concerned(entry[0])]
         own = [("stage", stage), ("run_dir", str(self.run_directory(experiment)))]  # ${run_dir} may be used in files
         return stage_config(experiment, stage, [*own, *overrides])
 
@@ -148,6 +155,8 @@ def _take(line: CommandLine, name: str, value: str) -> None:
         line.run_dir = value
     elif name.startswith("--"):
         key = name[2:]
+        if key.endswith("+"):
+            raise CommandError(f"{name}: nothing is appended to a list; give the whole list with {name[:-1]}.")
         stage_of(key)  # refuses an unknown stage now, whichever stage runs
         line.overrides.append((key, Typed(value)))
     else:

@@ -12,6 +12,8 @@ IDENTITY = ("seed_everything", "model.class_path", "data.class_path")
 # What may differ between two starts without changing what is trained or how it is judged. Limits are compared apart.
 FREE = {
     *("run_dir", "stage", "handoff", "ckpt_path", "config", "subcommand", "last_checkpoint"),
+    *("features", "compile"),
+    *(f"rollout.protocol.{name}" for name in ("name", "source", "episodes_per_task", "first_seed")),
     *("trainer.logger", "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.enable_checkpointing"),
     *("trainer.log_every_n_steps", "trainer.profiler", "trainer.default_root_dir", "trainer.plugins"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.benchmark"),
@@ -21,7 +23,7 @@ FREE = {
 FREE_NAMES = {"num_workers", "gradient_checkpointing", "max_images", "python", "gl", "latents"}
 FREE_CALLBACKS = {
     *("Timer", "LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor", "ModelSummary", "RichModelSummary"),
-    *("ProgressBar", "TQDMProgressBar", "RichProgressBar", "CompiledNetworks", "FeatureCache"),
+    *("ProgressBar", "TQDMProgressBar", "RichProgressBar"),
 }
 PATHS = ("paths", "pretrained", "folder")  # a file that was moved is the same file: its name counts
 

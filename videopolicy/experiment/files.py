@@ -1,13 +1,13 @@
 """Experiment files: what the stages share is written once, and `stages` says what differs.
 
-An experiment is a mapping of a stage's config keys (``seed_everything``, ``data``, ``model``, ``trainer``, ...) and a
-key ``stages`` with one partial config of the same shape a stage, merged over the common part. An experiment has the
-stages ``video`` and ``action``, or one stage: ``joint``, or ``action`` of a policy without a video stage. Three
+An experiment is a mapping of a stage's config keys (``seed_everything``, ``data``, ``model``, ``trainer``, ``rollout``,
+...) and a key ``stages`` with one partial config of the same shape a stage, merged over the common part. An experiment
+has the stages ``video`` and ``action``, or one stage: ``joint``, or ``action`` of a policy without a video stage. Two
 rules on top:
 
-- A string that ends in ``.yaml`` stands for that file's content; its path is relative to the file it is written in.
-- A mapping's key ``base`` names such a file, over which the rest of the mapping is merged.
-- A key that ends in ``+`` appends to the list that the key holds so far; in the common part, to that of every stage.
+- A string that ends in ``.yaml`` stands for that file's content, a part; its path is relative to the file it is written
+  in. A mapping's key ``base`` names such a file, over which the rest of the mapping is merged.
+- Mappings merge key by key; a part replaces what stood in its place, and so does a list.
 
 ``${data.init_args.num_frames}`` is resolved last, in the merged config of one stage;
 ``${len:${data.init_args.cameras}}`` counts.
@@ -25,6 +25,7 @@ from yaml import YAMLError
 
 from files.nearest import nearest
 from videopolicy.errors import CommandError
+from videopolicy.experiment.named_callbacks import concerns, with_named_callbacks
 from videopolicy.experiment.override_values import Typed, read_override
 
 TWO_STAGES = ("video", "action")
@@ -32,6 +33,10 @@ JOINT = "joint"
 STAGES = (*TWO_STAGES, JOINT)
 OmegaConf.register_new_resolver("len", len, replace=True)
 Config = dict[str, Any]
+
+
+class Part(dict[str, Any]):
+    """What a file held: merged over something else it replaces that."""
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -62,7 +67,7 @@ def load_experiment(paths: Sequence[str | Path]) -> Config:
             f"{' + '.join(str(path) for path in paths)}: `stages` holds {others} beside {JOINT}, which trains video "
             f"and action together; keep {JOINT} alone, or leave it out."
         )
-    return experiment
+    return with_named_callbacks(experiment)
 
 
 def stages_of_experiment(experiment: Mapping[str, Any]) -> tuple[str, ...]:
@@ -73,7 +78,7 @@ def stages_of_experiment(experiment: Mapping[str, Any]) -> tuple[str, ...]:
     return ("action",) if named == {"action"} else TWO_STAGES
 
 
-def read_part(path: Path, including: tuple[Path, ...] = ()) -> Config:
+def read_part(path: Path, including: tuple[Path, ...] = ()) -> Part:
     """Read one YAML mapping with the parts that it names put in.
 
     Args:
@@ -93,9 +98,7 @@ def read_part(path: Path, including: tuple[Path, ...] = ()) -> Config:
         raise CommandError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise CommandError(f"{path}: holds a {type(content).__name__}; a mapping of config keys is needed.")
-    filled = _fill_in(content, path, (*including, path.resolve()))
-    assert isinstance(filled, dict)
-    return filled
+    return Part(_fill_in(content, path, (*including, path.resolve())))
 
 
 def _fill_in(value: Any, path: Path, including: tuple[Path, ...]) -> Any:  # noqa: ANN401 - any YAML value
@@ -108,6 +111,12 @@ def _fill_in(value: Any, path: Path, including: tuple[Path, ...]) -> Any:  # noq
     if not isinstance(value, dict):
         return value
     filled = {str(key): _fill_in(item, path, including) for key, item in value.items()}
+    for key in filled:
+        if key.endswith("+"):
+            raise CommandError(
+                f"{path}: {key}: nothing is appended to a list; write the whole list as {key[:-1]}. Our callbacks "
+                "have keys of their own (compile, features, averaging, videos, rollout)."
+            )
     base = filled.get("base")
     if isinstance(base, dict) and isinstance(value["base"], str):
         del filled["base"]
@@ -118,32 +127,21 @@ def _fill_in(value: Any, path: Path, including: tuple[Path, ...]) -> Any:  # noq
 # --- merging ----------------------------------------------------------------------------------------------------------
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any], *, keep_waiting: bool = False) -> Config:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Config:
     """Merge two configs key by key; the second wins.
 
-    A mapping whose ``class_path`` changes loses the arguments of the old class. Lists are replaced, or extended where
-    the second config's key ends in ``+``.
-
-    Args:
-        below: The first config.
-        above: The second config.
-        keep_waiting: A ``key+`` of the first config that has found no list yet is put at the end of the second's list
-            rather than replaced by it.
+    A mapping whose ``class_path`` changes loses the arguments of the old class. Lists and parts of the second replace
+    what the first has.
     """
-    merged = dict(below)
+    merged = Part(below) if isinstance(below, Part) else dict(below)
     if "class_path" in above and "class_path" in below and not _same_class(below["class_path"], above["class_path"]):
-        merged = {key: value for key, value in merged.items() if key not in ("init_args", "dict_kwargs")}
+        for name in ("init_args", "dict_kwargs"):
+            merged.pop(name, None)
     for key, value in above.items():
-        if key.endswith("+"):
-            name = key[:-1] if key[:-1] in merged else key
-            merged[name] = [*_as_list(merged.get(name)), *_as_list(value)]
-            continue
-        waiting = merged.pop(f"{key}+", None)
         old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            merged[key] = merge(old, value, keep_waiting=keep_waiting)
-        else:
-            merged[key] = [*_as_list(value), *_as_list(waiting)] if keep_waiting and waiting is not None else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not isinstance(value, Part):
+            value = merge(old, value)
+        merged[key] = value
     return merged
 
 
@@ -154,19 +152,11 @@ def _same_class(one: Any, other: Any) -> bool:  # noqa: ANN401 - a broken file m
     return str(one).rpartition(".")[2] == str(other).rpartition(".")[2]
 
 
-def _as_list(value: Any) -> list[Any]:  # noqa: ANN401 - any YAML value
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list) else [value]
-
-
-def _settle(value: Any) -> Any:  # noqa: ANN401 - any YAML value
-    """Turn ``key+`` that found nothing to append to into ``key``."""
+def _plain(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+    """Parts as ordinary mappings."""
     if isinstance(value, list):
-        return [_settle(item) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    return {key.removesuffix("+"): _settle(item) for key, item in value.items()}
+        return [_plain(item) for item in value]
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
 def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[tuple[str, Any]] = ()) -> Config:
@@ -180,23 +170,36 @@ def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[
     Raises:
         CommandError: An override names no stage, or an interpolation names no key.
     """
-    config = merge({}, {key: value for key, value in experiment.items() if key != "stages"})
-    config = merge(config, (experiment.get("stages") or {}).get(stage) or {}, keep_waiting=True)
+    common: Config = {key: value for key, value in experiment.items() if key != "stages" and concerns(key, stage)}
+    own: Config = dict((experiment.get("stages") or {}).get(stage) or {})
     for key, value in overrides:
         target, name = stage_of(key)
-        if target in (None, stage):
-            if isinstance(value, Typed):
-                value = read_override(config, name, value)
-            config = merge(config, nested(config, name, value))
-    settled = _settle(config)
+        if target == stage or (target is None and concerns(name, stage)):
+            config = merge(common, own)
+            read = read_override(config, name, value) if isinstance(value, Typed) else value
+            change = nested(config, name, read)
+            if isinstance(read, Part) and not _names_a_part(own, change):
+                common = merge(common, change)  # what the stage says of a trainer stays over the trainer
+            else:
+                own = merge(own, change)
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(settled), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(_plain(merge(common, own))), resolve=True)
     except OmegaConfBaseException as error:
         message = str(error).splitlines()[0].rstrip(".")  # what follows is omegaconf's own bookkeeping
         key = getattr(error, "full_key", None) or "config"
         raise CommandError(f"{key} of the {stage} stage: {message}.") from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
+
+
+def _names_a_part(config: Mapping[str, Any], change: Mapping[str, Any]) -> bool:
+    """Whether a config has a part or class of its own where a change, a chain of single keys, would put one."""
+    node: Any = config
+    inner: Any = change
+    while not isinstance(inner, Part):
+        ((key, inner),) = inner.items()
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return isinstance(node, Part) or (isinstance(node, Mapping) and "class_path" in node)
 
 
 def stage_of(key: str) -> tuple[str | None, str]:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from videopolicy.errors import CommandError
+from videopolicy.experiment.named_callbacks import NAMED_CALLBACKS
 
 BARE = ("lightning_modules", "policies", "datamodules", "callbacks", "networks", "lightning.pytorch.callbacks")
 OF_A_RUN = {"run_dir": str | None, "handoff": str | None, "ckpt_path": str | None, "stage": str | None}
@@ -22,6 +23,7 @@ SECTIONS = {  # keys beside model and data, which name their class themselves
     "trainer": "lightning.pytorch.Trainer",
     "last_checkpoint": "callbacks.run_checkpoints.LastCheckpoint",
     "best_checkpoint": "callbacks.run_checkpoints.BestCheckpoint",
+    **NAMED_CALLBACKS,
 }
 PART = (".yaml", ".yml")
 LISTS = (list, tuple, set, Sequence, Iterable, Collection)
@@ -41,7 +43,7 @@ def read_override(config: Mapping[str, Any], key: str, text: str) -> Any:  # noq
 
     Args:
         config: The stage's config so far, which says of what class a part is.
-        key: Dotted key, ``init_args`` left out or not; a ``+`` at its end appends.
+        key: Dotted key, ``init_args`` left out or not.
         text: What was typed.
 
     Raises:
@@ -49,7 +51,7 @@ def read_override(config: Mapping[str, Any], key: str, text: str) -> Any:  # noq
     """
     from videopolicy.experiment.files import read_part
 
-    kinds = kinds_of(type_of(config, key.removesuffix("+")))
+    kinds = kinds_of(type_of(config, key))
     value, whole = _yaml(text)
     if str in kinds:
         if text.endswith(PART) and dict in kinds:
@@ -120,7 +122,7 @@ def type_of(config: Mapping[str, Any], key: str) -> Any:  # noqa: ANN401 - any t
     """The type of the argument that a dotted key names, or None where that cannot be told."""
     first, *rest = [part for part in key.split(".") if part != "init_args"]
     if not rest:
-        return OF_A_RUN.get(first)
+        return OF_A_RUN.get(first) or (dict if first in SECTIONS else None)
     node: Any = config.get(first)
     owner = _class(SECTIONS.get(first)) or _class_of(node)
     hint: Any = None

@@ -49,8 +49,9 @@ def one_sentence(message: str, known_keys: Sequence[str]) -> str:
         message: What jsonargparse raised.
         known_keys: Dotted keys that the parser itself has (``trainer.max_steps``).
     """
-    if (match := re.match(r"Subcommand '\w+' does not accept option '(.+)'", message)) is not None:
-        return f"{match[1]}: no such key; {_nearest_key(match[1], known_keys)}"
+    if (match := re.match(r"(?:Group '(.+)' does not accept option|Option) '(.+?)'", message)) is not None:
+        unknown = ".".join(part for part in match.groups() if part)
+        return f"{unknown}: no such key; {_nearest_key(unknown, known_keys)}"
     complaint = _most_telling(_complaints(message))
     if (
         complaint is not None

@@ -15,6 +15,7 @@ from files.locks import HeldError, hold_folder
 from files.writing import write_text
 from videopolicy.errors import CommandError
 from videopolicy.experiment.files import Config
+from videopolicy.experiment.named_callbacks import with_named_callbacks
 
 LIMITS = ("max_steps", "max_epochs", "max_time")  # what says when a stage is finished
 FINISHED = "finished.json"
@@ -143,8 +144,7 @@ class StageDirectory:
         """The complete config of the last start, if there was one."""
         if not self.config.is_file():
             return None
-        recorded: Config = yaml.safe_load(self.config.read_text())
-        return recorded
+        return with_named_callbacks(yaml.safe_load(self.config.read_text()))
 
 
 def limits(config: Mapping[str, Any]) -> dict[str, Any]:

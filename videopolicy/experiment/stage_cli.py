@@ -1,4 +1,4 @@
-"""A LightningCLI for one stage: its config comes composed, its defaults are those that every run of a stage needs."""
+"""One stage of an experiment: its config checked against the classes that it names, its parts, and its run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import Namespace
-from lightning.pytorch import Callback, LightningModule, Trainer
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import (
+    Callback,
+    LightningDataModule,
+    LightningModule,
+    Trainer,
+    seed_everything,
+)
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 import callbacks as _callbacks
@@ -36,16 +41,56 @@ from simulators import SimulatorError
 from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.files import Config
+from videopolicy.experiment.named_callbacks import NAMED_CALLBACKS
 from videopolicy.experiment.parser_messages import one_sentence
 from videopolicy.experiment.run_directory import StageDirectory
 
 # Imported, so that YAML may name classes bare.
 BARE_NAMES = (_callbacks, _datamodules, _lightning_modules, _networks, _policies)
-ROLLOUT = "SimulationRollout"
+NAMED = {key: getattr(_callbacks, path.rpartition(".")[2]) for key, path in NAMED_CALLBACKS.items()}
 
 
-class StageCLI(LightningCLI):
-    """Parse, and unless told otherwise instantiate, one stage.
+def stage_parser(subcommand: str, named: Sequence[str], **arguments: Any) -> ArgumentParser:  # noqa: ANN401
+    """A parser of one stage's config.
+
+    Args:
+        subcommand: ``fit``, ``validate`` or ``test``.
+        named: The keys of `NAMED_CALLBACKS` that are turned on.
+        arguments: Of the parser.
+    """
+    parser = ArgumentParser(parser_mode="omegaconf", **arguments)
+    parser.add_argument(
+        "--seed_everything", type=bool | int, default=0, help="Seed of the run; true draws one, false sets none."
+    )
+    parser.add_argument(
+        "--stage", type=Literal["video", "action", "joint"] | None, default=None, help="Run this stage only."
+    )
+    parser.add_argument(
+        "--run_dir",
+        type=str | None,
+        default=None,
+        help="Folder of the run, gone on with if it was interrupted (default: runs/<name of the experiment file>).",
+    )
+    parser.add_argument(
+        "--handoff",
+        type=str | None,
+        default=None,
+        help="Folder through which the video network reaches the action stage (default: <run_dir>/handoff).",
+    )
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True)
+    parser.add_class_arguments(LastCheckpoint, "last_checkpoint", sub_configs=True)
+    parser.add_class_arguments(BestCheckpoint, "best_checkpoint", sub_configs=True)
+    for key in named:
+        parser.add_class_arguments(NAMED[key], key, sub_configs=True)
+    parser.add_subclass_arguments(LightningModule, "model", fail_untyped=False, required=True)
+    parser.add_subclass_arguments(LightningDataModule, "data", fail_untyped=False, required=True)
+    own = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dataloaders"}
+    parser.add_method_arguments(Trainer, subcommand, skip=own)
+    return parser
+
+
+class StageCLI:
+    """Check one stage's config, and unless told otherwise build it.
 
     Every stage gets a progress bar, a learning-rate monitor, `LastCheckpoint`, `BestCheckpoint`, `CheckpointHandoff`
     (but for a joint stage, which hands nothing over), a TensorBoard logger into its folder and atomic checkpoints,
@@ -56,158 +101,124 @@ class StageCLI(LightningCLI):
         config: The stage's composed config (`CommandLine.stage_config`).
         instantiate: False stops after parsing; `config_document` then has the complete config.
 
+    Attributes:
+        config: The complete config.
+        model: The stage, once it is built, and so `datamodule` and `trainer`.
+
     Raises:
         CommandError: A key, class or value does not fit.
     """
 
+    model: Any
+    datamodule: Any
+    trainer: Trainer
+
     def __init__(self, subcommand: str, config: Mapping[str, Any], instantiate: bool = True) -> None:
-        self.composed = dict(config)
-        self._instantiate = instantiate
         _quieten()
-        parser_kwargs = {"parser_mode": "omegaconf", "exit_on_error": False}
-        super().__init__(
-            save_config_callback=None,  # the command writes it where the run is, whatever the logger
-            seed_everything_default=0,
-            parser_kwargs={**parser_kwargs, **{name: dict(parser_kwargs) for name in self.subcommands()}},
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args={"subcommand": subcommand, subcommand: self.composed},
-        )
-
-    # --- parsing ------------------------------------------------------------------------------------------------------
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what belongs to a run rather than to the model, the data or the trainer."""
-        parser.add_argument(
-            "--stage", type=Literal["video", "action", "joint"] | None, default=None, help="Run this stage only."
-        )
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="Folder of the run, gone on with if it was interrupted (default: runs/<name of the experiment file>).",
-        )
-        parser.add_argument(
-            "--handoff",
-            type=str | None,
-            default=None,
-            help="Folder through which the video network reaches the action stage (default: <run_dir>/handoff).",
-        )
-        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
-        parser.add_lightning_class_args(BestCheckpoint, "best_checkpoint")
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's signature
-        """Parse the composed config; errors become one sentence."""
-        subcommand = args["subcommand"]
+        self.subcommand = subcommand
+        self.composed = dict(config)
+        on = [key for key in NAMED if config.get(key) is not None]
+        self.parser = stage_parser(subcommand, on, exit_on_error=False)
         try:
-            self.config = parser.parse_object(args)
+            given = {key: value for key, value in self.composed.items() if key in on or key not in NAMED}
+            self.config = _plain(self.parser.parse_object(_as_the_demos_show(given)))
         except (ArgumentError, TypeError, ValueError) as error:
-            known = list(self._subcommand_parsers[subcommand].get_defaults(skip_validation=True).keys())
+            known = [*NAMED, *self.parser.get_defaults(skip_validation=True).keys()]
             raise CommandError(one_sentence(str(getattr(error, "message", error)), known)) from error
-        config = self.config[subcommand] = _plain(self.config[subcommand])
-        if config.best_checkpoint.monitor is None and _rolls_out(config.trainer):
-            config.best_checkpoint.monitor, config.best_checkpoint.mode = "rollout/success_rate", "max"
-
-    def _parse_ckpt_path(self) -> None:
-        """Leave the config as the files say; Lightning would overwrite it with a checkpoint's hyperparameters."""
+        if self.config.best_checkpoint.monitor is None and "rollout" in on:
+            self.config.best_checkpoint.monitor, self.config.best_checkpoint.mode = "rollout/success_rate", "max"
+        if instantiate:
+            self.build()
 
     @property
     def config_document(self) -> Config:
         """The complete config of the stage, defaults included, as plain YAML values."""
-        parser = self._subcommand_parsers[str(self.config["subcommand"])]
-        text = parser.dump(self.config[self.config["subcommand"]], skip_unset=False, skip_validation=True)
+        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
         document: Config = yaml.safe_load(text)
-        return document
+        return document | {key: None for key in NAMED if key not in document}
 
-    # --- instantiating ------------------------------------------------------------------------------------------------
+    # --- building -----------------------------------------------------------------------------------------------------
+
+    def built(self, *names: str) -> Any:  # noqa: ANN401 - jsonargparse's namespace of built objects
+        """Some parts of the config built anew, by their keys."""
+        with own_reasons():
+            return self.parser.instantiate_classes(Namespace(**{name: self.config[name] for name in names}))  # type: ignore[no-untyped-call]
 
     def parts(self) -> tuple[Any, Any]:
         """Model and datamodule alone, built anew; neither trainer nor callbacks."""
-        built = self._built("model", "data")
+        built = self.built("model", "data")
         return built.model, built.data
 
     def data_alone(self) -> Any:  # noqa: ANN401 - whatever datamodule the config names
         """The datamodule alone, built anew."""
-        return self._built("data").data
+        return self.built("data").data
 
-    def _built(self, *names: str) -> Any:  # noqa: ANN401 - jsonargparse's namespace of built objects
-        config = self.config[str(self.config["subcommand"])]
-        parser = self._subcommand_parsers[str(self.config["subcommand"])]
+    def build(self) -> None:
+        """Build model, data, callbacks and trainer."""
+        seed = self.config.seed_everything
+        if seed is not False:
+            self.config.seed_everything = seed_everything(None if seed is True else seed, workers=True)
+        on = [key for key in NAMED if key in self.config]
+        built = self.built("model", "data", "trainer", "last_checkpoint", "best_checkpoint", *on)
+        self.model, self.datamodule = built.model, built.data
+        given = built.trainer.callbacks or []
+        own = [*(given if isinstance(given, list) else [given]), *(built[key] for key in on)]
+        last = [built.last_checkpoint, built.best_checkpoint]
+        arguments = {**built.trainer.as_dict(), **self._trainer_defaults(built.trainer)}
+        arguments["callbacks"] = [*own, *self._default_callbacks(built.trainer, own), *last]
         with own_reasons():
-            return parser.instantiate_classes(Namespace(**{name: config[name] for name in names}))  # type: ignore[no-untyped-call]
-
-    def _set_seed(self) -> None:
-        if self._instantiate:
-            super()._set_seed()
-
-    def instantiate_classes(self) -> None:
-        """Build model, data and trainer."""
-        if self._instantiate:
-            with own_reasons():
-                super().instantiate_classes()
+            self.trainer = Trainer(**arguments)
 
     @property
     def directory(self) -> StageDirectory:
         """The stage's folder in the run directory."""
         return StageDirectory(Path(self.composed["run_dir"]), self.composed["stage"])
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
-        """Fill in the defaults that depend on the run directory."""
-        config = self._get(self.config_init, "trainer")
-        folder = self.directory.path if self.subcommand == "fit" else self.directory.path / str(self.subcommand)
-        if (given := config.get("default_root_dir")) is not None:
+    def _trainer_defaults(self, config: Namespace) -> dict[str, Any]:
+        """What depends on the run directory."""
+        folder = self.directory.path if self.subcommand == "fit" else self.directory.path / self.subcommand
+        if (given := config.default_root_dir) is not None:
             raise CommandError(
                 f"trainer.default_root_dir: is {given!r}, but a run has one folder for all its files; remove it and "
                 f"say --run_dir {given}."
             )
         wanted: dict[str, Any] = {"default_root_dir": str(folder)}
-        if config.get("logger") in (None, True):
+        if config.logger in (None, True):
             wanted["logger"] = TensorBoardLogger(str(folder), name="", version="")
-        plugins = config.get("plugins") or []
+        plugins = config.plugins or []
         wanted["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        callbacks = config.get("callbacks") or []
-        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        config["callbacks"] = [*callbacks, *self._default_callbacks(config)]
-        return super().instantiate_trainer(**{**wanted, **kwargs})
+        return wanted
 
-    def _default_callbacks(self, config: Mapping[str, Any]) -> list[Callback]:
-        given = config.get("callbacks") or []
-        kinds = [type(callback) for callback in (given if isinstance(given, list) else [given])]
-
+    def _default_callbacks(self, config: Namespace, given: Sequence[Callback]) -> list[Callback]:
         def wanted(kind: type[Callback]) -> bool:
-            return not any(issubclass(other, kind) for other in kinds)
+            return not any(isinstance(other, kind) for other in given)
 
         defaults: list[Callback] = [FiniteTraining(), ResumedOptimizer()]
-        if config.get("enable_progress_bar") is not False and wanted(ProgressBar):
+        if config.enable_progress_bar is not False and wanted(ProgressBar):
             defaults.append(StageProgress(self.composed["stage"]))
-        if config.get("logger") is not False and wanted(LearningRateMonitor):
+        if config.logger is not False and wanted(LearningRateMonitor):
             defaults.append(LearningRateMonitor(logging_interval="step"))
         if not isinstance(self.model, VideoStage | ActionStage):
             self._require_no_handoff(given=not wanted(CheckpointHandoff))
         elif wanted(CheckpointHandoff):
-            defaults.append(
-                CheckpointHandoff(self._get(self.config, "handoff") or str(self.directory.root / "handoff"))
-            )
+            defaults.append(CheckpointHandoff(self.config.handoff or str(self.directory.root / "handoff")))
         return defaults
 
     def _require_no_handoff(self, given: bool) -> None:
         """A stage that trains all its networks itself passes over a handoff, so one is refused."""
-        if given or self._get(self.config, "handoff"):
+        if given or self.config.handoff:
             key = "trainer.callbacks: CheckpointHandoff" if given else "handoff"
             raise CommandError(
                 f"{key}: a {type(self.model).__name__} trains all its networks and neither reads nor writes a handoff; "
                 "remove it."
             )
 
+    # --- running ------------------------------------------------------------------------------------------------------
+
     @property
     def is_dry_run(self) -> bool:
         """Whether this is a ``fast_dev_run``, which leaves no files."""
         return is_dry_run(self.trainer)
-
-    # --- running ------------------------------------------------------------------------------------------------------
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Wait for `execute`: building a stage and running it are two things."""
 
     def execute(self, ckpt_path: str | Path | None) -> None:
         """Run the subcommand.
@@ -215,32 +226,26 @@ class StageCLI(LightningCLI):
         Args:
             ckpt_path: Checkpoint to go on from or to judge, where the config names none.
         """
-        arguments = self._prepare_subcommand_kwargs(str(self.subcommand))
-        given = arguments.get("ckpt_path") or ckpt_path
-        arguments["ckpt_path"] = str(Path(given).expanduser()) if given else None
+        given = self.config.ckpt_path or ckpt_path
+        arguments: dict[str, Any] = {"ckpt_path": str(Path(given).expanduser()) if given else None}
         arguments["weights_only"] = True  # FSDP reads past AtomicCheckpointIO
-        getattr(self.trainer, str(self.subcommand))(**arguments)
+        if self.subcommand != "fit":
+            arguments["verbose"] = self.config.verbose
+        getattr(self.trainer, self.subcommand)(self.model, datamodule=self.datamodule, **arguments)
 
     def on_start(self, write: Callable[[], None]) -> None:
         """Have something written once the run has begun: a start that was refused leaves no trace."""
         self.trainer.callbacks.append(Started(write))  # type: ignore[attr-defined]
 
 
-class HelpCLI(StageCLI):
+def print_help(arguments: Sequence[str]) -> None:
     """Print what ``fit --help`` or ``fit --data.help CLASS`` asks for and end the process.
 
     Args:
         arguments: Such a command line.
     """
-
-    def __init__(self, arguments: Sequence[str]) -> None:
-        LightningCLI.__init__(
-            self, parser_kwargs={"prog": "lightning"}, auto_configure_optimizers=False, args=list(arguments)
-        )
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's signature
-        """Let jsonargparse print and exit."""
-        parser.parse_args(args)
+    subcommand, *rest = arguments
+    stage_parser(subcommand, tuple(NAMED), prog=f"lightning {subcommand}").parse_args(rest)
 
 
 class Started(Callback):
@@ -278,6 +283,20 @@ def own_reasons() -> Iterator[None]:
         raise type(reason)(str(reason)) from None  # anew: the reason itself would be its own context
 
 
+def _as_the_demos_show(config: Config) -> Config:
+    """Rollouts draw the data's cameras, and pictures of its size unless the protocol has one."""
+    rollout = config.get("rollout")
+    data = (config.get("data") or {}).get("init_args") or {}
+    if not isinstance(rollout, Mapping) or not isinstance(protocol := rollout.get("protocol"), Mapping):
+        return config
+    simulator = {**(protocol.get("simulator") or {})}
+    if data.get("cameras"):
+        simulator["cameras"] = data["cameras"]
+    if data.get("image_size"):
+        simulator.setdefault("image_size", data["image_size"])
+    return {**config, "rollout": {**rollout, "protocol": {"name": "training", **protocol, "simulator": simulator}}}
+
+
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any config value
     """Replace dataclass instances, which stand where a class's default is one, by mappings that a file can hold."""
     if isinstance(value, Namespace):
@@ -304,12 +323,6 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: "Tip: " not in record.getMessage())
-
-
-def _rolls_out(trainer: Mapping[str, Any]) -> bool:
-    given = trainer.get("callbacks") or []
-    entries = given if isinstance(given, list) else [given]
-    return any(str(entry.get("class_path", "")).endswith(ROLLOUT) for entry in entries)
 
 
 def instantiate_stage(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lightning_modules import Stage
 from networks.svd_unet import layers
 from videopolicy.errors import CommandError
+from videopolicy.experiment.named_callbacks import NAMED_CALLBACKS
 from videopolicy.profiling.stage_cost import (
     PART_ORDER,
     Replan,
@@ -68,7 +69,8 @@ class Setting:
         trainer = config["trainer"]
         devices, strategy, given = trainer["devices"], trainer["strategy"], trainer["callbacks"] or []
         sharing = (strategy.get("init_args") or {}) if isinstance(strategy, Mapping) else {}
-        entries = given if isinstance(given, list) else [given]
+        paths = [str(entry["class_path"]) for entry in (given if isinstance(given, list) else [given])]
+        named = [path for key, path in NAMED_CALLBACKS.items() if config[key] is not None]
         precision = SHORT.get(str(trainer["precision"]), str(trainer["precision"]))
         if precision not in ("32-true", *HALF):
             raise CommandError(
@@ -80,7 +82,7 @@ class Setting:
             batch_size=int(config["data"]["init_args"]["batch_size"]),
             num_devices=(devices if isinstance(devices, int) and devices > 0 else 1) * int(trainer["num_nodes"]),
             strategy=str(strategy["class_path"] if isinstance(strategy, Mapping) else strategy).rpartition(".")[2],
-            callbacks=tuple(str(entry["class_path"]).rpartition(".")[2] for entry in entries),
+            callbacks=tuple(path.rpartition(".")[2] for path in (*paths, *named)),
             resharding=bool(sharing.get("reshard_after_forward", True)),
         )
 

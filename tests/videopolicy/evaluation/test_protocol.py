@@ -103,7 +103,7 @@ def test_an_installation_without_experiments_says_so(monkeypatch: pytest.MonkeyP
         ({"simulator": {"name": "robosweet", "tasks": ["Lift"], "cameras": ["a"]}}, "unknown simulator 'robosweet'"),
         ({"simulator": 3}, "simulator is 3; it must be a mapping"),
         ({"source": None}, r"\['source'\] is missing"),
-        ({"episodes_per_task": 0}, "episodes_per_task is 0; it must be a number from 1"),
+        ({"episodes_per_task": 0}, "episodes_per_task is 0; it must be 1 or more"),
         ({"execute_steps": "many"}, "execute_steps is 'many'"),
     ],
 )
@@ -179,11 +179,23 @@ def test_words_of_29_of_liberos_130_tasks_are_told_before_any_is_built() -> None
 def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("a: [1")
-    with pytest.raises(CommandError, match="cannot be read as YAML"):
+    with pytest.raises(CommandError, match=r"mine\.yaml: not readable as YAML"):
         read_protocol(path)
-    path.write_text("a")
-    with pytest.raises(CommandError, match="a protocol is a mapping"):
+    path.write_text("[a]")
+    with pytest.raises(CommandError, match=r"mine\.yaml: holds a list; a mapping"):
         read_protocol(path)
+
+
+def test_a_file_of_ones_own_may_begin_with_one_that_is_there(tmp_path: Path) -> None:
+    base = find_protocol("libero_object")
+    (tmp_path / "mine.yaml").write_text(f"base: {base}\nsimulator: {{max_steps: 300}}\nepisodes_per_task: 10")
+    mine, theirs = read_protocol(tmp_path / "mine.yaml"), read_protocol(base)
+    assert (mine.name, mine.simulator.max_steps, mine.episodes_per_task) == ("mine", 300, 10)
+    assert (mine.source, mine.simulator.suite, mine.simulator.options) == (
+        theirs.source,
+        "libero_object",
+        {"settling_steps": 10},
+    )
 
 
 def test_the_image_size_is_the_files_or_else_the_policys(tmp_path: Path) -> None:

@@ -35,13 +35,6 @@ def test_values_of_unknown_arguments_read_as_in_a_file(text: str, value: object)
     assert stage_config({}, "video", parse(["fit", f"--key={text}"]).overrides) == {"key": value}
 
 
-def test_an_override_may_append_and_may_be_a_file(tmp_path: Path) -> None:
-    (tmp_path / "cpu.yaml").write_text("devices: 1")
-    line = parse(["fit", "--trainer.callbacks+=Timer", "--trainer", str(tmp_path / "cpu.yaml")])
-    config = stage_config({"trainer": {"callbacks": ["A"]}}, "video", line.overrides)
-    assert config["trainer"] == {"callbacks": ["A", "Timer"], "devices": 1}
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -52,6 +45,7 @@ def test_an_override_may_append_and_may_be_a_file(tmp_path: Path) -> None:
         (["fit", "-x", "1"], "-x: no such option"),
         (["fit", "--stages.vido.data.n", "1"], "no stage 'vido'; did you mean 'video'"),
         (["fit", "--stages.video", "1"], "name a key of the stage"),
+        (["fit", "--trainer.callbacks+", "Timer"], r"--trainer\.callbacks\+: .* --trainer\.callbacks\."),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
@@ -102,9 +96,10 @@ def test_files_may_use_the_run_directory() -> None:
     }
 
 
-def test_a_stage_that_does_not_run_takes_only_the_overrides_that_name_it() -> None:
-    line = parse(["fit", "-c", "x.yaml", "--a", "1", "--stages.action.b", "2"])
-    assert line.stage_config({}, "action", overridden=False).keys() == {"stage", "run_dir", "b"}
+def test_a_stage_that_does_not_run_takes_only_the_overrides_that_are_of_it_alone() -> None:
+    line = parse(["fit", "-c", "x.yaml", "--a", "1", "--stages.action.b", "2", "--rollout.n", "3"])
+    assert line.stage_config({}, "action", ("video",)).keys() == {"stage", "run_dir", "b", "rollout"}
+    assert line.stage_config({}, "action", ("action",)).keys() == {"stage", "run_dir", "a", "b", "rollout"}
 
 
 def test_the_recorded_experiment_holds_both_stages_and_the_run_directory() -> None:

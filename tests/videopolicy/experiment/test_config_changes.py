@@ -17,8 +17,9 @@ def config(**changes: Any) -> dict[str, Any]:  # noqa: ANN401
             "max_steps": 10,
             "logger": None,
             "precision": "32-true",
-            "callbacks": [{"class_path": "callbacks.SimulationRollout", "init_args": {"num_episodes": 5}}],
+            "callbacks": None,
         },
+        "rollout": {"num_episodes": 5, "protocol": {"source": "there"}},
         "model": {
             "class_path": "lightning_modules.VideoStage",
             "init_args": {
@@ -68,11 +69,19 @@ def test_what_changes_a_number_counts(key: str) -> None:
 
 def test_a_callback_goes_by_its_name_and_a_bar_does_not_count() -> None:
     bar = {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar"}
-    rollout = {"class_path": "callbacks.SimulationRollout", "init_args": {"num_episodes": 9}}
-    assert not changed_keys(config(), config(trainer__callbacks=[*config()["trainer"]["callbacks"], bar]))
-    changed = changed_keys(config(), config(trainer__callbacks=[rollout]))
-    assert described(changed) == "trainer.callbacks.SimulationRollout.num_episodes: was 5, is 9"
-    assert "trainer.callbacks.SimulationRollout.class_path" in changed_keys(config(), config(trainer__callbacks=None))
+    pruning = {"class_path": "lightning.pytorch.callbacks.ModelPruning", "init_args": {"amount": 0.5}}
+    pruned = config(trainer__callbacks=[pruning])
+    assert not changed_keys(pruned, config(trainer__callbacks=[pruning, bar]))
+    less = config(trainer__callbacks=[{**pruning, "init_args": {"amount": 0.25}}])
+    assert described(changed_keys(pruned, less)) == "trainer.callbacks.ModelPruning.amount: was 0.5, is 0.25"
+    assert "trainer.callbacks.ModelPruning.class_path" in changed_keys(pruned, config())
+
+
+@pytest.mark.parametrize("is_", [None, {"num_episodes": 9, "protocol": {"source": "here"}}])
+def test_other_rollouts_count_and_the_words_of_their_protocol_do_not(is_: dict[str, Any] | None) -> None:
+    changed = changed_keys(config(), config(rollout=is_))
+    assert list(changed) == ["rollout.num_episodes"]
+    assert not changed_keys(config(features=None), config(features={"folder": "a"}))
 
 
 def test_a_part_put_in_counts_and_a_key_of_another_version_does_not() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from videopolicy.errors import CommandError
+from videopolicy.experiment.command_line import parse
 from videopolicy.experiment.files import join_stages, load_experiment, merge, nested, stage_config, stages_of_experiment
 
 
@@ -31,28 +32,52 @@ def test_base_is_a_part_with_changes(tmp_path: Path) -> None:
     assert load_experiment([top])["data"] == {"a": 1, "b": {"c": 4, "d": 3}}
 
 
-def test_files_merge_left_to_right_and_a_plus_appends(tmp_path: Path) -> None:
-    one = write(tmp_path / "one.yaml", "trainer: {max_steps: 1, callbacks: [A]}")
-    two = write(tmp_path / "two.yaml", "trainer: {max_steps: 2, callbacks+: [B]}")
-    three = write(tmp_path / "three.yaml", "trainer: {callbacks+: C}")
-    assert load_experiment([one, two, three])["trainer"] == {"max_steps": 2, "callbacks": ["A", "B", "C"]}
+def test_files_merge_left_to_right_and_a_list_replaces_a_list(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.yaml", "trainer: {max_steps: 1, devices: 2, callbacks: [A]}")
+    two = write(tmp_path / "two.yaml", "trainer: {max_steps: 2, callbacks: [B]}")
+    assert load_experiment([one, two])["trainer"] == {"max_steps": 2, "devices": 2, "callbacks": ["B"]}
+    three = write(tmp_path / "three.yaml", "trainer: {callbacks+: [C]}")
+    with pytest.raises(CommandError, match=r"three\.yaml: callbacks\+: nothing is appended"):
+        load_experiment([one, three])
 
 
-def test_a_stages_plus_appends_to_the_common_list() -> None:
-    experiment = {
-        "trainer": {"callbacks": ["A"]},
-        "stages": {"video": {"trainer": {"callbacks+": ["V"]}}, "action": {"other+": ["X"]}},
-    }
-    assert stage_config(experiment, "video")["trainer"]["callbacks"] == ["A", "V"]
-    assert stage_config(experiment, "action") == {"trainer": {"callbacks": ["A"]}, "other": ["X"]}
+PART_OVER_PART = {
+    "a file": ("part: two.yaml", {"b": 2}),
+    "a base": ("part: {base: two.yaml, c: 3}", {"b": 2, "c": 3}),
+    "a mapping": ("part: {b: 3}", {"a": {"x": 1}, "b": 3}),
+    "changed and named again": ("part: {base: one.yaml, a: {y: 2}}", {"a": {"x": 1, "y": 2}, "b": 1}),
+}
 
 
-def test_a_plus_in_the_common_part_reaches_the_lists_of_all_stages() -> None:
-    stages = {"video": {"trainer": {"callbacks": ["V"]}}, "action": {"trainer": {"callbacks+": ["A"]}}}
-    experiment = merge({"stages": stages}, {"trainer": {"callbacks+": ["X"]}})
-    assert stage_config(experiment, "video")["trainer"]["callbacks"] == ["V", "X"]
-    assert stage_config(experiment, "action")["trainer"]["callbacks"] == ["X", "A"]
-    assert merge({"callbacks+": ["X"]}, {"callbacks": ["Y"]}) == {"callbacks": ["Y"]}  # a later file's list replaces
+@pytest.mark.parametrize("what", PART_OVER_PART)
+def test_a_part_replaces_what_stood_in_its_place_and_a_mapping_is_merged(what: str, tmp_path: Path) -> None:
+    text, expected = PART_OVER_PART[what]
+    write(tmp_path / "one.yaml", "a: {x: 1}\nb: 1")
+    write(tmp_path / "two.yaml", "b: 2")
+    under = write(tmp_path / "under.yaml", "part: one.yaml")
+    assert load_experiment([under, write(tmp_path / "over.yaml", text)])["part"] == expected
+    based = write(tmp_path / "based.yaml", f"base: under.yaml\n{text}")
+    assert load_experiment([based])["part"] == expected
+
+
+def test_a_part_on_the_command_line_replaces_the_part_and_not_what_a_stage_says_of_it(tmp_path: Path) -> None:
+    write(tmp_path / "eight.yaml", "devices: 8\nstrategy: ddp")
+    one = write(tmp_path / "one.yaml", "devices: 1")
+    stages = "{video: {trainer: {max_steps: 5}, model: {net: {class_path: A, init_args: {x: 1}}}}}"
+    experiment = load_experiment([write(tmp_path / "top.yaml", f"trainer: eight.yaml\nstages: {stages}")])
+    config = stage_config(experiment, "video", parse(["fit", "--trainer", str(one)]).overrides)
+    assert config["trainer"] == {"devices": 1, "max_steps": 5}
+    net = write(tmp_path / "net.yaml", "class_path: A\ninit_args: {y: 2}")
+    config = stage_config(experiment, "video", parse(["fit", "--model.net", str(net), "--model.net.z", "3"]).overrides)
+    assert config["model"]["net"] == {"class_path": "A", "init_args": {"y": 2, "z": 3}}
+
+
+def test_what_is_said_in_common_of_a_callback_reaches_the_stages_that_have_it() -> None:
+    experiment = {"rollout": {"n": 1}, "videos": {}, "averaging": {}, "stages": {"action": {"rollout": {"m": 2}}}}
+    overrides = parse(["fit", "--rollout.n", "3", "--stages.video.averaging", "null"]).overrides
+    assert stage_config(experiment, "video", overrides) == {"videos": {}, "averaging": None}
+    assert stage_config(experiment, "action", overrides) == {"averaging": {}, "rollout": {"n": 3, "m": 2}}
+    assert stage_config(experiment, "joint", overrides).keys() == {"videos", "averaging", "rollout"}
 
 
 def test_a_changed_class_drops_the_old_arguments_and_a_class_added_to_common_arguments_keeps_them() -> None:
@@ -68,7 +93,7 @@ def test_a_changed_class_drops_the_old_arguments_and_a_class_added_to_common_arg
 
 def test_merging_leaves_its_inputs_alone() -> None:
     below: dict[str, Any] = {"a": {"b": [1]}}
-    merge(below, {"a": {"b+": [2], "c": 3}})
+    merge(below, {"a": {"b": [2], "c": 3}})
     assert below == {"a": {"b": [1]}}
 
 

@@ -47,7 +47,6 @@ VALUES: dict[tuple[str, str], object] = {
     ("data.paths", "['a #1.hdf5', b.hdf5]"): ["a #1.hdf5", "b.hdf5"],
     ("data.paths", "demos #2/*.hdf5"): "demos #2/*.hdf5",
     ("data.paths", "12"): "12",
-    ("data.paths+", "c #3.hdf5"): "c #3.hdf5",
     ("data.batch_size", "4"): 4,
     ("data.filter_key", "20"): "20",
     ("trainer.max_steps", "10"): 10,
@@ -56,8 +55,13 @@ VALUES: dict[tuple[str, str], object] = {
     ("trainer.precision", "32-true"): "32-true",
     ("trainer.precision", "32"): 32,
     ("trainer.logger", "false"): False,
-    ("trainer.callbacks+", "Timer"): "Timer",
-    ("trainer.callbacks+", "{class_path: Timer}"): {"class_path": "Timer"},
+    ("trainer.callbacks", "[Timer]"): ["Timer"],
+    ("rollout", "null"): None,
+    ("rollout.num_episodes", "20"): 20,
+    ("rollout.folder", "20"): "20",
+    ("rollout.protocol.execute_steps", "8"): 8,
+    ("rollout.protocol.simulator.python", "3"): "3",
+    ("averaging", "{}"): {},
     ("model.optimizer.lr", "1e-5"): 1e-5,
     ("model.optimizer.betas", "[0.5, 0.9]"): [0.5, 0.9],
     ("model.optimizer", "torch.optim.SGD"): "torch.optim.SGD",
@@ -77,7 +81,7 @@ def test_other_arguments_read_yaml(key: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "text"), [("unknown.key", "a #b"), ("data.batch_size", "4 # four"), ("trainer.callbacks+", "Timer #1")]
+    ("key", "text"), [("unknown.key", "a #b"), ("data.batch_size", "4 # four"), ("trainer.callbacks", "Timer #1")]
 )
 def test_nothing_is_dropped_in_silence(key: str, text: str) -> None:
     with pytest.raises(CommandError, match="YAML drops what follows ' #'"):
@@ -88,7 +92,8 @@ def test_a_part_file_is_one_where_a_part_is_wanted(tmp_path: Path) -> None:
     part = tmp_path / "my part.yaml"
     part.write_text("fps_id: 3")
     assert read_override(CONFIG, "model.video", str(part)) == {"fps_id": 3}
-    assert read_override(CONFIG, "trainer", str(part)) == {"fps_id": 3}
+    for key in ("trainer", "rollout", "rollout.protocol"):
+        assert read_override(CONFIG, key, str(part)) == {"fps_id": 3}
     assert read_override(CONFIG, "data.instruction", str(part)) == str(part)
     with pytest.raises(CommandError, match=r"none\.yaml: no such file"):
         read_override(CONFIG, "model.video", "none.yaml")
