@@ -73,11 +73,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def parse_stages(line: CommandLine) -> None:
     """Parse the configs that a command composes, without building anything."""
-    from videopolicy.experiment.stage_cli import StageCLI
+    from videopolicy.experiment.stage_run import StageRun
 
     experiment = line.experiment()
     for stage in line.stages(experiment):
-        StageCLI("fit", line.stage_config(experiment, stage), instantiate=False)
+        StageRun(line.stage_config(experiment, stage))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -157,11 +157,11 @@ def test_a_camera_is_swapped_in_one_line(workplace: Path) -> None:
     """README's claim: views, and the simulator's cameras, follow the data's."""
     line = CommandLine("fit", configs=["experiments/lift.yaml", "third_camera.yaml"])
     experiment = load_experiment(line.configs)
-    from videopolicy.experiment.stage_cli import StageCLI
+    from videopolicy.experiment.stage_run import StageRun
 
     configs = {stage: line.stage_config(experiment, stage) for stage in TWO_STAGES}
     assert [config["model"]["init_args"]["video"]["init_args"]["num_views"] for config in configs.values()] == [3, 3]
-    rollout = StageCLI("fit", configs["action"], instantiate=False).config_document["rollout"]
+    rollout = StageRun(configs["action"]).document["rollout"]
     assert rollout["protocol"]["simulator"]["cameras"] == ["agentview", "robot0_eye_in_hand", "frontview"]
 
 

@@ -58,10 +58,10 @@ def parts(line: CommandLine, stage: str) -> tuple[Any, Any, Any, float]:
         CommandError: The experiment names no autoencoder or text encoder.
     """
     from networks.component_config import build
-    from videopolicy.experiment.stage_cli import StageCLI
+    from videopolicy.experiment.stage_run import StageRun
 
-    cli = StageCLI("fit", line.stage_config(line.experiment(), stage), instantiate=False)
+    cli = StageRun(line.stage_config(line.experiment(), stage))
     data = cli.data_alone()
-    video = cli.config_document["model"]["init_args"]["video"]["init_args"]
+    video = cli.document["model"]["init_args"]["video"]["init_args"]
     data.latent_cache = None  # it is what is being made
     return data, build(video["autoencoder"]), build(video["text_encoder"]), float(video["condition_noise"])

@@ -18,7 +18,7 @@ from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.files import read_part, stages_of_experiment
 from videopolicy.experiment.skeleton import expected_preprocessing, without_weights
-from videopolicy.experiment.stage_cli import StageCLI
+from videopolicy.experiment.stage_run import StageRun
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -54,7 +54,7 @@ class Description:
         has_policy = all(_has(shapes, part) for part in ("adapter", "action_unet"))
         stage = stages_of_experiment(self.experiment)[-1 if has_policy else 0]
         config = without_weights(self.line.stage_config(self.experiment, stage))
-        cli = StageCLI("fit", config, instantiate=False)
+        cli = StageRun(config)
         model: Stage
         with torch.device("meta"):
             model, data = cli.parts()

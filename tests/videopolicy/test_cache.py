@@ -14,7 +14,7 @@ from lightning_modules.latent_key import latent_key
 from networks import SVDAutoencoder
 from tests.videopolicy.conftest import ROOT, tiny_overlay
 from videopolicy.experiment.command_line import CommandLine
-from videopolicy.experiment.stage_cli import StageCLI
+from videopolicy.experiment.stage_run import StageRun
 from videopolicy.latent_encoding import FrameEncoder
 from videopolicy.main import main
 
@@ -88,7 +88,7 @@ def test_a_cache_is_filled_gone_on_with_and_fits_the_stage(
     assert len(seen) == 4
 
     line = CommandLine("fit", [str(LIFT), str(overlay)])
-    model, data = StageCLI("fit", line.stage_config(line.experiment(), "video"), instantiate=False).parts()
+    model, data = StageRun(line.stage_config(line.experiment(), "video")).parts()
     video = model.video
     wanted = latent_key(video.autoencoder, video.text_encoder, video.condition_noise)
     key = read_key(tmp_path / "whole") or {}

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from files.errors import UserError
 from networks.errors import CheckpointError
 from simulators.errors import SimulatorError
+from videopolicy.experiment.command_line import parse
 from videopolicy.experiment.files import load_experiment, stage_config
 from videopolicy.experiment.named_callbacks import NAMED_CALLBACKS
-from videopolicy.experiment.stage_cli import instantiate_stage
+from videopolicy.experiment.stage_run import StageRun
 from videopolicy.lightning_cli import is_users_mistake, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -266,13 +266,18 @@ def test_a_stage_goes_on_when_its_limit_is_raised_and_says_what_changed(
     assert main(["validate", "-c", "runs/lift/video/config.yaml"]) == 0  # a recorded config knows its stage
 
 
-def test_a_stage_is_built_for_other_code(lift_overlay: list[str]) -> None:
-    files = [name for name in lift_overlay if name != "-c"]
-    cli = instantiate_stage(files, "action", [("model.num_predicted", 1)], "runs/other")
-    assert type(cli.model).__name__ == "ActionStage"
-    assert cli.model.num_predicted == 1
-    assert cli.datamodule.batch_size == 2
-    names = [type(callback).__name__ for callback in cli.trainer.callbacks]
+def composed(words: list[str], stage: str) -> StageRun:
+    line = parse(["fit", *words])
+    return StageRun(line.stage_config(line.experiment(), stage))
+
+
+def test_a_stage_is_built_and_leaves_no_trace_before_it_runs(lift_overlay: list[str]) -> None:
+    run = composed([*lift_overlay, "--model.num_predicted", "1"], "action")
+    run.build()
+    assert type(run.model).__name__ == "ActionStage"
+    assert run.model.num_predicted == 1
+    assert run.datamodule.batch_size == 2
+    names = [type(callback).__name__ for callback in run.trainer.callbacks]
     assert {"CheckpointHandoff", "LastCheckpoint", "BestCheckpoint", "StageProgress", "LearningRateMonitor"} <= set(
         names
     )
@@ -316,8 +321,8 @@ def test_what_the_joint_stage_would_ignore_is_refused(
 
 
 def test_the_best_policy_is_the_most_successful_one_where_there_are_rollouts(
-    lift_overlay: list[str], write_overlay: Callable[..., Path]
+    lift_overlay: list[str],
 ) -> None:
-    files = [name for name in lift_overlay if name != "-c"]
-    assert instantiate_stage(files, "action").config.best_checkpoint.monitor == "rollout/success_rate"
-    assert instantiate_stage(files, "video").config.best_checkpoint.monitor is None
+    assert composed(lift_overlay, "action").config.best_checkpoint.monitor == "rollout/success_rate"
+    assert composed(lift_overlay, "video").config.best_checkpoint.monitor is None
+    assert composed([*lift_overlay, "--rollout", "null"], "action").config.best_checkpoint.monitor is None

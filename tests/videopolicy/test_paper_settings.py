@@ -18,7 +18,7 @@ from networks import Conditioning, EDMPreconditioning
 from policies import SharedLevels
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.skeleton import skeleton
-from videopolicy.experiment.stage_cli import StageCLI
+from videopolicy.experiment.stage_run import StageRun
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 STAGES = [
@@ -62,7 +62,7 @@ def narrow_parts(stage: str, demos: Path | str = "nowhere") -> tuple[Any, Any]:
         prefix = f"model.init_args.video.init_args.{part}."
         overrides += [(prefix + key, value) for key, value in changes.items()]
     line = CommandLine("fit", [str(EXPERIMENTS / "robocasa.yaml")], overrides, stage)
-    return StageCLI("fit", line.stage_config(line.experiment(), stage), instantiate=False).parts()
+    return StageRun(line.stage_config(line.experiment(), stage)).parts()
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_batches_precision_colours_and_steps(name: str) -> None:
     stages = line.stages(experiment)
     assert len(stages) == len(steps)
     for stage, max_steps in zip(stages, steps, strict=True):
-        document = StageCLI("fit", line.stage_config(experiment, stage), instantiate=False).config_document
+        document = StageRun(line.stage_config(experiment, stage)).document
         data, trainer = document["data"]["init_args"], document["trainer"]
         assert data["batch_size"] * trainer["devices"] * trainer["num_nodes"] == 32
         assert trainer["precision"] == "16-mixed"

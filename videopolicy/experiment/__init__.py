@@ -1,1 +1,1 @@
-"""The `lightning` command in parts: experiment files, run directories and one LightningCLI a stage."""
+"""The `lightning` command in parts: experiment files, run directories and one run a stage."""

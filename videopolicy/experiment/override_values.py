@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from jsonargparse._parameter_resolvers import get_signature_parameters
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from videopolicy.errors import CommandError
 from videopolicy.experiment.named_callbacks import NAMED_CALLBACKS
@@ -69,24 +69,15 @@ def read_override(config: Mapping[str, Any], key: str, text: str) -> Any:  # noq
 
 
 def _yaml(text: str) -> tuple[Any, bool]:
-    """The text read as YAML, or itself where it is none (``*.hdf5``); and whether all of it counts."""
-
-    def load(part: str) -> Any:  # noqa: ANN401 - any YAML value
-        content = OmegaConf.to_container(OmegaConf.create(f"value: {part}"), resolve=False)
-        assert isinstance(content, dict)
-        return content["value"]
-
+    """The text read as YAML, or itself where it is none (``*.hdf5``); and whether YAML takes all of it."""
+    line = f"value: {text}"
     try:
-        value = load(text)
-    except (YAMLError, OmegaConfBaseException, KeyError):
+        content = OmegaConf.to_container(OmegaConf.create(line), resolve=False)
+        ((_, node),) = yaml.compose(line).value
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError):
         return str(text), True
-    for start in (index for index, sign in enumerate(text) if sign == "#" and text[:index].rstrip() != text[:index]):
-        try:
-            if load(text[:start]) == value:
-                return value, False
-        except (YAMLError, OmegaConfBaseException, KeyError):
-            continue  # the sign stands inside quotes or brackets
-    return value, not text.startswith("#")
+    assert isinstance(content, dict)
+    return content.get("value", str(text)), node.end_mark.index >= len(line.rstrip())
 
 
 def _kind(value: object) -> type:

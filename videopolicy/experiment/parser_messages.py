@@ -6,62 +6,43 @@ import importlib
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jsonargparse import ArgumentParser
 
 from files.nearest import nearest
+from videopolicy.experiment.override_values import BARE
 
-PACKAGES = (
-    "lightning_modules",
-    "policies",
-    "datamodules",
-    "callbacks",
-    "networks",
-    "simulators",
-    "lightning.pytorch.callbacks",
-)
-_KEY = re.compile(r'Parser key "(.+)":')
-_CLASS = re.compile(r"Problem with given class_path '(.+)':")
+_UNKNOWN_KEY = re.compile(r"(?:Group '(.+)' does not accept option|Option) '(.+?)'")
+_STEP = re.compile(r"Parser key \"(?P<key>.+)\":|Problem with given class_path '(?P<class>.+)':")
 _NOISE = re.compile(r"Does not validate against|Subtypes: |Errors:|Given value|Expected a <class 'NoneType'>$")
-# The most telling complaint wins where a value was tried as several types.
-_TELLING = (
-    re.compile(r"Option '.+' is not accepted"),
-    re.compile(r"arguments are required"),
-    re.compile(r"has no attribute|No module named|dot import path|does not correspond to a subclass"),
-)
 
 
 @dataclass(frozen=True)
 class Complaint:
-    """One leaf of jsonargparse's message: dotted key, innermost class path (or none), text, and what was given."""
+    """One leaf of jsonargparse's message: dotted key, innermost class path (or none), and text."""
 
     key: str
     class_path: str | None
     text: str
-    value: str | None = None
 
 
 def one_sentence(message: str, known_keys: Sequence[str]) -> str:
-    """Rewrite a parser's error message.
+    """Rewrite a parser's error message, which quotes the whole config where a class has a wrong argument.
 
     Args:
         message: What jsonargparse raised.
         known_keys: Dotted keys that the parser itself has (``trainer.max_steps``).
     """
-    if (match := re.match(r"(?:Group '(.+)' does not accept option|Option) '(.+?)'", message)) is not None:
+    if (match := _UNKNOWN_KEY.match(message)) is not None:
         unknown = ".".join(part for part in match.groups() if part)
         return f"{unknown}: no such key; {_nearest_key(unknown, known_keys)}"
-    complaint = _most_telling(_complaints(message))
-    if (
-        complaint is not None
-        and (given := re.search(r"Given value: (.+)", message))
-        and "Got value" not in complaint.text
-    ):
-        complaint = replace(complaint, value=given[1])
-    if complaint is None:
-        return " ".join(message.split())
-    return _rewrite(complaint)
+    complaints = _complaints(message)
+    for say in (_unknown_argument, _missing_argument, _unknown_class):  # the most telling, of several types tried
+        for complaint in complaints:
+            if (sentence := say(complaint)) is not None:
+                return sentence
+    return _wrong_value(complaints, message)
 
 
 def _nearest_key(unknown: str, known_keys: Sequence[str]) -> str:
@@ -84,63 +65,60 @@ def _complaints(message: str) -> list[Complaint]:
             continue
         while stack and stack[-1][0] >= indent:
             stack.pop()
-        if match := _KEY.match(text):
-            stack.append((indent, match[1], None))
-        elif match := _CLASS.match(text):
-            stack.append((indent, "init_args", match[1]))
+        if step := _STEP.match(text):
+            stack.append((indent, step["key"] or "init_args", step["class"]))
         else:
             classes = [class_path for _, _, class_path in stack if class_path]
             found.append(Complaint(".".join(part for _, part, _ in stack), classes[-1] if classes else None, text))
     return found
 
 
-def _most_telling(complaints: list[Complaint]) -> Complaint | None:
-    for pattern in _TELLING:
-        for complaint in complaints:
-            if pattern.search(complaint.text):
-                return complaint
-    if not complaints:
+def _unknown_argument(complaint: Complaint) -> str | None:
+    if (match := re.search(r"Option '(.+?)' is not accepted", complaint.text)) is None:
         return None
-    first = complaints[0]
-    same = [other.text for other in complaints if other.key == first.key]
-    return Complaint(first.key, first.class_path, " or ".join(dict.fromkeys(same)))
+    key, class_path = complaint.key, complaint.class_path
+    if inside := re.findall(r"class_path='([^']+)'", complaint.text):  # a callable says its class only here
+        key, class_path = f"{key}.init_args", inside[0]
+    options = argument_names(class_path) if class_path else []
+    hint = nearest(match[1], options) if options else "remove it."
+    return f"{key}.{match[1]}: {(class_path or key).rpartition('.')[2]} takes no argument {match[1]!r}; {hint}"
 
 
-def _rewrite(complaint: Complaint) -> str:
-    key, text = complaint.key, complaint.text
-    if match := re.search(r"Option '(.+?)' is not accepted", text):
-        inside = re.findall(r"class_path='([^']+)'", text)  # a callable says its class only here
-        class_path = inside[0] if inside else complaint.class_path
-        if inside:
-            key += ".init_args"
-        options = argument_names(class_path) if class_path else []
-        name = (class_path or key).rpartition(".")[2]
-        hint = nearest(match[1], options) if options else "remove it."
-        return f"{key}.{match[1]}: {name} takes no argument {match[1]!r}; {hint}"
-    if match := re.search(r"arguments are required: (.+)", text):
-        return f"{key}: {(complaint.class_path or key).rpartition('.')[2]} needs {match[1]}, and it is not given."
+def _missing_argument(complaint: Complaint) -> str | None:
+    if (match := re.search(r"arguments are required: (.+)", complaint.text)) is None:
+        return None
+    return f"{complaint.key}: {(complaint.class_path or complaint.key).rpartition('.')[2]} needs {match[1]}."
+
+
+def _unknown_class(complaint: Complaint) -> str | None:
+    text, key = complaint.text, complaint.key.removesuffix(".init_args") + ".class_path"
+    if match := re.search(r"No module named '(.+)'", text):
+        return f"{key}: no module {match[1]!r} to take {complaint.class_path!r} from; install its package."
     if match := re.search(r"dot import path string: (\S+)|has no attribute '(\w+)'", text):
         name = match[1] or match[2]
-        return f"{_class_key(key)}: no class {name!r}; {nearest(name, class_names())}"
-    if match := re.search(r"No module named '(.+)'", text):
-        return f"{_class_key(key)}: no module {match[1]!r} to take {complaint.class_path!r} from; install its package."
-    text = re.sub(r"Expected a <class '(?:[\w]+\.)*(\w+)'>", r"expected \1", " ".join(text.split()))
+        return f"{key}: no class {name!r}; {nearest(name, class_names())}"
+    return None
+
+
+def _wrong_value(complaints: Sequence[Complaint], message: str) -> str:
+    """What was expected of the first key that is complained of, as any of the types tried, and what was found."""
+    if not complaints:
+        return " ".join(message.split())
+    key = complaints[0].key
+    text = " or ".join(dict.fromkeys(" ".join(other.text.split()) for other in complaints if other.key == key))
+    text = re.sub(r"Expected a <class '(?:[\w]+\.)*(\w+)'>", r"expected \1", text)
     text = re.sub(r"Expected a typing\.Literal\[(.+?)\]", r"expected one of \1", text)
-    found = f", found {complaint.value}" if complaint.value is not None else ""
+    given = None if "Got value" in text else re.search(r"Given value: (.+)", message)
+    found = f", found {given[1]}" if given else ""
     return f"{key}: {text.replace('. Got value: ', ', found ').rstrip('.')}{found}."
-
-
-def _class_key(key: str) -> str:
-    return key.removesuffix(".init_args") + ".class_path"
 
 
 def argument_names(class_path: str) -> list[str]:
     """Names that ``init_args`` of a class may hold, inherited ones included."""
     module, _, name = class_path.rpartition(".")
-    parser = ArgumentParser(exit_on_error=False)
     target = getattr(importlib.import_module(module), name)
     if inspect.isclass(target):
-        names: list[str] = parser.add_class_arguments(target, fail_untyped=False)
+        names: list[str] = ArgumentParser(exit_on_error=False).add_class_arguments(target, fail_untyped=False)
     else:
         names = list(inspect.signature(target).parameters)
     return sorted({str(entry).split(".")[0] for entry in names})
@@ -148,8 +126,6 @@ def argument_names(class_path: str) -> list[str]:
 
 def class_names() -> list[str]:
     """Names of the classes that a config may use bare."""
-    names: set[str] = set()
-    for package in PACKAGES:
-        module = importlib.import_module(package)
-        names |= {name for name, value in vars(module).items() if inspect.isclass(value) and not name.startswith("_")}
-    return sorted(names)
+    modules = (importlib.import_module(package) for package in (*BARE, "simulators"))
+    found = {name for module in modules for name, value in vars(module).items() if inspect.isclass(value)}
+    return sorted(name for name in found if not name.startswith("_"))

@@ -8,39 +8,63 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
+
+import yaml
+
+from videopolicy.experiment.files import Config, stage_config
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1
-STAGES_VARIABLE = "VIDEOPOLICY_STAGES"  # tells a stage's process which stages the command runs in all
+RUN_STAGE = "run-stage"  # what a stage's process is told first: this, the file with its order, and its name
 
 
-def run_stages(stages: Sequence[str], arguments: Sequence[str]) -> int:
-    """Run the same `lightning` command once a stage, each in a fresh process, until one fails.
+@dataclass(frozen=True)
+class Order:
+    """What is to be run, as it was composed and checked.
+
+    Attributes:
+        experiment: The experiment with every override and interpolation in it; holds plain values.
+        arguments: The command line that asked for it.
+    """
+
+    experiment: Config
+    arguments: list[str]
+
+    def config(self, stage: str) -> Config:
+        """The config of one stage, with its name in it."""
+        return stage_config(self.experiment, stage, [("stage", stage)])
+
+    @classmethod
+    def read(cls, path: Path) -> Order:
+        """Read what `write` wrote."""
+        return cls(**yaml.safe_load(path.read_text()))
+
+    def write(self, path: Path) -> None:
+        """Write a file for the process of a stage."""
+        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+
+
+def run_stages(stages: Sequence[str], order: Order) -> int:
+    """Run each stage in a fresh process, until one fails.
 
     Under torchrun or SLURM every rank does this, so each stage's processes find one another.
-
-    Args:
-        stages: Names, in order.
-        arguments: The command line without ``--stage``.
 
     Returns:
         0, or the exit status of the stage that failed.
     """
-    for index, stage in enumerate(stages):
-        status = run_forwarding_signals(
-            [sys.executable, "-m", "videopolicy.lightning_cli", *arguments, "--stage", stage],
-            {**stage_environment(index), STAGES_VARIABLE: ",".join(stages)},
-        )
-        if status != 0:
-            return status
+    with TemporaryDirectory(prefix="lightning-") as folder:  # a rank's own, and a start that is refused leaves no trace
+        path = Path(folder) / "order.yaml"
+        order.write(path)
+        for index, stage in enumerate(stages):
+            command = [sys.executable, "-m", "videopolicy.lightning_cli", RUN_STAGE, str(path), stage]
+            status = run_forwarding_signals(command, stage_environment(index))
+            if status != 0:
+                return status
     return 0
-
-
-def stages_of_this_command() -> tuple[str, ...]:
-    """The stages of the command whose child this process is; empty if it is nobody's."""
-    names = os.environ.get(STAGES_VARIABLE, "")
-    return tuple(names.split(",")) if names else ()
 
 
 def stage_environment(index: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ from networks import ResidualPreconditioning
 from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.files import Config
-from videopolicy.experiment.stage_cli import StageCLI
+from videopolicy.experiment.stage_run import StageRun
 
 ARM_AND_GRIPPER = tuple(range(7))  # what every source records that names no action dimensions of its own
 
@@ -53,7 +53,7 @@ def random_stage(line: CommandLine, stage: str) -> Stage:
 
 def complete_config(line: CommandLine, stage: str) -> Config:
     """A stage's config, defaults included, without weights to load."""
-    return _parsed(line, stage).config_document
+    return _parsed(line, stage).document
 
 
 def make_computable(stage: Any) -> None:  # noqa: ANN401 - only an action stage has a standardizer
@@ -72,8 +72,8 @@ def _attached(line: CommandLine, stage: str, statistics: ActionStatistics | None
     return model
 
 
-def _parsed(line: CommandLine, stage: str) -> StageCLI:
-    return StageCLI("fit", without_weights(line.stage_config(line.experiment(), stage)), instantiate=False)
+def _parsed(line: CommandLine, stage: str) -> StageRun:
+    return StageRun(without_weights(line.stage_config(line.experiment(), stage)))
 
 
 def expected_preprocessing(data: DemoDataModule, statistics: ActionStatistics | None = None) -> Preprocessing:

@@ -10,7 +10,7 @@ from callbacks import CheckpointHandoff
 from callbacks.starting_weights import StartingWeights
 from lightning_modules import ActionStage
 from networks import CheckpointError, read_checkpoint
-from videopolicy.experiment.stage_cli import StageCLI
+from videopolicy.experiment.stage_run import StageRun
 
 LIGHTNINGS_WORDS = ("best", "last", "hpc")
 
@@ -34,19 +34,19 @@ def starting_weights(config: Mapping[str, Any]) -> Path | None:
     return None if "optimizer_states" in document else path
 
 
-def start_from(cli: StageCLI, weights: Path, goes_on: bool) -> None:
+def start_from(run: StageRun, weights: Path, goes_on: bool) -> None:
     """Let a stage that was built begin with these weights.
 
     An action stage without a handoff takes the frozen video network from the same file.
 
     Args:
-        cli: The stage.
+        run: The stage, built.
         weights: What `starting_weights` gave.
         goes_on: Whether the run has a checkpoint of its own by now, which brings the weights that it trains.
     """
-    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[Any] = run.trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
-        if isinstance(callback, CheckpointHandoff) and isinstance(cli.model, ActionStage):
+        if isinstance(callback, CheckpointHandoff) and isinstance(run.model, ActionStage):
             callback.folder = callback.folder if callback.folder.exists() else weights
     if not goes_on:
         callbacks.insert(0, StartingWeights(str(weights)))

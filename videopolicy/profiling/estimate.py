@@ -61,7 +61,7 @@ class Setting:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Setting:
-        """Read a stage's complete config (`StageCLI.config_document`).
+        """Read a stage's complete config (`StageRun.document`).
 
         Raises:
             CommandError: The networks do not run in the precision.

@@ -1,12 +1,16 @@
 """What is typed after `lightning`."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine, merged_experiment, parse
 from videopolicy.experiment.files import stage_config
+
+JOINT: dict[str, Any] = {"stages": {"joint": {}}}
+TWO: dict[str, Any] = {"stages": {"video": {}, "action": {}}}
 
 
 def test_options_and_overrides_are_told_apart() -> None:
@@ -31,8 +35,8 @@ def test_options_and_overrides_are_told_apart() -> None:
     ],
 )
 def test_values_of_unknown_arguments_read_as_in_a_file(text: str, value: object) -> None:
-    assert stage_config({}, "video", parse(["fit", "--key", text]).overrides) == {"key": value}
-    assert stage_config({}, "video", parse(["fit", f"--key={text}"]).overrides) == {"key": value}
+    for words in (["--key", text], [f"--key={text}"]):
+        assert stage_config({}, "video", parse(["fit", *words]).overrides) == {"key": value}
 
 
 @pytest.mark.parametrize(
@@ -53,24 +57,36 @@ def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
         parse(arguments)
 
 
-def test_fit_runs_both_stages_and_the_rest_judge_the_action_stage() -> None:
-    assert parse(["fit"]).stages({}) == ("video", "action")
-    assert parse(["validate"]).stages({}) == ("action",)
-    assert parse(["validate", "--stage", "video"]).stages({}) == ("video",)
-    assert parse(["fit"]).stages({"stage": "video"}) == ("video",)  # a stage's recorded config
-    with pytest.raises(CommandError, match="no such stage"):
-        parse(["fit", "--stage", "vid"]).stages({})
+STAGES: list[tuple[list[str], dict[str, Any], tuple[str, ...]]] = [
+    (["fit"], {}, ("video", "action")),
+    (["validate"], {}, ("action",)),
+    (["validate", "--stage", "video"], {}, ("video",)),
+    (["fit"], {"stage": "video"}, ("video",)),  # a stage's recorded config
+    (["fit"], JOINT, ("joint",)),
+    (["validate"], JOINT, ("joint",)),
+    (["fit", "--stage", "joint"], JOINT, ("joint",)),
+    (["validate"], {"stage": "joint"}, ("joint",)),
+]
 
 
-def test_an_experiment_in_one_stage_is_fitted_and_judged_there() -> None:
-    joint = {"stages": {"joint": {}}}
-    assert parse(["fit"]).stages(joint) == parse(["validate"]).stages(joint) == ("joint",)
-    assert parse(["fit", "--stage", "joint"]).stages(joint) == ("joint",)
-    assert parse(["validate"]).stages({"stage": "joint"}) == ("joint",)  # a stage's recorded config
-    with pytest.raises(CommandError, match=r"--stage action: a\.yaml has no stage 'action'; it has joint\."):
-        parse(["fit", "-c", "a.yaml", "--stage", "action"]).stages(joint)
-    with pytest.raises(CommandError, match=r"--stage joint: a\.yaml has no stage 'joint'; it has video and action\."):
-        parse(["fit", "-c", "a.yaml", "--stage", "joint"]).stages({"stages": {"video": {}}})
+@pytest.mark.parametrize(("arguments", "experiment", "stages"), STAGES)
+def test_fit_runs_every_stage_and_the_rest_judge_the_last(
+    arguments: list[str], experiment: dict[str, Any], stages: tuple[str, ...]
+) -> None:
+    assert parse(arguments).stages(experiment) == stages
+
+
+@pytest.mark.parametrize(
+    ("stage", "experiment", "message"),
+    [
+        ("vid", {}, "--stage vid: no such stage"),
+        ("action", JOINT, r"--stage action: a\.yaml has no stage 'action'; it has joint\."),
+        ("joint", TWO, r"--stage joint: a\.yaml has no stage 'joint'; it has video and action\."),
+    ],
+)
+def test_a_stage_that_is_not_there_is_refused(stage: str, experiment: dict[str, Any], message: str) -> None:
+    with pytest.raises(CommandError, match=message):
+        parse(["fit", "-c", "a.yaml", "--stage", stage]).stages(experiment)
 
 
 def test_an_override_of_a_stage_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -85,15 +101,8 @@ def test_the_run_directory_is_named_after_the_first_file_unless_something_says_o
     assert line.run_directory({}) == Path("runs/lift")
     assert line.run_directory({"run_dir": "runs/here"}) == Path("runs/here")
     assert parse(["fit", "-c", "a.yaml", "--run_dir", "x"]).run_directory({"run_dir": "y"}) == Path("x")
-
-
-def test_files_may_use_the_run_directory() -> None:
-    line = parse(["fit", "-c", "lift.yaml"])
-    assert line.stage_config({"cache": "${run_dir}/features"}, "action") == {
-        "cache": "runs/lift/features",
-        "stage": "action",
-        "run_dir": "runs/lift",
-    }
+    config = line.stage_config({"cache": "${run_dir}/features"}, "action")  # files may use it
+    assert config == {"cache": "runs/lift/features", "stage": "action", "run_dir": "runs/lift"}
 
 
 def test_a_stage_that_does_not_run_takes_only_the_overrides_that_are_of_it_alone() -> None:
@@ -102,27 +111,17 @@ def test_a_stage_that_does_not_run_takes_only_the_overrides_that_are_of_it_alone
     assert line.stage_config({}, "action", ("action",)).keys() == {"stage", "run_dir", "a", "b", "rollout"}
 
 
-def test_the_recorded_experiment_holds_both_stages_and_the_run_directory() -> None:
+@pytest.mark.parametrize("stages", [("video", "action"), ("joint",)])
+def test_the_recorded_experiment_gives_every_stage_its_config_and_the_run_directory(stages: tuple[str, ...]) -> None:
     line = parse(["fit", "-c", "lift.yaml", "--trainer.max_steps", "3"])
-    experiment = {"data": "D", "stages": {"video": {"n": 1}, "action": {"n": 2}}}
-    recorded = merged_experiment(line, experiment, {"video": line.stage_config(experiment, "video")})
-    assert recorded["run_dir"] == "runs/lift"
-    assert stage_config(recorded, "video")["trainer"] == {"max_steps": 3}
-    assert "trainer" not in stage_config(recorded, "action")
-    assert stage_config(recorded, "action")["n"] == 2
-
-
-def test_the_recorded_experiment_in_one_stage_gives_itself_back() -> None:
-    line = parse(["fit", "-c", "joint.yaml", "--trainer.max_steps", "3"])
-    experiment = {"data": "D", "stages": {"joint": {"n": 1}}}
-    recorded = merged_experiment(line, experiment, {"joint": line.stage_config(experiment, "joint")})
-    assert line.stages(recorded) == ("joint",)
-    assert stage_config(recorded, "joint") == {
-        "run_dir": "runs/joint",
-        "data": "D",
-        "n": 1,
-        "trainer": {"max_steps": 3},
-    }
+    experiment = {"data": "D", "stages": {stage: {"n": number} for number, stage in enumerate(stages)}}
+    ran = stages[0]
+    recorded = merged_experiment(line, experiment, {ran: line.stage_config(experiment, ran)})
+    shared = {"run_dir": "runs/lift", "data": "D"}
+    assert stage_config(recorded, ran) == {**shared, "n": 0, "trainer": {"max_steps": 3}}
+    for number, other in enumerate(stages[1:], start=1):  # as the files say, for it did not run
+        assert stage_config(recorded, other) == {**shared, "n": number}
+    assert line.stages(recorded) == stages
 
 
 def test_fit_without_an_experiment_says_what_to_type() -> None:

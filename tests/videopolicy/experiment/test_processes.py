@@ -2,15 +2,12 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
-from videopolicy.experiment.processes import (
-    STAGES_VARIABLE,
-    run_forwarding_signals,
-    stage_environment,
-    stages_of_this_command,
-)
+from videopolicy.experiment.files import join_stages
+from videopolicy.experiment.processes import Order, run_forwarding_signals, stage_environment
 
 
 def status_of(code: str) -> int:
@@ -55,7 +52,11 @@ def test_every_stage_meets_at_a_port_of_its_own_under_torchrun(monkeypatch: pyte
     assert "MASTER_PORT" not in stage_environment(0)
 
 
-def test_a_stages_process_knows_which_stages_its_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stages_of_this_command() == ()
-    monkeypatch.setenv(STAGES_VARIABLE, "video,action")
-    assert stages_of_this_command() == ("video", "action")
+def test_a_stages_process_gets_the_config_that_was_composed(tmp_path: Path) -> None:
+    video = {"data": "D", "trainer": {"max_steps": 3}, "rate": 1e-5, "words": "see notes.yaml"}
+    order = Order(join_stages({"video": video, "action": {"data": "D", "taps": None}}), ["fit", "-c", "a.yaml"])
+    order.write(tmp_path / "order.yaml")
+    read = Order.read(tmp_path / "order.yaml")
+    assert read == order
+    assert read.config("video") == {**video, "stage": "video"}
+    assert read.config("action") == {"data": "D", "taps": None, "stage": "action"}

@@ -39,7 +39,6 @@ from lightning_modules import ActionStage, VideoStage
 from networks import NetworkError
 from simulators import SimulatorError
 from videopolicy.errors import CommandError
-from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.files import Config
 from videopolicy.experiment.named_callbacks import NAMED_CALLBACKS
 from videopolicy.experiment.parser_messages import one_sentence
@@ -89,20 +88,20 @@ def stage_parser(subcommand: str, named: Sequence[str], **arguments: Any) -> Arg
     return parser
 
 
-class StageCLI:
-    """Check one stage's config, and unless told otherwise build it.
+class StageRun:
+    """A stage whose config is checked at once, and which is built and run when asked.
 
     Every stage gets a progress bar, a learning-rate monitor, `LastCheckpoint`, `BestCheckpoint`, `CheckpointHandoff`
     (but for a joint stage, which hands nothing over), a TensorBoard logger into its folder and atomic checkpoints,
     unless its trainer config brings its own.
 
     Args:
-        subcommand: ``fit``, ``validate`` or ``test``.
         config: The stage's composed config (`CommandLine.stage_config`).
-        instantiate: False stops after parsing; `config_document` then has the complete config.
+        subcommand: ``fit``, ``validate`` or ``test``.
 
     Attributes:
-        config: The complete config.
+        composed: The config as given.
+        config: The config with every default.
         model: The stage, once it is built, and so `datamodule` and `trainer`.
 
     Raises:
@@ -113,7 +112,7 @@ class StageCLI:
     datamodule: Any
     trainer: Trainer
 
-    def __init__(self, subcommand: str, config: Mapping[str, Any], instantiate: bool = True) -> None:
+    def __init__(self, config: Mapping[str, Any], subcommand: str = "fit") -> None:
         _quieten()
         self.subcommand = subcommand
         self.composed = dict(config)
@@ -127,11 +126,9 @@ class StageCLI:
             raise CommandError(one_sentence(str(getattr(error, "message", error)), known)) from error
         if self.config.best_checkpoint.monitor is None and "rollout" in on:
             self.config.best_checkpoint.monitor, self.config.best_checkpoint.mode = "rollout/success_rate", "max"
-        if instantiate:
-            self.build()
 
     @property
-    def config_document(self) -> Config:
+    def document(self) -> Config:
         """The complete config of the stage, defaults included, as plain YAML values."""
         text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
         document: Config = yaml.safe_load(text)
@@ -238,14 +235,14 @@ class StageCLI:
         self.trainer.callbacks.append(Started(write))  # type: ignore[attr-defined]
 
 
-def print_help(arguments: Sequence[str]) -> None:
-    """Print what ``fit --help`` or ``fit --data.help CLASS`` asks for and end the process.
+def print_help(subcommand: str, arguments: Sequence[str]) -> None:
+    """Print what ``--help`` or ``--data.help CLASS`` asks for and end the process.
 
     Args:
-        arguments: Such a command line.
+        subcommand: ``fit``, ``validate`` or ``test``.
+        arguments: Such an option.
     """
-    subcommand, *rest = arguments
-    stage_parser(subcommand, tuple(NAMED), prog=f"lightning {subcommand}").parse_args(rest)
+    stage_parser(subcommand, tuple(NAMED), prog=f"lightning {subcommand}").parse_args(list(arguments))
 
 
 class Started(Callback):
@@ -323,30 +320,3 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: "Tip: " not in record.getMessage())
-
-
-def instantiate_stage(
-    configs: Sequence[str | Path],
-    stage: str,
-    overrides: Sequence[tuple[str, Any]] = (),
-    run_dir: str | Path | None = None,
-) -> StageCLI:
-    """Build a stage as `lightning fit` would, without running it.
-
-    Args:
-        configs: Experiment files, merged left to right.
-        stage: The stage.
-        overrides: Dotted keys and values, as on the command line.
-        run_dir: The run directory; by default the experiment's.
-
-    Returns:
-        A CLI with ``model``, ``datamodule``, ``trainer`` and, for a run, ``execute``.
-    """
-    line = CommandLine(
-        "fit",
-        configs=[str(path) for path in configs],
-        overrides=list(overrides),
-        stage=stage,
-        run_dir=None if run_dir is None else str(run_dir),
-    )
-    return StageCLI("fit", line.stage_config(line.experiment(), stage))
