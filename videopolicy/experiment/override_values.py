@@ -73,10 +73,12 @@ def _yaml(text: str) -> tuple[Any, bool]:
     line = f"value: {text}"
     try:
         content = OmegaConf.to_container(OmegaConf.create(line), resolve=False)
-        ((_, node),) = yaml.compose(line).value
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError):
+        document = yaml.compose(line)
+    except (yaml.YAMLError, OmegaConfBaseException):
         return str(text), True
     assert isinstance(content, dict)
+    assert isinstance(document, yaml.MappingNode)
+    node = document.value[0][1]
     return content.get("value", str(text)), node.end_mark.index >= len(line.rstrip())
 
 
