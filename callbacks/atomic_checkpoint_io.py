@@ -26,7 +26,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint to a local path.
 
         Raises:
-            CheckpointError: The disk is full or the folder not writable; the file that was there is untouched.
+            UserError: The disk is full or the folder not writable; the file that was there is untouched.
         """
         write_checkpoint(checkpoint, path)
 
@@ -39,6 +39,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint to the CPU unless told otherwise; objects other than tensors and plain values are refused.
 
         Raises:
-            CheckpointError: No such file, a damaged one, or one that holds pickled objects.
+            UserError: No such file, a damaged one, or one that holds pickled objects.
         """
         return read_checkpoint(path, map_location)

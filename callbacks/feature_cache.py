@@ -13,19 +13,17 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.distributed import _InfiniteBarrier  # what Lightning's own prepare_data waits with
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from callbacks.handoff import state_sha256
 from datamodules.demos import DemoEntry
 from datamodules.frozen_cache import CacheWriter
 from datamodules.latent_cache import CachedFeatures
 from files.errors import UserError
 from files.hashes import file_identity
 from lightning_modules import ActionStage, plain_network
-from lightning_modules.latent_key import fingerprint
+from networks.weight_hashes import fingerprint, state_sha256
 from policies import Features, FixedLevel, VideoPolicy
 from policies.video_inputs import conditioning_of
 
@@ -59,14 +57,14 @@ class FeatureCache(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a stage whose features are not fixed."""
         if not isinstance(pl_module, ActionStage) or not isinstance(pl_module.policy.features, FixedLevel):
-            raise MisconfigurationException(
+            raise UserError(
                 "FeatureCache needs features that never change: an action stage with model.init_args.features of class "
                 f"FixedLevel; this is a {type(pl_module).__name__} whose features change with every draw. Remove the "
                 "callback or change the features."
             )
         policy = pl_module.policy
         if policy.sampler.guidance != 1.0 and pl_module.num_predicted:
-            raise MisconfigurationException(
+            raise UserError(
                 "FeatureCache keeps no features without conditions, which the guidance "
                 f"{policy.sampler.guidance} of model.init_args.sampler needs to sample the actions of "
                 "val/action_error. Set guidance: 1 or "

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from callbacks.run_folder import last_checkpoint
-from networks import NetworkError
+from files.errors import UserError
 
 SKIPPED_STEPS = 20  # with fp16 a step whose gradients overflow is left out; that many in a row do not come from scaling
 EVERY_STEPS = 50  # where the trainer logs nothing
 VALIDATION_LOSS = "val/loss"
 
 
-class DivergedError(NetworkError):
+class DivergedError(UserError):
     """Loss or weights are not finite; the message says since which step, and what is still whole."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from contextlib import nullcontext
@@ -19,12 +18,13 @@ from callbacks.finite_training import require_finite
 from callbacks.stage_file import PARTS, POLICY_PARTS, StageFile
 from callbacks.weight_averaging import TrainableWeightAveraging
 from files.differences import differing_keys
+from files.errors import UserError
 from files.hashes import file_sha256
 from files.writing import sync, write_json
 from lightning_modules import ActionStage, Stage, VideoStage, plain_network
-from lightning_modules.latent_key import fingerprint
-from networks import NetworkError, VideoModel
+from networks import VideoModel
 from networks.checkpoints.file import write_safetensors
+from networks.weight_hashes import fingerprint, state_sha256
 
 MANIFEST = "manifest.json"
 WEIGHTS = "video.safetensors"
@@ -65,7 +65,7 @@ class CheckpointHandoff(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Load the handoff into an action stage that is about to be trained."""
         if stage == "fit" and isinstance(pl_module, VideoStage) and self.folder.is_file():
-            raise NetworkError(
+            raise UserError(
                 f"{self.folder}: a file stands where this video stage would write its handoff; to use that file's "
                 "video network in the action stage, add --stage action."
             )
@@ -79,7 +79,7 @@ class CheckpointHandoff(Callback):
         """Check the manifest against a stage, load the weights and freeze them.
 
         Raises:
-            NetworkError: Nothing to load, damaged weights, or a handoff of another network or other data.
+            UserError: Nothing to load, damaged weights, or a handoff of another network or other data.
         """
         if self.folder.is_file():
             self._load_file(stage)
@@ -98,7 +98,7 @@ class CheckpointHandoff(Callback):
     def _load_file(self, stage: ActionStage) -> None:
         file, wanted = StageFile(self.folder), describe(stage)
         if file.network is None or file.data is None:
-            raise NetworkError(
+            raise UserError(
                 f"{self.folder}: holds weights without a description of network and data, so nothing can be compared; "
                 "convert it again with the experiment: videopolicy convert -c experiments/robocasa.yaml ...."
             )
@@ -116,7 +116,7 @@ class CheckpointHandoff(Callback):
             for doc in (found, wanted)
         )
         if wrong := differing_keys(here, there):
-            raise NetworkError(
+            raise UserError(
                 f"{path}: the handoff does not fit this action stage: "
                 + "; ".join(wrong)
                 + ". Train the video stage with these settings (make train-video) or change the action stage's."
@@ -132,11 +132,11 @@ class CheckpointHandoff(Callback):
         """Refuse to go on with another video network than the run began with.
 
         Raises:
-            NetworkError: The handoff was replaced.
+            UserError: The handoff was replaced.
         """
         before = state_dict.get("sha256", "")
         if self._sha256 and before and before != self._sha256:
-            raise NetworkError(
+            raise UserError(
                 f"{self.folder}: holds another video network than the one that this action stage was trained on; give "
                 "the old --handoff, or another --run_dir to train the action stage anew."
             )
@@ -200,7 +200,7 @@ def write_handoff(folder: Path, state: dict[str, Tensor], description: dict[str,
         description: `describe` of the stage, plus whatever else is worth recording.
 
     Raises:
-        CheckpointError: The disk is full or the folder not writable; a handoff that was there is untouched.
+        UserError: The disk is full or the folder not writable; a handoff that was there is untouched.
     """
     new = folder / NEW_WEIGHTS
     write_safetensors({name: value.detach().cpu().contiguous() for name, value in state.items()}, new)
@@ -220,12 +220,12 @@ def find_weights(folder: Path, manifest: dict[str, Any]) -> Path:
     """The file whose SHA-256 a manifest gives.
 
     Raises:
-        NetworkError: It is not there or damaged.
+        UserError: It is not there or damaged.
     """
     for path in (folder / WEIGHTS, folder / NEW_WEIGHTS):
         if path.exists() and file_sha256(path) == manifest.get("sha256"):
             return path
-    raise NetworkError(
+    raise UserError(
         f"{folder / WEIGHTS}: the weights are missing or damaged (SHA-256 differs from {MANIFEST}). "
         "Delete the folder and run the video stage again; it goes on from its last checkpoint."
     )
@@ -235,22 +235,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a handoff's manifest.
 
     Raises:
-        NetworkError: There is none, or it was written by another version of the format.
+        UserError: There is none, or it was written by another version of the format.
     """
     path = folder / MANIFEST
     if not path.exists():
-        raise NetworkError(f"{path}: no handoff here. Train the video stage first: `make train-video`.")
+        raise UserError(f"{path}: no handoff here. Train the video stage first: `make train-video`.")
     try:
         manifest: dict[str, Any] = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise NetworkError(
+        raise UserError(
             f"{path}: not readable as a handoff's manifest ({' '.join(str(error).split())}). Delete the folder and run "
             "the video stage again; it goes on from its last checkpoint."
         ) from error
     if manifest.get("format") != FORMAT:
-        raise NetworkError(
-            f"{path}: format {manifest.get('format')!r}; this version reads {FORMAT}. Train stage 1 again."
-        )
+        raise UserError(f"{path}: format {manifest.get('format')!r}; this version reads {FORMAT}. Train stage 1 again.")
     return manifest
 
 
@@ -267,20 +265,11 @@ def load_handoff_state(video: VideoModel, state: dict[str, Tensor]) -> None:
     """Load a handoff's tensors; every one must be there and fit.
 
     Raises:
-        NetworkError: Names or shapes differ; the message lists them.
+        UserError: Names or shapes differ; the message lists them.
     """
     if wrong := differing_keys(dict.fromkeys(state, "a tensor"), dict.fromkeys(handoff_state(video), "a tensor")):
-        raise NetworkError(f"The handoff's tensors do not fit the video network: {'; '.join(wrong[:10])}.")
+        raise UserError(f"The handoff's tensors do not fit the video network: {'; '.join(wrong[:10])}.")
     try:
         video.load_state_dict({**video.state_dict(), **state})
     except RuntimeError as error:  # torch lists every shape that differs
-        raise NetworkError(f"The handoff's tensors do not fit the video network: {error}") from error
-
-
-def state_sha256(state: dict[str, Tensor]) -> str:
-    """Hex SHA-256 over names and bytes of tensors, wherever they live."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        raise UserError(f"The handoff's tensors do not fit the video network: {error}") from error

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from networks import NetworkError
+from files.errors import UserError
 
 
 class ResumedOptimizer(Callback):
@@ -25,7 +25,7 @@ class ResumedOptimizer(Callback):
     Another optimizer class, or a setting under which it remembers something else (``amsgrad``), cannot be gone on with.
 
     Raises:
-        NetworkError: The optimizer is another one than the checkpoint's.
+        UserError: The optimizer is another one than the checkpoint's.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class ResumedOptimizer(Callback):
             return
         saved = self._saved["classes"] or [_guess(groups, trainer) for groups in self._saved["groups"]]
         if saved != self._classes:
-            raise NetworkError(_refusal(", ".join(saved), ", ".join(self._classes)))
+            raise UserError(_refusal(", ".join(saved), ", ".join(self._classes)))
 
 
 def _name(optimizer: Optimizer) -> str:
@@ -123,7 +123,7 @@ def _require_same_state(optimizer: Optimizer, wanted: list[dict[str, Any]], save
     weight, state = remembered
     if set(state) != (needed := _state_names(optimizer, wanted[0], weight)):
         said = ", ".join(f"{name} {wanted[0][name]!r}" for name in sorted(changed & set(wanted[0])))
-        raise NetworkError(_refusal(f"a state of {sorted(state)}", f"one of {sorted(needed)} ({said})"))
+        raise UserError(_refusal(f"a state of {sorted(state)}", f"one of {sorted(needed)} ({said})"))
 
 
 def _state_names(optimizer: Optimizer, settings: Mapping[str, Any], weight: torch.Tensor) -> set[str]:

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from files.differences import differing_keys
+from files.errors import UserError
 from lightning_modules import Stage, plain_network
-from networks import CheckpointError, NetworkError, read_checkpoint
+from networks import read_checkpoint
 
 PARTS = {  # names in a stage's state dict, and what they are; any of these parts may be absent as a whole
     "video.unet.": "video U-Net",
@@ -37,7 +38,7 @@ class StageFile:
         weights: The state dict.
 
     Raises:
-        CheckpointError: It is not there, damaged, holds code, or no state dict.
+        UserError: It is not there, damaged, holds code, or no state dict.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +46,7 @@ class StageFile:
         self.document = read_checkpoint(path, mapped=True)
         self.weights: dict[str, Tensor] = self.document.get("state_dict") or {}
         if not any(name.startswith("video.unet.") for name in self.weights):
-            raise CheckpointError(
+            raise UserError(
                 f"{path}: no checkpoint of a stage (no `video.unet.` in its state_dict); convert it first: "
                 "videopolicy convert --to native."
             )
@@ -78,7 +79,7 @@ class StageFile:
             The parts that kept their own weights.
 
         Raises:
-            NetworkError: A part is there in pieces, has other shapes, or is none of the stage's.
+            UserError: A part is there in pieces, has other shapes, or is none of the stage's.
         """
         own = stage.state_dict()
         wanted = {part: {n: w for n, w in own.items() if part_of(n) == part} for part in parts}
@@ -90,7 +91,7 @@ class StageFile:
                 wrong += differing_keys(_shapes(found[part]), _shapes(wanted[part]))
         if wrong:
             more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-            raise NetworkError(
+            raise UserError(
                 f"{self.path}: its weights do not fit the {type(stage).__name__}: {'; '.join(wrong[:10])}{more}. "
                 "Use the networks that it was made with (of a published checkpoint: --model.video "
                 "experiments/networks/reference.yaml)."
@@ -113,11 +114,11 @@ def require_same_network(file: StageFile, stage: Stage) -> None:
     """Refuse a file that says it holds another video network.
 
     Raises:
-        NetworkError: The message lists the differing keys.
+        UserError: The message lists the differing keys.
     """
     if file.network is None:
         return
     if wrong := differing_keys({"network": file.network}, {"network": plain_network(stage.video.config)}):
-        raise NetworkError(
+        raise UserError(
             f"{file.path}: holds another video network: {'; '.join(wrong)}. Use the networks that it was made with."
         )

@@ -8,7 +8,8 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from datamodules import Batch, DatasetError
+from datamodules import Batch
+from files.errors import UserError
 from lightning_modules.policy_stage import PolicyStage
 from lightning_modules.stage import adam_1e5
 from lightning_modules.video_scores import VideoScores
@@ -68,11 +69,11 @@ class JointStage(PolicyStage):
         """As every stage; windows without actions are no use here.
 
         Raises:
-            DatasetError: The data names ``video_only_tasks``.
+            UserError: The data names ``video_only_tasks``.
         """
         super().configure_model()
         if tasks := getattr(getattr(self.trainer, "datamodule", None), "video_only_tasks", None):
-            raise DatasetError(
+            raise UserError(
                 f"data.init_args.video_only_tasks is {tasks}, but the joint stage learns actions too; train the two "
                 "stages (experiments/robocasa.yaml), or put these tasks into evaluation_only_tasks."
             )

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from files.errors import UserError
 
 
 def adam_8bit(
@@ -21,12 +22,12 @@ def adam_8bit(
         weight_decay: Added to the gradient, as Adam has it.
 
     Raises:
-        MisconfigurationException: bitsandbytes is not installed.
+        UserError: bitsandbytes is not installed.
     """
     try:
         from bitsandbytes.optim import Adam8bit
     except ImportError:
-        raise MisconfigurationException(
+        raise UserError(
             "model.init_args.optimizer is adam_8bit, which needs bitsandbytes: pip install -e .[lean]"
         ) from None
     optimizer: torch.optim.Optimizer = Adam8bit(params, lr=lr, betas=betas, weight_decay=weight_decay)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from files.errors import UserError
 
 
 class TrapezoidalLR(LambdaLR):
@@ -24,12 +25,12 @@ class TrapezoidalLR(LambdaLR):
         cool_down: Share of the steps over which it falls.
 
     Raises:
-        MisconfigurationException: The shares are negative or more than the whole.
+        UserError: The shares are negative or more than the whole.
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, warm_up: float = 0.01, cool_down: float = 0.2) -> None:
         if min(warm_up, cool_down) < 0 or warm_up + cool_down > 1:
-            raise MisconfigurationException(
+            raise UserError(
                 f"TrapezoidalLR: warm_up is {warm_up} and cool_down {cool_down}; they are shares of the steps, neither "
                 "negative nor together more than 1."
             )

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from files.errors import UserError
 from networks import read_checkpoint
 from networks.svd_unet import layers
 
@@ -158,14 +158,14 @@ def shard(stage: Stage) -> None:
     """Share what a stage trains over the processes, where the Trainer's strategy is `ShardedStrategy`.
 
     Raises:
-        MisconfigurationException: The strategy is another one that shares weights.
+        UserError: The strategy is another one that shares weights.
     """
     strategy = stage.trainer.strategy
     if isinstance(strategy, ShardedStrategy):
         for module in stage.trained_modules():
             strategy.shard(module)
     elif isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
-        raise MisconfigurationException(
+        raise UserError(
             f"trainer.strategy is {type(strategy).__name__}, under which the stages were never made to work; use "
             "lightning_modules.ShardedStrategy (--trainer experiments/trainer/fsdp.yaml)."
         )

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins import HalfPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from datamodules import Batch, DatasetError, Preprocessing
+from datamodules import Batch, Preprocessing
 from datamodules.demo_origin import DemoOrigin, origin_of
+from files.errors import UserError
 from lightning_modules.differences import differing_keys, plain_network
-from lightning_modules.latent_key import latent_key
 from lightning_modules.sharding import shard
-from networks import LoRA, NetworkError, ResidualPreconditioning, VideoModel
+from networks import LoRA, ResidualPreconditioning, VideoModel
 from networks.randomness import stream_seed
+from networks.weight_hashes import latent_key
 from policies import current_description
 from policies.video_inputs import conditioning_of, latents_of
 
@@ -34,10 +34,10 @@ def require_whole_weights(precision: object) -> None:
     """Refuse to train weights of half precision.
 
     Raises:
-        MisconfigurationException: The Trainer's precision is ``bf16-true`` or ``16-true``.
+        UserError: The Trainer's precision is ``bf16-true`` or ``16-true``.
     """
     if isinstance(precision, HalfPrecision):
-        raise MisconfigurationException(
+        raise UserError(
             f"trainer.precision is {precision.precision}: weights of eleven or fewer bits would lose steps of 1e-5 to "
             "rounding, and the denoiser's scalings are float32; use bf16-mixed, 16-mixed or 32-true."
         )
@@ -88,7 +88,7 @@ class Stage(LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if self.preprocessing is None:
             if datamodule is None:
-                raise DatasetError(
+                raise UserError(
                     f"{type(self).__name__} has no data: pass one of the datamodules "
                     "(RobosuiteDataModule, RoboCasaDataModule, LiberoDataModule) to fit, validate or test."
                 )
@@ -140,18 +140,18 @@ class Stage(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on training with networks, on data, or with adapters that the checkpoint was not made for."""
         if (kind := checkpoint.get("stage", type(self).__name__)) != type(self).__name__:
-            raise NetworkError(
+            raise UserError(
                 f"The checkpoint is one of a {kind}, and this run is of a {type(self).__name__}; give a checkpoint of "
                 "this stage, or a best.ckpt, from whose weights a run may begin."
             )
         if "preprocessing" not in checkpoint:
-            raise DatasetError(
+            raise UserError(
                 "The checkpoint holds weights without a description of the data; convert it again with the experiment: "
                 "videopolicy convert -c experiments/robocasa.yaml ...."
             )
         wrong = differing_keys(self.data.to_dict(), checkpoint["preprocessing"])
         if wrong:
-            raise DatasetError(
+            raise UserError(
                 "The checkpoint was trained on other data than this run reads: "
                 + "; ".join(wrong)
                 + ". Use the data settings of the checkpoint or start a new run directory."
@@ -166,7 +166,7 @@ class Stage(LightningModule):
         own = self.network_config()
         pairs = [(plain_network({k: stored[k]}), plain_network({k: own[k]})) for k in own if stored.get(k) is not None]
         if wrong := [entry for found, wanted in pairs for entry in differing_keys(found, wanted)]:
-            raise NetworkError(
+            raise UserError(
                 f"The checkpoint holds another network than model.init_args says: {'; '.join(wrong[:10])}. Set them as "
                 "they were, or train the other network in another --run_dir."
             )
@@ -183,7 +183,7 @@ class Stage(LightningModule):
         """Take a checkpoint's `state_dict`, which is an ordinary one, apart again."""
         stored, own = checkpoint.get("lora"), self.lora and self.lora.config
         if wrong := differing_keys({"lora": stored and stored["config"]}, {"lora": own}):
-            raise NetworkError(
+            raise UserError(
                 f"The checkpoint was trained with other adapters than model.init_args.lora says: {'; '.join(wrong)}. "
                 "Set them as they were, or start a new run directory from the run's best.ckpt (--ckpt_path), which "
                 "begins with its weights."

@@ -77,7 +77,7 @@ class VideoStage(Stage):
         """Check that the video model has the data's views and frames.
 
         Raises:
-            DatasetError: It has others; the message lists the keys.
+            UserError: It has others; the message lists the keys.
         """
         require_fit(self.video, preprocessing)
         super().attach(preprocessing)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from networks.errors import NetworkError
+from files.errors import UserError
 
 
 class ActionUNet(nn.Module):
@@ -32,7 +32,7 @@ class ActionUNet(nn.Module):
         config: The constructor's arguments.
 
     Raises:
-        NetworkError: Horizon, widths or kernel do not fit one another.
+        UserError: Horizon, widths or kernel do not fit one another.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class ActionUNet(nn.Module):
 
     def _check_input(self, noisy: Tensor, cond: Tensor) -> None:
         if noisy.shape[1:] != (self.action_horizon, self.action_dim):
-            raise NetworkError(
+            raise UserError(
                 f"action U-Net: actions of shape {tuple(noisy.shape[1:])} found, built for "
                 f"({self.action_horizon}, {self.action_dim}); set action_horizon and action_dim as in the data."
             )
         if cond.shape[-1] != self.cond_dim:
-            raise NetworkError(
+            raise UserError(
                 f"action U-Net: video features of size {cond.shape[-1]} found, cond_dim is {self.cond_dim}; "
                 "set it to the adapter's cond_dim."
             )
@@ -147,13 +147,13 @@ class FiLMResBlock(nn.Module):
 
 def _check_settings(action_horizon: int, widths: Sequence[int], kernel_size: int, num_groups: int) -> None:
     if action_horizon % (factor := 2 ** (len(widths) - 1)):
-        raise NetworkError(
+        raise UserError(
             f"action U-Net: action_horizon is {action_horizon}, which {len(widths)} levels of widths cannot halve; "
             f"choose a multiple of {factor} or fewer widths."
         )
     if wrong := [width for width in widths if width % num_groups]:
-        raise NetworkError(
+        raise UserError(
             f"action U-Net: widths {wrong} are no multiples of num_groups {num_groups}; change one of the two."
         )
     if kernel_size % 2 == 0:
-        raise NetworkError(f"action U-Net: kernel_size is {kernel_size}; it must be odd to keep the chunk's length.")
+        raise UserError(f"action U-Net: kernel_size is {kernel_size}; it must be odd to keep the chunk's length.")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from networks.errors import NetworkError
+from files.errors import UserError
 from networks.video_unet import TapShape
 
 
@@ -76,7 +76,7 @@ class CNNAdapter(nn.Module):
         config: The constructor's arguments.
 
     Raises:
-        NetworkError: The maps do not shrink to one another, or the widths do not divide.
+        UserError: The maps do not shrink to one another, or the widths do not divide.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class CNNAdapter(nn.Module):
     ) -> None:
         super().__init__()
         if not taps or num_views < 1 or num_frames < 1:
-            raise NetworkError(
+            raise UserError(
                 f"adapter: {len(taps)} taps, {num_views} views and {num_frames} frames; give at least one of each."
             )
         self.config: dict[str, Any] = {
@@ -113,7 +113,7 @@ class CNNAdapter(nn.Module):
         widths = list(tap_widths or [tap.channels for tap in taps])
         entries = list(entry_widths or [tap.channels // 2 for tap in taps[1:]])
         if len(widths) != len(taps) or len(entries) != len(taps) - 1:
-            raise NetworkError(
+            raise UserError(
                 f"adapter: {len(taps)} taps need {len(taps)} tap_widths and {len(taps) - 1} entry_widths; "
                 f"found {len(widths)} and {len(entries)}."
             )
@@ -146,7 +146,7 @@ class CNNAdapter(nn.Module):
         rows = emb.unsqueeze(1) if emb.dim() == 2 else emb
         rows = rows.expand(-1, self.num_frames, -1) if rows.shape[1] == 1 else rows
         if rows.shape[1] < self.num_frames:
-            raise NetworkError(
+            raise UserError(
                 f"adapter: the embedding has {rows.shape[1]} rows for {self.num_frames} frames; "
                 "give one row a frame, or one for all."
             )
@@ -161,7 +161,7 @@ class CNNAdapter(nn.Module):
     def _check_features(self, features: Sequence[Tensor]) -> None:
         wanted = [(self.num_views, self.num_frames, tap.channels, tap.height, tap.width) for tap in self.taps]
         if (found := [tuple(feature.shape[1:]) for feature in features]) != wanted:
-            raise NetworkError(
+            raise UserError(
                 f"adapter: feature maps (V, T, C, h, w) of {found} found, built for {wanted}; "
                 "give it the taps, cameras and frames of the video network in front of it."
             )
@@ -254,7 +254,7 @@ def _space_stride(fine: TapShape, coarse: TapShape) -> int:
     for stride in range(1, fine.height + 1):
         if (-(-fine.height // stride), -(-fine.width // stride)) == (coarse.height, coarse.width):
             return stride
-    raise NetworkError(
+    raise UserError(
         f"adapter: no stride brings a {fine.height}x{fine.width} map to {coarse.height}x{coarse.width}; "
         "give the taps from fine to coarse (the U-Net's positions in descending order)."
     )
@@ -262,7 +262,7 @@ def _space_stride(fine: TapShape, coarse: TapShape) -> int:
 
 def _require_divisible(name: str, width: int, num_groups: int) -> None:
     if width % num_groups or width == 0:
-        raise NetworkError(
+        raise UserError(
             f"adapter: {name} is {width}, not a multiple of its {num_groups} groups; "
             "change the width or the group count."
         )

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution, Encoder
 from torch import Tensor, nn
 
+from files.errors import UserError
 from networks.component_config import describe
-from networks.errors import NetworkError
 from networks.pretrained_files import load_any_variant, model_folder
 
 
@@ -53,16 +53,16 @@ class Autoencoder(nn.Module, ABC):
         """Mean and log-variance (N, 2c, h, w) of the posterior, not scaled: all that a cache must keep of an image.
 
         Raises:
-            NetworkError: This autoencoder has no posterior.
+            UserError: This autoencoder has no posterior.
         """
-        raise NetworkError(
+        raise UserError(
             f"{type(self).__name__} has no posterior: its latents are as large as the pictures and instant, so there "
             "is nothing to cache; use it without a latent cache."
         )
 
     def from_moments(self, moments: Tensor, sample: bool = True, noise: Tensor | None = None) -> Tensor:
         """What `encode` makes of `moments`: a draw from the posterior or its mode, scaled."""
-        raise NetworkError(f"{type(self).__name__} has no posterior, so no latents can be drawn from a latent cache.")
+        raise UserError(f"{type(self).__name__} has no posterior, so no latents can be drawn from a latent cache.")
 
     @abstractmethod
     def encode_condition(self, images: Tensor) -> Tensor:
@@ -76,10 +76,10 @@ class Autoencoder(nn.Module, ABC):
         """Height and width of the latents of an image.
 
         Raises:
-            NetworkError: The image does not divide by `factor`.
+            UserError: The image does not divide by `factor`.
         """
         if height % self.factor or width % self.factor:
-            raise NetworkError(
+            raise UserError(
                 f"autoencoder: images are {height}x{width}, but height and width must be multiples of {self.factor}; "
                 "change image_size."
             )
@@ -108,7 +108,7 @@ class PixelShuffleAutoencoder(Autoencoder):
     ) -> None:
         super().__init__()
         if factor < 1 or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise NetworkError(
+            raise UserError(
                 f"pixel-shuffle autoencoder: factor {factor}, mean {list(mean)}, std {list(std)}; "
                 "factor must be 1 or more, mean and std have three numbers (red, green, blue), std positive."
             )
@@ -170,7 +170,7 @@ class SVDAutoencoder(Autoencoder):
     ) -> None:
         super().__init__()
         if condition_pretrained and not separate_condition_encoder:
-            raise NetworkError(
+            raise UserError(
                 f"SVD autoencoder: condition_pretrained is {condition_pretrained!r} but separate_condition_encoder is "
                 "false; set it to true, or leave condition_pretrained out."
             )
@@ -293,9 +293,9 @@ def _from_pretrained(cls: Any, source: str, wanted: dict[str, Any]) -> Any:  # n
             continue
         found = {name: vae.config[name] for name in wanted}
         if {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()} != wanted:
-            raise NetworkError(f"autoencoder: `{source}` has {found}, the arguments say {wanted}; make them equal.")
+            raise UserError(f"autoencoder: `{source}` has {found}, the arguments say {wanted}; make them equal.")
         return vae
-    raise NetworkError(
+    raise UserError(
         f"autoencoder: no {cls.__name__} could be loaded from `{source}`; give a folder that holds one, "
         "or a hub id (and a connection, or the model in the local cache)."
     ) from errors[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from networks.errors import NetworkError
+from files.errors import UserError
 
 OURS = ("networks", "policies")  # packages whose classes a description may name
 
@@ -42,11 +42,11 @@ def build(config: Mapping[str, Any], load_pretrained: bool = True) -> Any:  # no
         load_pretrained: Load what the arguments `pretrained` name; leave it out where weights come from a checkpoint.
 
     Raises:
-        NetworkError: The class does not exist, is no network, would have to be imported from elsewhere, or refuses an
+        UserError: The class does not exist, is no network, would have to be imported from elsewhere, or refuses an
             argument.
     """
     if not isinstance(config.get("init_args"), Mapping):
-        raise NetworkError(f"component {config.get('class_path')!r} has no init_args; the description is damaged.")
+        raise UserError(f"component {config.get('class_path')!r} has no init_args; the description is damaged.")
     cls = _class_of(str(config.get("class_path")))
     arguments = {key: _build_nested(value, load_pretrained) for key, value in config["init_args"].items()}
     if not load_pretrained:
@@ -54,14 +54,14 @@ def build(config: Mapping[str, Any], load_pretrained: bool = True) -> Any:  # no
     try:
         return cls(**arguments)
     except TypeError as error:
-        raise NetworkError(f"component {config['class_path']!r} refuses its stored arguments: {error}.") from error
+        raise UserError(f"component {config['class_path']!r} refuses its stored arguments: {error}.") from error
 
 
 def _class_of(class_path: str) -> type:
     module, _, name = class_path.rpartition(".")
     ours = module.split(".")[0] in OURS
     if module and not ours and module not in sys.modules:
-        raise NetworkError(
+        raise UserError(
             f"component {class_path!r} is not of {' or '.join(OURS)}, and importing {module} would run it, so it is "
             f"not built. If you trust it, import it first: python -c 'import {module}; "
             "from videopolicy.main import main; raise SystemExit(main())' evaluate ...."
@@ -69,11 +69,9 @@ def _class_of(class_path: str) -> type:
     try:
         cls: object = getattr(importlib.import_module(module) if ours else sys.modules[module], name)
     except (ImportError, AttributeError, ValueError, KeyError) as error:
-        raise NetworkError(
-            f"component {class_path!r} cannot be imported ({error}); is it of another version?"
-        ) from error
+        raise UserError(f"component {class_path!r} cannot be imported ({error}); is it of another version?") from error
     if not isinstance(cls, type) or not (cls.__module__.split(".")[0] in OURS or issubclass(cls, nn.Module)):
-        raise NetworkError(f"component {class_path!r} is neither of {' or '.join(OURS)} nor an nn.Module; not built.")
+        raise UserError(f"component {class_path!r} is neither of {' or '.join(OURS)} nor an nn.Module; not built.")
     return cls
 
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from networks.errors import NetworkError
+from files.errors import UserError
 
 DropoutScope = Literal["frame", "sample"]
 
@@ -60,10 +60,10 @@ class Conditioning:
                 observation of all its frames together, so it is trained on a share p of the samples.
 
         Raises:
-            NetworkError: An unknown scope.
+            UserError: An unknown scope.
         """
         if scope not in get_args(DropoutScope):
-            raise NetworkError(f"condition dropout: scope is {scope!r}; it must be one of {get_args(DropoutScope)}.")
+            raise UserError(f"condition dropout: scope is {scope!r}; it must be one of {get_args(DropoutScope)}.")
         if scope == "sample":
             keep_latents = keep_text = self._keep((len(self), 1), p)
         else:

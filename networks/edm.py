@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from files.errors import UserError
 from networks.component_config import describe
-from networks.errors import NetworkError
 
 
 def c_noise(sigma: Tensor) -> Tensor:
@@ -53,11 +53,11 @@ class Preconditioning(nn.Module, ABC):
 
     def update(self, clean: Tensor, cond: Tensor) -> None:
         """Take in one batch of latents and conditioning latents, both (B, R, ...)."""
-        raise NetworkError(f"{type(self).__name__} has nothing to fit to data.")
+        raise UserError(f"{type(self).__name__} has nothing to fit to data.")
 
     def finish(self) -> None:
         """Turn what `update` saw into statistics."""
-        raise NetworkError(f"{type(self).__name__} has nothing to fit to data.")
+        raise UserError(f"{type(self).__name__} has nothing to fit to data.")
 
     def scalings(self, sigma: Tensor, ndim: int) -> tuple[Tensor, Tensor, Tensor]:
         """(c_skip, c_out, c_in), each broadcastable to a tensor of `ndim` axes."""
@@ -108,7 +108,7 @@ class EDMPreconditioning(Preconditioning):
     def __init__(self, sigma_data: float = 1.0) -> None:
         super().__init__()
         if sigma_data <= 0:
-            raise NetworkError(f"EDM preconditioning: sigma_data is {sigma_data}; it must be positive.")
+            raise UserError(f"EDM preconditioning: sigma_data is {sigma_data}; it must be positive.")
         self.sigma_data = sigma_data
 
     def center(self, cond: Tensor | None) -> float:
@@ -142,7 +142,7 @@ class ResidualPreconditioning(Preconditioning):
     def __init__(self, floor: float = 0.03) -> None:
         super().__init__()
         if floor <= 0:
-            raise NetworkError(f"residual preconditioning: floor is {floor}; it must be positive.")
+            raise UserError(f"residual preconditioning: floor is {floor}; it must be positive.")
         self.floor = floor
         self.register_buffer("std", torch.empty(0))  # (R, c, h, w) once fitted
         self._sum: Tensor | None = None
@@ -157,7 +157,7 @@ class ResidualPreconditioning(Preconditioning):
     def update(self, clean: Tensor, cond: Tensor) -> None:
         """Take in one batch of latents and their conditioning frames, both (B, R, c, h, w)."""
         if clean.shape != cond.shape:
-            raise NetworkError(
+            raise UserError(
                 f"residual preconditioning: latents are {tuple(clean.shape)}, conditions {tuple(cond.shape)}; "
                 "they must be of one shape."
             )
@@ -169,9 +169,7 @@ class ResidualPreconditioning(Preconditioning):
     def finish(self) -> None:
         """Turn what `update` saw into standard deviations, and forget it."""
         if self._sum is None:
-            raise NetworkError(
-                "residual preconditioning: no data to fit to; call `update` with at least one batch first."
-            )
+            raise UserError("residual preconditioning: no data to fit to; call `update` with at least one batch first.")
         self.std = (self._sum / self._count + self.floor**2).sqrt().to(self.std)
         self._sum, self._count = None, 0
 
@@ -183,7 +181,7 @@ class ResidualPreconditioning(Preconditioning):
     def data_std(self) -> Tensor:
         """Measured standard deviation of each element of each row."""
         if not self.fitted:
-            raise NetworkError(
+            raise UserError(
                 "residual preconditioning: used before it was fitted to data; "
                 "run the video stage (it fits at its start), or load a checkpoint of it."
             )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from networks.errors import NetworkError
+from files.errors import UserError
 
 EPS = 1e-4
 
@@ -43,7 +43,7 @@ class FeatureStandardizer(nn.Module):
         """Measure mean and standard deviation of every channel over batches of raw features.
 
         Raises:
-            NetworkError: There was no batch.
+            UserError: There was no batch.
         """
         count = [0] * self.num_taps
         total: list[Tensor] = []
@@ -60,7 +60,7 @@ class FeatureStandardizer(nn.Module):
                     square[index] += sums[1]
                 count[index] += rows.shape[1]
         if not total:
-            raise NetworkError("feature statistics: no data to measure; the training set has no windows.")
+            raise UserError("feature statistics: no data to measure; the training set has no windows.")
         for index in range(self.num_taps):
             mean = total[index] / count[index]
             variance = (square[index] / count[index] - mean.square()).clamp(min=0.0)
@@ -72,10 +72,10 @@ class FeatureStandardizer(nn.Module):
         """Standardise the features of each tap.
 
         Raises:
-            NetworkError: Used before `fit` and before a checkpoint was loaded.
+            UserError: Used before `fit` and before a checkpoint was loaded.
         """
         if not self._was_fitted and not self.is_fitted:
-            raise NetworkError(
+            raise UserError(
                 "feature statistics: used before they were measured; add the FeatureCache callback to the action "
                 "stage (it measures them), or set features.init_args.standardize: false."
             )

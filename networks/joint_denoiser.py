@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from files.errors import UserError
 from networks.action_unet import ActionUNet
 from networks.adapter import CNNAdapter
 from networks.conditioning import Conditioning
 from networks.edm import EDMPreconditioning, Preconditioning
-from networks.errors import NetworkError
 from networks.inference import as_weights
 from networks.sampling import Sampler, guided
 from networks.video_model import VideoModel
@@ -31,7 +31,7 @@ class JointDenoiser:
         action_preconditioning: Scalings around the action network; None is EDM for data of unit variance.
 
     Raises:
-        NetworkError: The parts do not fit one another.
+        UserError: The parts do not fit one another.
     """
 
     def __init__(
@@ -174,11 +174,11 @@ class JointDenoiser:
             seeds: One a sample, which stochastic schedulers need.
 
         Raises:
-            NetworkError: Guidance is asked for without unconditional features.
+            UserError: Guidance is asked for without unconditional features.
         """
         guidance = sampler.guidance
         if guidance != 1.0 and unconditional is None:
-            raise NetworkError(
+            raise UserError(
                 f"sampler: guidance is {guidance}, but the actions are sampled from features with a fixed video noise "
                 "level and no unconditional ones; set the sampler's guidance to 1."
             )
@@ -205,7 +205,7 @@ class JointDenoiser:
         """Fail at set-up where a size of two parts differs."""
         unet, video, adapter = self.video.unet, self.video, self.adapter
         if unknown := sorted(set(self.taps) - set(range(unet.num_taps))):
-            raise NetworkError(
+            raise UserError(
                 f"joint denoiser: no tap {unknown} in the video U-Net; choose among 0 to {unet.num_taps - 1}."
             )
         shapes = unet.tap_shapes(1)  # only the channels are looked at
@@ -221,4 +221,4 @@ class JointDenoiser:
         }
         for name, (found, wanted, source) in pairs.items():
             if found != wanted:
-                raise NetworkError(f"joint denoiser: {name} is {found} but {source} gives {wanted}; make them equal.")
+                raise UserError(f"joint denoiser: {name} is {found} but {source} gives {wanted}; make them equal.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from networks.errors import NetworkError
+from files.errors import UserError
 
 BASE, DOWN, UP = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"  # peft's names inside a layer
 
@@ -30,7 +30,7 @@ class LoRA:
         whole: Layers, linear or not, whose own weights are trained instead.
 
     Raises:
-        NetworkError: A number is out of range.
+        UserError: A number is out of range.
     """
 
     rank: int = 32
@@ -41,7 +41,7 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not 0.0 <= self.dropout < 1.0 or not self.targets:
-            raise NetworkError(
+            raise UserError(
                 f"lora: rank {self.rank}, alpha {self.alpha}, dropout {self.dropout}, targets {list(self.targets)}; "
                 "needed are rank >= 1, alpha > 0, 0 <= dropout < 1 and at least one target."
             )
@@ -55,14 +55,14 @@ class LoRA:
         """Freeze a U-Net and put adapters into it; they start at zero, so its output stays what it was.
 
         Raises:
-            NetworkError: A name fits no layer, or an adapter's layer is not linear.
+            UserError: A name fits no layer, or an adapter's layer is not linear.
         """
         from peft import LoraConfig, inject_adapter_in_model  # here, because it takes half a second
 
         whole = self._named(unet, self.whole, "whole")
         targets = {name: m for name, m in self._named(unet, self.targets, "targets").items() if name not in whole}
         if odd := [name for name, module in targets.items() if not isinstance(module, nn.Linear)]:
-            raise NetworkError(f"lora.targets: {odd[0]} is not a linear layer; name such layers in lora.whole.")
+            raise UserError(f"lora.targets: {odd[0]} is not a linear layer; name such layers in lora.whole.")
         config = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=sorted(targets)
         )
@@ -100,7 +100,7 @@ class LoRA:
         for wanted in names:
             here = {n: m for n, m in unet.named_modules() if n == wanted or n.endswith(f".{wanted}")}
             if not here:
-                raise NetworkError(
+                raise UserError(
                     f"lora.{argument}: the video U-Net has no layer {wanted!r}; name the end of a layer's path, for "
                     "instance to_q, attn2.to_v, proj_in or conv_in."
                 )

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from files.errors import UserError
 from networks.component_config import describe
-from networks.errors import NetworkError
 from networks.randomness import generators
 
 
@@ -22,7 +22,7 @@ class LogNormalNoise:
 
     def __init__(self, mean: float = 1.0, std: float = 1.6) -> None:
         if std < 0:
-            raise NetworkError(f"noise levels: std is {std}; it must be 0 or more.")
+            raise UserError(f"noise levels: std is {std}; it must be 0 or more.")
         self.mean = mean
         self.std = std
 

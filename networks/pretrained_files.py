@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from networks.errors import NetworkError
+from files.errors import UserError
 
 WEIGHTS = "diffusion_pytorch_model"
 VARIANTS = (None, "fp16")  # many pipelines are handed on with their half-precision files alone
@@ -14,7 +14,7 @@ def weight_file(path: str, names: Sequence[str], what: str) -> Path:
     """The file at a path, or the one of these names in a folder.
 
     Raises:
-        NetworkError: The folder has none of them.
+        UserError: The folder has none of them.
     """
     place = Path(path).expanduser()
     if not place.is_dir():
@@ -23,19 +23,19 @@ def weight_file(path: str, names: Sequence[str], what: str) -> Path:
         if (place / name).is_file():
             return place / name
     there = ", ".join(sorted(found.name for found in place.iterdir())[:8]) or "nothing"
-    raise NetworkError(f"{what}: {place} is a folder with {there}; it has none of {', '.join(names)}; give a file.")
+    raise UserError(f"{what}: {place} is a folder with {there}; it has none of {', '.join(names)}; give a file.")
 
 
 def model_folder(source: str, what: str) -> str:
     """A folder or hub id that diffusers reads, of either or of the weights' file in such a folder.
 
     Raises:
-        NetworkError: A single file without its config.json.
+        UserError: A single file without its config.json.
     """
     place = Path(source).expanduser()
     if place.is_file():
         if not (place.name.startswith(WEIGHTS) and (place.parent / "config.json").is_file()):
-            raise NetworkError(
+            raise UserError(
                 f"{what}: {place} is a single file without a config.json beside it; convert it first (videopolicy "
                 "convert --from svd --to native) and give the result with --ckpt_path, or give a folder."
             )

@@ -5,7 +5,7 @@ from typing import Any
 
 from diffusers import UNetSpatioTemporalConditionModel
 
-from networks.errors import NetworkError
+from files.errors import UserError
 from networks.pretrained_files import load_any_variant, model_folder
 
 ARGUMENTS = (
@@ -29,20 +29,20 @@ def read_config(source: str) -> dict[str, Any]:
         source: Hub id of a pipeline, or a folder that holds `config.json` or `unet/config.json`.
 
     Raises:
-        NetworkError: There is none.
+        UserError: There is none.
     """
     source = model_folder(source, "video U-Net")
     try:
         return _arguments(UNetSpatioTemporalConditionModel.load_config(source, subfolder=_subfolder(source)))
     except (OSError, ValueError) as error:
-        raise NetworkError(_unreadable(source)) from error
+        raise UserError(_unreadable(source)) from error
 
 
 def load_pretrained(source: str, wanted: dict[str, Any]) -> Any:  # noqa: ANN401 - diffusers is untyped
     """Load diffusers' network and refuse one that is not as `wanted`, by constructor argument."""
     found = read_config(source)
     if different := [f"{name} {found[name]} (not {wanted[name]})" for name in ARGUMENTS if found[name] != wanted[name]]:
-        raise NetworkError(
+        raise UserError(
             f"video U-Net: `{source}` has {', '.join(different)}; "
             "set these arguments to its values or choose another network."
         )
@@ -50,7 +50,7 @@ def load_pretrained(source: str, wanted: dict[str, Any]) -> Any:  # noqa: ANN401
     try:
         return load_any_variant(UNetSpatioTemporalConditionModel.from_pretrained, source, _subfolder(source))
     except OSError as error:
-        raise NetworkError(_unreadable(source)) from error
+        raise UserError(_unreadable(source)) from error
 
 
 def _subfolder(source: str) -> str | None:

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from files.errors import UserError
 from networks.component_config import describe
-from networks.errors import NetworkError
 from networks.pretrained_files import weight_file
 from networks.randomness import isolated_stream
 
@@ -88,13 +88,13 @@ class OpenCLIPTextEncoder(TextEncoder):
         super().__init__()
         settings = open_clip.get_model_config(model)
         if settings is None:
-            raise NetworkError(
+            raise UserError(
                 f"text encoder: open_clip has no model {model!r}; it has {', '.join(open_clip.list_models())}."
             )
         text = settings["text_cfg"]
         unsupported = set(text) - {"context_length", "vocab_size", "width", "heads", "layers"}
         if unsupported or settings.get("quick_gelu"):
-            raise NetworkError(
+            raise UserError(
                 f"text encoder: {model!r} is no plain OpenCLIP tower (sets {sorted(unsupported) or ['quick_gelu']}); "
                 "choose one that is, such as ViT-H-14, ViT-L-14 or ViT-B-32."
             )
@@ -173,13 +173,13 @@ def _text_weights(model: str, pretrained: str, wanted: set[str]) -> dict[str, Te
     if not Path(path).exists():
         if not open_clip.pretrained.is_pretrained_cfg(model, pretrained):
             tags = open_clip.list_pretrained_tags_by_model(model)
-            raise NetworkError(
+            raise UserError(
                 f"text encoder: {pretrained!r} is neither a file nor a tag of {model}; its tags are {tags}."
             )
         try:
             path = open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained))
         except (OSError, RuntimeError) as error:
-            raise NetworkError(
+            raise UserError(
                 f"text encoder: {model} {pretrained!r} could not be downloaded ({error}); "
                 "download the file elsewhere and set pretrained to its path."
             ) from error
@@ -187,14 +187,12 @@ def _text_weights(model: str, pretrained: str, wanted: set[str]) -> dict[str, Te
         table = load_file(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
-        raise NetworkError(
-            f"text encoder: {path} is damaged or no file of weights ({reason}); give another."
-        ) from error
+        raise UserError(f"text encoder: {path} is damaged or no file of weights ({reason}); give another.") from error
     table = table.get("state_dict", table)
     prefixes = ("", "text.", "module.")
     weights = {key: table[p + key] for key in wanted for p in prefixes if p + key in table}
     if missing := sorted(wanted - set(weights)):
-        raise NetworkError(
+        raise UserError(
             f"text encoder: {path} lacks {len(missing)} weights of {model}'s text tower, {missing[0]} among them; "
             "give a file of this model."
         )

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from datamodules import Preprocessing
-from networks import NetworkError, VideoModel, build, read_checkpoint
+from files.errors import UserError
+from networks import VideoModel, build, read_checkpoint
 from networks.inference import CompileMode, Precision, prepare_for_inference
 from policies.feature_levels import FeatureLevels, FixedLevel, SharedLevels
 from policies.policy import Policy
@@ -39,24 +40,24 @@ def load_policy(
         channels_last: Keep their feature maps with the channels innermost.
 
     Raises:
-        NetworkError: The file is missing, holds no policy, holds code instead of plain data, or its weights do not fit
+        UserError: The file is missing, holds no policy, holds code instead of plain data, or its weights do not fit
             its own description.
     """
     document = document or read_checkpoint(checkpoint)
     if "policy" not in document and "preprocessing" not in document:
-        raise NetworkError(
+        raise UserError(
             f"{checkpoint}: holds weights without a description of the policy; convert it again with the experiment: "
             "videopolicy convert -c experiments/robocasa.yaml ...."
         )
     if "policy" not in document:
-        raise NetworkError(
+        raise UserError(
             f"{checkpoint}: no policy inside; it has {sorted(document)}. Give a checkpoint of the action stage, "
             "for instance runs/lift/action/checkpoints/last.ckpt."
         )
     policy = build_policy(document["policy"], Preprocessing.from_dict(document["preprocessing"]))
     missing, unexpected = policy.load_state_dict(document["state_dict"], strict=False)
     if missing or unexpected:
-        raise NetworkError(f"{checkpoint}: weights do not fit: missing {missing[:5]}, unexpected {unexpected[:5]}.")
+        raise UserError(f"{checkpoint}: weights do not fit: missing {missing[:5]}, unexpected {unexpected[:5]}.")
     policy = policy.to(device).eval()
     prepare_for_inference(policy.networks(), precision, channels_last, compile_mode)
     return policy
@@ -70,11 +71,11 @@ def build_policy(description: Mapping[str, Any], preprocessing: Preprocessing) -
         preprocessing: What it was made for.
 
     Raises:
-        NetworkError: A setting is missing or unknown, or a network refuses one.
+        UserError: A setting is missing or unknown, or a network refuses one.
     """
     policy = build(current_description(description), load_pretrained=False)
     if not isinstance(policy, Policy):
-        raise NetworkError(f"policy: {description.get('class_path')!r} is no Policy.")
+        raise UserError(f"policy: {description.get('class_path')!r} is no Policy.")
     if isinstance(policy, VideoPolicy):
         policy.video.freeze()
     policy.attach(preprocessing)
@@ -85,13 +86,13 @@ def load_video_model(checkpoint: str | Path, device: str | torch.device = "cpu")
     """The video model of a checkpoint of any stage, frozen, and what it was trained to see.
 
     Raises:
-        NetworkError: The file is missing, or holds no video model or no description of it.
+        UserError: The file is missing, or holds no video model or no description of it.
     """
     document = read_checkpoint(checkpoint)
     policy = document.get("policy")
     description = document.get("network") or (policy and current_description(policy)["init_args"].get("video"))
     if not description or "preprocessing" not in document:
-        raise NetworkError(f"{checkpoint}: no video model with its description inside; it has {sorted(document)}.")
+        raise UserError(f"{checkpoint}: no video model with its description inside; it has {sorted(document)}.")
     video: VideoModel = build(description, load_pretrained=False)
     weights = {n.removeprefix("video."): w for n, w in document["state_dict"].items() if n.startswith("video.")}
     video.load_state_dict(weights)
@@ -102,14 +103,14 @@ def current_description(description: Mapping[str, Any]) -> dict[str, Any]:
     """A policy's description as this version writes it.
 
     Raises:
-        NetworkError: It is neither of this nor of an older version.
+        UserError: It is neither of this nor of an older version.
     """
     if "class_path" in description:
         return dict(description)
     found, needed = set(description), _FLAT | _FLAT_LEVELS
     wrong = [f"key {key!r} unknown" for key in sorted(found - needed - _FLAT_LATER)]
     if wrong := wrong + [f"key {key!r} missing" for key in sorted(needed - found)]:
-        raise NetworkError(
+        raise UserError(
             f"The checkpoint was made by another version: policy: {'; '.join(wrong)}. Use the version that made it."
         )
     features: FeatureLevels = SharedLevels()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from networks import LogNormalNoise, NetworkError, Sampler, describe
+from files.errors import UserError
+from networks import LogNormalNoise, Sampler, describe
 
 
 class FeatureLevels:
@@ -46,7 +47,7 @@ class FixedLevel(FeatureLevels):
             training windows.
 
     Raises:
-        NetworkError: A number is out of range.
+        UserError: A number is out of range.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class FixedLevel(FeatureLevels):
     ) -> None:
         _require_in_range(sigma, draws)
         if steps < 0 or (steps and not 0 < sigma_end < sigma):
-            raise NetworkError(
+            raise UserError(
                 f"model.init_args.features: steps {steps}, sigma_end {sigma_end}, sigma {sigma}; needed are steps >= 0 "
                 "and, with steps, 0 < sigma_end < sigma."
             )
@@ -88,7 +89,7 @@ class RandomLevel(FeatureLevels):
         draws: As `FixedLevel`.
 
     Raises:
-        NetworkError: A number is out of range.
+        UserError: A number is out of range.
     """
 
     def __init__(self, noise: LogNormalNoise, sigma: float = 20.0, draws: int = 1) -> None:
@@ -105,4 +106,4 @@ class RandomLevel(FeatureLevels):
 
 def _require_in_range(sigma: float, draws: int) -> None:
     if sigma <= 0 or draws < 1:
-        raise NetworkError(f"model.init_args.features: sigma {sigma}, draws {draws}; needed are sigma > 0, draws >= 1.")
+        raise UserError(f"model.init_args.features: sigma {sigma}, draws {draws}; needed are sigma > 0, draws >= 1.")

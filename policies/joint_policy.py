@@ -9,16 +9,8 @@ import torch
 from torch import Tensor
 
 from datamodules import Batch
-from networks import (
-    ActionUNet,
-    CNNAdapter,
-    Conditioning,
-    LogNormalNoise,
-    NetworkError,
-    Sampler,
-    VideoModel,
-    seeded_noise,
-)
+from files.errors import UserError
+from networks import ActionUNet, CNNAdapter, Conditioning, LogNormalNoise, Sampler, VideoModel, seeded_noise
 from networks.conditioning import DropoutScope
 from policies.policy import mean_action_loss
 from policies.video_inputs import conditioning_of, draw_seeds, latents_of
@@ -48,7 +40,7 @@ class JointPolicy(VideoPolicy):
         val_sigmas: Noise levels of the validation losses.
 
     Raises:
-        NetworkError: A value is out of range.
+        UserError: A value is out of range.
     """
 
     def __init__(
@@ -82,7 +74,7 @@ class JointPolicy(VideoPolicy):
             val_sigmas=val_sigmas,
         )
         if video_weight is not None and not 0.0 <= video_weight < 1.0:
-            raise NetworkError(
+            raise UserError(
                 f"model.init_args.video_weight is {video_weight}; it must be at least 0 and less than 1, or null "
                 "for the published weights by rows."
             )

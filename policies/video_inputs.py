@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from datamodules import Batch, DatasetError, Preprocessing
+from datamodules import Batch, Preprocessing
 from files.differences import differing_keys
+from files.errors import UserError
 from networks import Conditioning, VideoModel
 
 
@@ -44,12 +45,12 @@ def require_fit(video: VideoModel, preprocessing: Preprocessing) -> None:
     """Check that a video model has the views and frames of the data.
 
     Raises:
-        DatasetError: The message lists the keys that differ.
+        UserError: The message lists the keys that differ.
     """
     found = {"num_views": video.num_views, "num_frames": video.num_frames}
     wanted = {"num_views": preprocessing.num_views, "num_frames": preprocessing.num_frames}
     if wrong := differing_keys(found, wanted):
-        raise DatasetError(
+        raise UserError(
             f"model.init_args.video does not fit the data (cameras {list(preprocessing.cameras)}): "
             + "; ".join(wrong)
             + ". Set both from the same place in the experiment file."

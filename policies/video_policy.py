@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import Batch, Preprocessing
+from files.errors import UserError
 from networks import (
     ActionUNet,
     CNNAdapter,
@@ -16,7 +17,6 @@ from networks import (
     FeatureStandardizer,
     JointDenoiser,
     LogNormalNoise,
-    NetworkError,
     Sampler,
     TapShape,
     VideoModel,
@@ -59,7 +59,7 @@ class VideoPolicy(Policy):
         val_sigmas: Noise levels of the validation loss.
 
     Raises:
-        NetworkError: A value is out of range.
+        UserError: A value is out of range.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class VideoPolicy(Policy):
     ) -> None:
         super().__init__()
         if action_weight is not None and action_weight <= 0:
-            raise NetworkError(
+            raise UserError(
                 f"model.init_args.action_weight is {action_weight}; it must be positive, or null for the actions' "
                 "share of the rows."
             )
@@ -106,8 +106,8 @@ class VideoPolicy(Policy):
         """Build adapter and action U-Net for the data's cameras, frames, image size and actions.
 
         Raises:
-            DatasetError: The number of cameras or frames is not the video model's.
-            NetworkError: The U-Net has no such tap, or a part does not fit another.
+            UserError: The number of cameras or frames is not the video model's.
+            UserError: The U-Net has no such tap, or a part does not fit another.
         """
         require_fit(self.video, preprocessing)
         super().attach(preprocessing)
@@ -130,11 +130,11 @@ class VideoPolicy(Policy):
         """Channels and sizes of the features that are read, fine to coarse.
 
         Raises:
-            NetworkError: The U-Net has no such tap.
+            UserError: The U-Net has no such tap.
         """
         available = self.video.unet.tap_shapes(self.video.latent_size(self.data.image_size))
         if unknown := sorted(set(self.taps) - set(available)):
-            raise NetworkError(
+            raise UserError(
                 f"model.init_args.taps: no tap {unknown} in this U-Net; it has {sorted(available)}. Choose among these."
             )
         return [available[tap] for tap in sorted(self.taps, reverse=True)]

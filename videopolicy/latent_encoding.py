@@ -22,9 +22,9 @@ from datamodules.frozen_cache import CacheWriter
 from datamodules.hdf5 import demo_file
 from datamodules.latent_cache import LEAD, latent_shapes, write_texts
 from datamodules.pictures import turn_upright
-from lightning_modules.latent_key import latent_key
 from networks.autoencoders import Autoencoder
 from networks.text import TextEncoder
+from networks.weight_hashes import latent_key
 from videopolicy.errors import CommandError
 
 FRAMES_AT_ONCE = 64  # of one camera; bounds memory, the autoencoder bounds its own passes

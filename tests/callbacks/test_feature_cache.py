@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks import CheckpointHandoff, FeatureCache
 from callbacks.feature_cache import Split, feature_key
@@ -154,7 +153,7 @@ def test_second_run_finds_the_features_and_another_network_does_not(
 
 
 def test_cache_of_shared_levels_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path) -> None:
-    with pytest.raises(MisconfigurationException, match="FixedLevel"):
+    with pytest.raises(UserError, match="FixedLevel"):
         fit(
             quiet_trainer(tmp_path, 1, CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f"))),
             tiny_action_stage(features=SharedLevels()),
@@ -164,7 +163,7 @@ def test_cache_of_shared_levels_is_refused(tmp_path: Path, lift_data: RobosuiteD
 
 def test_cache_of_drawn_levels_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path) -> None:
     callbacks = (CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f")))
-    with pytest.raises(MisconfigurationException, match="FixedLevel"):
+    with pytest.raises(UserError, match="FixedLevel"):
         fit(
             quiet_trainer(tmp_path, 1, *callbacks), tiny_action_stage(features=RandomLevel(LogNormalNoise())), lift_data
         )
@@ -380,7 +379,7 @@ def test_guidance_that_validation_could_not_sample_with_is_refused_at_set_up(
     tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
 ) -> None:
     guided = Sampler(2, sigma_max=20.0, sigma_min=0.02, guidance=2.0)
-    with pytest.raises(MisconfigurationException, match=r"guidance 2.0 .* num_predicted: 0"):
+    with pytest.raises(UserError, match=r"guidance 2.0 .* num_predicted: 0"):
         run(tmp_path, handoff, tiny_action_stage(sampler=guided), lift_data)
     run(tmp_path, handoff, tiny_action_stage(sampler=guided, num_predicted=0), lift_data)
 

@@ -19,11 +19,12 @@ from callbacks.handoff import (
     find_weights,
     handoff_state,
     read_manifest,
-    state_sha256,
     write_handoff,
 )
 from datamodules import RobosuiteDataModule
-from networks import CheckpointError, NetworkError, PixelShuffleAutoencoder, SVDAutoencoder, VideoModel
+from files.errors import UserError
+from networks import PixelShuffleAutoencoder, SVDAutoencoder, VideoModel
+from networks.weight_hashes import state_sha256
 from policies import SharedLevels
 from tests.stage_parts import (
     fit,
@@ -102,29 +103,27 @@ def load(handoff: Path, stage_data: RobosuiteDataModule, **arguments: object) ->
 
 
 def test_missing_handoff_says_what_to_run(tmp_path: Path, lift_data: RobosuiteDataModule) -> None:
-    with pytest.raises(NetworkError, match=r"no handoff here\. Train the video stage first"):
+    with pytest.raises(UserError, match=r"no handoff here\. Train the video stage first"):
         load(tmp_path / "nowhere", lift_data)
 
 
 def test_handoff_of_another_network_is_refused_key_by_key(handoff: Path, lift_data: RobosuiteDataModule) -> None:
-    with pytest.raises(
-        NetworkError, match=r"network\.init_args\.preconditioning\.class_path: .*Residual.* here, .*EDM"
-    ):
+    with pytest.raises(UserError, match=r"network\.init_args\.preconditioning\.class_path: .*Residual.* here, .*EDM"):
         load(handoff, lift_data, residual=False)
 
 
 def test_handoff_of_other_cameras_and_frames_is_refused(handoff: Path, lift_data: RobosuiteDataModule) -> None:
     swapped = lift_datamodule(Path(str(lift_data.paths)), cameras=["robot0_eye_in_hand", "agentview"])
-    with pytest.raises(NetworkError, match=r"data\.cameras: \['agentview', 'robot0_eye_in_hand'\] here"):
+    with pytest.raises(UserError, match=r"data\.cameras: \['agentview', 'robot0_eye_in_hand'\] here"):
         load(handoff, swapped)
     longer = lift_datamodule(Path(str(lift_data.paths)), num_frames=3)
-    with pytest.raises(NetworkError, match=r"num_frames: 2 here, 3 wanted"):
+    with pytest.raises(UserError, match=r"num_frames: 2 here, 3 wanted"):
         load(handoff, longer, num_frames=3)
 
 
 def test_other_action_statistics_are_refused_unless_allowed(handoff: Path, lift_data: RobosuiteDataModule) -> None:
     other = lift_datamodule(Path(str(lift_data.paths)), statistics="quantile")
-    with pytest.raises(NetworkError, match=r"data\.statistics\.method"):
+    with pytest.raises(UserError, match=r"data\.statistics\.method"):
         load(handoff, other)
     stage = tiny_action_stage()
     stage.attach(other.preprocessing)
@@ -136,14 +135,14 @@ def test_damaged_weights_are_refused(handoff: Path, lift_data: RobosuiteDataModu
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(NetworkError, match="missing or damaged"):
+    with pytest.raises(UserError, match="missing or damaged"):
         load(handoff, lift_data)
 
 
 def test_unknown_format_is_refused(handoff: Path, lift_data: RobosuiteDataModule) -> None:
     manifest = json.loads((handoff / MANIFEST).read_text())
     (handoff / MANIFEST).write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(NetworkError, match="format 99; this version reads 1"):
+    with pytest.raises(UserError, match="format 99; this version reads 1"):
         load(handoff, lift_data)
 
 
@@ -151,7 +150,7 @@ def test_a_damaged_manifest_is_refused_in_a_sentence(handoff: Path, lift_data: R
     whole = (handoff / MANIFEST).read_text()
     for damaged, said in ((whole[:-20], "not readable"), ("[]", "format None"), ('{"format": 1}', "does not fit")):
         (handoff / MANIFEST).write_text(damaged)
-        with pytest.raises(NetworkError, match=said):
+        with pytest.raises(UserError, match=said):
             load(handoff, lift_data)
 
 
@@ -186,9 +185,7 @@ def test_an_autoencoder_is_told_by_its_weights_and_not_by_their_folder(
     hand_over(folder, svd_model(here, 1), lift_data)
     here.rename(there)
     take_over(folder, svd_model(there, 1), lift_data)
-    with pytest.raises(
-        NetworkError, match=r"frozen\.autoencoder: 'SVDAutoencoder \w+' here, 'SVDAutoencoder \w+' wanted"
-    ):
+    with pytest.raises(UserError, match=r"frozen\.autoencoder: 'SVDAutoencoder \w+' here, 'SVDAutoencoder \w+' wanted"):
         take_over(folder, svd_model(here, 2), lift_data)  # the folder of then, other weights
 
 
@@ -196,7 +193,7 @@ def test_another_text_tower_or_kind_of_autoencoder_is_refused(handoff: Path, lif
     video = tiny_video_model()
     with torch.no_grad():
         next(video.text_encoder.parameters()).add_(1e-3)
-    with pytest.raises(NetworkError, match=r"frozen\.text_encoder: "):
+    with pytest.raises(UserError, match=r"frozen\.text_encoder: "):
         take_over(handoff, video, lift_data)
 
     class Other(PixelShuffleAutoencoder):
@@ -204,7 +201,7 @@ def test_another_text_tower_or_kind_of_autoencoder_is_refused(handoff: Path, lif
 
     video = tiny_video_model()
     video.autoencoder = Other(factor=4)
-    with pytest.raises(NetworkError, match=r"frozen\.autoencoder: 'PixelShuffleAutoencoder .* wanted"):
+    with pytest.raises(UserError, match=r"frozen\.autoencoder: 'PixelShuffleAutoencoder .* wanted"):
         take_over(handoff, video, lift_data)
 
 
@@ -215,7 +212,7 @@ def test_a_manifest_of_an_older_version_is_compared_as_it_was(tmp_path: Path, li
     del manifest["frozen"]
     (folder / MANIFEST).write_text(json.dumps(manifest | {"network": video.config}))
     take_over(folder, svd_model(tmp_path / "vae", 1), lift_data)
-    with pytest.raises(NetworkError, match=r"autoencoder\.init_args\.pretrained: .*vae' here, .*other' wanted"):
+    with pytest.raises(UserError, match=r"autoencoder\.init_args\.pretrained: .*vae' here, .*other' wanted"):
         take_over(folder, svd_model(tmp_path / "other", 1), lift_data)
 
 
@@ -294,7 +291,7 @@ def test_a_full_disk_leaves_the_old_handoff_and_other_files_in_the_folder(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(CheckpointError, match="could not be written"):
+        with pytest.raises(UserError, match="could not be written"):
             write_handoff(folder, new, {})
     assert load_file(find_weights(folder, read_manifest(folder)))["a"].equal(old["a"])
     write_handoff(folder, new, {})

@@ -27,8 +27,8 @@ from torch.optim.lr_scheduler import (
 from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from callbacks.resumed_optimizer import ResumedOptimizer
 from callbacks.run_checkpoints import LastCheckpoint
+from files.errors import UserError
 from lightning_modules.schedules import TrapezoidalLR
-from networks import NetworkError
 
 Make = Callable[[Any], Optimizer]
 Schedule = Callable[[Optimizer], LRScheduler] | None
@@ -176,7 +176,7 @@ OTHERS: dict[str, tuple[Make, Make, tuple[str, ...]]] = {
 def test_another_optimizer_is_refused_with_both_names_and_a_way_out(case: str, tmp_path: Path) -> None:
     before, after, names = OTHERS[case]
     run(tmp_path, 4, before)
-    with pytest.raises(NetworkError) as refused:
+    with pytest.raises(UserError) as refused:
         run(tmp_path, 8, after)
     assert all(name in str(refused.value) for name in (*names, "--run_dir", "--ckpt_path"))
 
@@ -187,7 +187,7 @@ def test_another_optimizer_is_seen_in_a_checkpoint_that_does_not_name_its_own(tm
     checkpoint = torch.load(last, weights_only=True)
     del checkpoint["callbacks"]["ResumedOptimizer"]
     torch.save(checkpoint, last)
-    with pytest.raises(NetworkError, match=r"amsgrad.*SGD"):
+    with pytest.raises(UserError, match=r"amsgrad.*SGD"):
         run(tmp_path, 8, lambda params: SGD(params, lr=0.01))
     rates, _ = run(tmp_path, 8, adam(1e-3))
     assert rates.by_step[4] == pytest.approx([1e-3, 5e-3])

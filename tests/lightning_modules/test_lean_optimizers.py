@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from datamodules import RobosuiteDataModule
+from files.errors import UserError
 from lightning_modules import VideoStage, adam_8bit
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_video_model
 from tests.window_steps import SaveAtStepTwo
@@ -40,5 +40,5 @@ def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path: Path, lift_data: 
 def test_a_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(MisconfigurationException, match=r"needs bitsandbytes: pip install -e \.\[lean\]"):
+    with pytest.raises(UserError, match=r"needs bitsandbytes: pip install -e \.\[lean\]"):
         adam_8bit([torch.nn.Parameter(torch.ones(1))])

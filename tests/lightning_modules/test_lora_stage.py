@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from callbacks import CheckpointHandoff, TrainableWeightAveraging
-from callbacks.handoff import WEIGHTS, handoff_state, state_sha256
+from callbacks.handoff import WEIGHTS, handoff_state
 from callbacks.stage_file import StageFile
 from datamodules import RobosuiteDataModule
+from files.errors import UserError
 from lightning_modules import JointStage, Stage, VideoStage
-from networks import LoRA, NetworkError
+from networks import LoRA
+from networks.weight_hashes import state_sha256
 from policies import load_policy
 from tests.stage_parts import (
     fit,
@@ -107,7 +109,7 @@ def test_other_adapters_do_not_go_on(tmp_path: Path, lift_data: RobosuiteDataMod
     fit(trainer, video_stage(), lift_data)
     trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=False)
     for other in (None, LoRA(rank=3)):
-        with pytest.raises(NetworkError, match=r"other adapters than model.init_args.lora says: lora"):
+        with pytest.raises(UserError, match=r"other adapters than model.init_args.lora says: lora"):
             fit(quiet_trainer(tmp_path, 2), video_stage(other), lift_data, tmp_path / "last.ckpt")
 
 

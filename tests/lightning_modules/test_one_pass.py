@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from datamodules import Batch, RobosuiteDataModule
+from files.errors import UserError
 from lightning_modules import ActionStage
-from networks import Conditioning, LogNormalNoise, NetworkError
+from networks import Conditioning, LogNormalNoise
 from policies import FeatureLevels, FixedLevel, RandomLevel, VideoPolicy, build_policy
 from policies.video_inputs import conditioning_of
 from tests.stage_parts import tiny_action_stage, tiny_video_model
@@ -151,7 +152,7 @@ def test_descriptions_of_older_checkpoints_are_read(lift_data: RobosuiteDataModu
     assert isinstance(policy, VideoPolicy)
     expected = {} if levels == "shared" else FixedLevel(7.0, standardize=True).config["init_args"]
     assert policy.features.config["init_args"] == expected
-    with pytest.raises(NetworkError, match="another version: policy: key 'film' unknown; key 'taps' missing"):
+    with pytest.raises(UserError, match="another version: policy: key 'film' unknown; key 'taps' missing"):
         build_policy({name: value for name, value in old.items() if name != "taps"} | {"film": 1}, stage.data)
 
 
@@ -165,5 +166,5 @@ def test_descriptions_of_older_checkpoints_are_read(lift_data: RobosuiteDataModu
     ],
 )
 def test_levels_out_of_range_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(UserError, match=message):
         FixedLevel(**arguments)

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from files.errors import UserError
 from lightning_modules import TrapezoidalLR
 
 
@@ -41,5 +41,5 @@ def test_a_lengthened_run_stays_up_until_its_new_end() -> None:
 
 
 def test_shares_beyond_the_whole_are_refused() -> None:
-    with pytest.raises(MisconfigurationException, match="together more than 1"):
+    with pytest.raises(UserError, match="together more than 1"):
         TrapezoidalLR(optimizer(), 10, warm_up=0.6, cool_down=0.6)

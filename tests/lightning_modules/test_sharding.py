@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from safetensors.torch import load_file
@@ -20,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from callbacks import CheckpointHandoff, TrainableWeightAveraging
 from callbacks.handoff import WEIGHTS, read_manifest
 from datamodules import RobosuiteDataModule
+from files.errors import UserError
 from lightning_modules import PolicyStage, ShardedStrategy, Stage
 from networks import LoRA
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer
@@ -160,11 +160,11 @@ def test_other_ways_to_share_weights_are_refused(
     stage.attach(lift_data.preprocessing)
     made = FSDPStrategy() if strategy == "fsdp" else strategy
     monkeypatch.setattr(stage, "_trainer", SimpleNamespace(strategy=made, datamodule=None, precision_plugin=None))
-    with pytest.raises(MisconfigurationException, match=r"never made to work; use lightning_modules.ShardedStrategy"):
+    with pytest.raises(UserError, match=r"never made to work; use lightning_modules.ShardedStrategy"):
         stage.configure_model()
 
 
 def test_weight_averaging_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule) -> None:
     trainer = quiet_trainer(tmp_path, 1, TrainableWeightAveraging(), strategy=ShardedStrategy())
-    with pytest.raises(MisconfigurationException, match="TrainableWeightAveraging does not work under FSDP"):
+    with pytest.raises(UserError, match="TrainableWeightAveraging does not work under FSDP"):
         TrainableWeightAveraging().setup(trainer, stage_of("video"), "fit")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import DatasetError, RobosuiteDataModule
+from datamodules import RobosuiteDataModule
+from files.errors import UserError
 from lightning_modules import Stage
-from networks import Conditioning, NetworkError
+from networks import Conditioning
 from policies import FeatureLevels, FixedLevel, SharedLevels
 from tests.stage_parts import (
     fit,
@@ -106,7 +107,7 @@ def test_the_action_weight_scales_what_is_trained_and_not_what_is_logged(
         trained.append(stage.training_step(batch, 0).item())
     assert logged == [logged[0]] * 3
     assert trained == pytest.approx([logged[0] * share for share in (1.0, 4 / 9, 0.1)])  # 5 video rows, 4 actions
-    with pytest.raises(NetworkError, match="action_weight is 0"):
+    with pytest.raises(UserError, match="action_weight is 0"):
         tiny_action_stage(action_weight=0.0)
 
 
@@ -130,12 +131,12 @@ def test_the_dropout_scope_of_every_stage_is_an_argument(
 
 
 def test_views_that_do_not_fit_the_data_are_named(lift_data: RobosuiteDataModule) -> None:
-    with pytest.raises(DatasetError, match="num_views: 3 here, 2 wanted"):
+    with pytest.raises(UserError, match="num_views: 3 here, 2 wanted"):
         tiny_video_stage(tiny_video_model(num_views=3)).attach(lift_data.preprocessing)
 
 
 def test_unknown_tap_lists_those_there_are(lift_data: RobosuiteDataModule) -> None:
-    with pytest.raises(NetworkError, match=r"no tap \[22\] .* it has \[0, 1, 2, 3, 4, 5, 6, 7\]"):
+    with pytest.raises(UserError, match=r"no tap \[22\] .* it has \[0, 1, 2, 3, 4, 5, 6, 7\]"):
         tiny_action_stage(taps=(3, 22)).attach(lift_data.preprocessing)
 
 
@@ -144,5 +145,5 @@ def test_resuming_on_other_data_is_refused(tmp_path: Path, lift_data: RobosuiteD
     fit(trainer, tiny_video_stage(), lift_data)
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     other = lift_datamodule(Path(str(lift_data.paths)), frame_stride=1)
-    with pytest.raises(DatasetError, match="frame_stride: 1 here, 2 wanted"):
+    with pytest.raises(UserError, match="frame_stride: 1 here, 2 wanted"):
         fit(quiet_trainer(tmp_path, 2), tiny_video_stage(), other, ckpt_path=tmp_path / "one.ckpt")

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from torch import nn
 
+from files.errors import UserError
 from networks.adapter import AdapterStage
 from networks.component_config import build, config_of, describe
-from networks.errors import NetworkError
 from networks.noise import LogNormalNoise
 from networks.video_unet import TapShape
 
@@ -53,7 +53,7 @@ def test_plain_arguments_are_completed_with_the_class() -> None:
     ],
 )
 def test_what_is_no_network_is_never_called(config: dict[str, Any], message: str) -> None:
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(UserError, match=message):
         build(config)
 
 
@@ -68,7 +68,7 @@ def test_a_strangers_module_is_not_even_imported(module: str, tmp_path: Path, mo
     described = {"class_path": f"{module}.Net", "init_args": {}}
     holder = {"class_path": "networks.noise.LogNormalNoise", "init_args": {"mean": described, "std": 1.0}}
     for config in (described, holder):
-        with pytest.raises(NetworkError, match=f"importing {module} would run it"):
+        with pytest.raises(UserError, match=f"importing {module} would run it"):
             build(config)
     assert not mark.exists()
     assert module not in sys.modules

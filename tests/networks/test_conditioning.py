@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from files.errors import UserError
 from networks.conditioning import Conditioning
-from networks.errors import NetworkError
 
 
 def ones(num_samples: int = 2, num_rows: int = 9) -> Conditioning:
@@ -50,7 +50,7 @@ def test_dropout_by_sample_makes_the_unconditional_case_and_nothing_between() ->
     assert dropped.latents[~gone].all()
     assert dropped.context[~gone].all()
     assert dropped.anchor.all()
-    with pytest.raises(NetworkError, match="scope is 'row'"):
+    with pytest.raises(UserError, match="scope is 'row'"):
         ones().dropout(0.1, scope="row")  # type: ignore[arg-type]
 
 

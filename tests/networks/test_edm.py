@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from files.errors import UserError
 from networks.component_config import build
 from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise, mean_over_rows
-from networks.errors import NetworkError
 from tests.goldens import DTYPES, check
 
 LEVELS = torch.tensor([0.002, 0.5, 10.0, 700.0])
@@ -107,11 +107,11 @@ def test_residual_std_is_root_mean_square_with_floor_whatever_the_batches() -> N
 def test_residual_preconditioning_refuses_to_run_unfitted() -> None:
     preconditioning = ResidualPreconditioning()
     assert not preconditioning.fitted
-    with pytest.raises(NetworkError, match="before it was fitted"):
+    with pytest.raises(UserError, match="before it was fitted"):
         preconditioning.net_input(torch.randn(1, 2, 3, 4, 4), LEVELS[:1], torch.randn(1, 2, 3, 4, 4))
-    with pytest.raises(NetworkError, match="no data to fit"):
+    with pytest.raises(UserError, match="no data to fit"):
         preconditioning.finish()
-    with pytest.raises(NetworkError, match="nothing to fit"):
+    with pytest.raises(UserError, match="nothing to fit"):
         EDMPreconditioning().finish()
 
 
@@ -142,7 +142,7 @@ def test_config_rebuilds_the_preconditioning(preconditioning: Preconditioning) -
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(NetworkError, match="sigma_data is 0"):
+    with pytest.raises(UserError, match="sigma_data is 0"):
         EDMPreconditioning(0.0)
-    with pytest.raises(NetworkError, match="floor is -1"):
+    with pytest.raises(UserError, match="floor is -1"):
         ResidualPreconditioning(-1.0)

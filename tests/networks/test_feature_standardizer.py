@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks import FeatureStandardizer, NetworkError
+from files.errors import UserError
+from networks import FeatureStandardizer
 
 
 def features() -> list[Tensor]:
@@ -22,13 +23,13 @@ def test_features_leave_with_zero_mean_and_unit_variance() -> None:
 
 
 def test_use_before_measuring_is_refused_also_after_loading_what_was_never_measured() -> None:
-    with pytest.raises(NetworkError, match="used before they were measured"):
+    with pytest.raises(UserError, match="used before they were measured"):
         FeatureStandardizer([3, 2])(features())
     standardizer = FeatureStandardizer([3, 2])
     standardizer.fit([features()])
     standardizer(features())
     standardizer.load_state_dict(FeatureStandardizer([3, 2]).state_dict())
-    with pytest.raises(NetworkError, match="used before they were measured"):
+    with pytest.raises(UserError, match="used before they were measured"):
         standardizer(features())
 
 

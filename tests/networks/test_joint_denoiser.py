@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from files.errors import UserError
 from networks.action_unet import ActionUNet
 from networks.adapter import AdapterStage, CNNAdapter
 from networks.autoencoders import SVDAutoencoder
 from networks.conditioning import Conditioning
-from networks.errors import NetworkError
 from networks.sampling import Sampler
 from networks.text import SeededTextEncoder
 from networks.video_model import VideoModel
@@ -95,7 +95,7 @@ def test_guidance_of_one_look_needs_unconditional_features() -> None:
     conditioning, (video_noise, action_noise) = small_conditioning(model), noises(model)
     features, emb = model.video.features_of_noise(conditioning, 20.0, video_noise, model.taps)
     others, _ = model.video.features_of_noise(conditioning.unconditional(), 20.0, video_noise, model.taps)
-    with pytest.raises(NetworkError, match="set the sampler's guidance to 1"):
+    with pytest.raises(UserError, match="set the sampler's guidance to 1"):
         model.joint.sample_actions(features, emb, action_noise, Sampler(2, guidance=2.0))
     guided = model.joint.sample_actions(features, emb, action_noise, Sampler(1, 10.0, guidance=2.0), others)
     sampler = Sampler(1, 10.0, guidance=1.0)
@@ -157,9 +157,9 @@ def test_config_rebuilds_the_policy() -> None:
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(NetworkError, match=r"no tap \[99\]"):
+    with pytest.raises(UserError, match=r"no tap \[99\]"):
         small_policy(taps=(99,))
-    with pytest.raises(NetworkError, match=r"channels of adapter\.taps"):
+    with pytest.raises(UserError, match=r"channels of adapter\.taps"):
         small_policy(taps=(4, 5))
-    with pytest.raises(NetworkError, match=r"action_unet\.cond_dim is 7"):
+    with pytest.raises(UserError, match=r"action_unet\.cond_dim is 7"):
         small_policy(action_unet=ActionUNet(3, 8, 7, 128, 8, (8, 16), 3, 4))

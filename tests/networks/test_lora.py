@@ -5,7 +5,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from networks import LoRA, NetworkError, VideoUNet
+from files.errors import UserError
+from networks import LoRA, VideoUNet
 from tests.stage_parts import tiny_video_model
 
 WHOLE = LoRA(rank=3, alpha=6.0, whole=("conv_in", "attn2.to_v"))
@@ -81,5 +82,5 @@ def test_only_adapters_and_named_layers_are_trained() -> None:
     ],
 )
 def test_a_setting_that_cannot_be_is_one_sentence(arguments: dict[str, object], sentence: str) -> None:
-    with pytest.raises(NetworkError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         LoRA(**arguments).install(tiny_video_model().unet.unet)  # type: ignore[arg-type]

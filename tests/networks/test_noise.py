@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from networks.errors import NetworkError
+from files.errors import UserError
 from networks.noise import LogNormalNoise, partly_denoised, seeded_noise
 
 
@@ -19,7 +19,7 @@ def test_a_samples_noise_depends_on_its_own_seed_only() -> None:
 
 
 def test_negative_deviation_is_refused() -> None:
-    with pytest.raises(NetworkError, match="std is -1"):
+    with pytest.raises(UserError, match="std is -1"):
         LogNormalNoise(std=-1.0)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from files.errors import UserError
 from networks.component_config import build
-from networks.errors import NetworkError
 from networks.sampling import SCHEDULERS, Sampler, guided
 
 MEAN, STD = torch.tensor([0.5, -1.0]), 0.5
@@ -125,12 +125,12 @@ def test_guidance_formula() -> None:
 
 
 def test_unknown_scheduler_lists_those_there_are() -> None:
-    with pytest.raises(NetworkError, match="no scheduler 'Euler'; choose one of EulerDiscreteScheduler, Heun"):
+    with pytest.raises(UserError, match="no scheduler 'Euler'; choose one of EulerDiscreteScheduler, Heun"):
         Sampler(scheduler="Euler")
 
 
 def test_misspelt_scheduler_option_is_refused() -> None:
-    with pytest.raises(NetworkError, match=r"no option \['solver_odrer'\]"):
+    with pytest.raises(UserError, match=r"no option \['solver_odrer'\]"):
         Sampler(scheduler="DPMSolverMultistepScheduler", scheduler_options={"solver_odrer": 3})
 
 
@@ -143,7 +143,7 @@ def test_option_reaches_the_scheduler() -> None:
 
 @pytest.mark.parametrize("wrong", [{"num_steps": 0}, {"sigma_min": 0.0}, {"sigma_max": 0.001}, {"rho": 0.0}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(NetworkError, match="needed are"):
+    with pytest.raises(UserError, match="needed are"):
         Sampler(**wrong)  # type: ignore[arg-type]
 
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from files.errors import UserError
 from networks.component_config import build
-from networks.errors import NetworkError
 from networks.text import OpenCLIPTextEncoder, SeededTextEncoder, TextEncoder
 from tests.goldens import check
 
@@ -137,17 +137,17 @@ def test_autocast_does_not_change_what_is_remembered() -> None:
 
 
 def test_unknown_model_and_weights_are_refused(tiny_tower: tuple[str, str], tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="no model 'ViT-Z'"):
+    with pytest.raises(UserError, match="no model 'ViT-Z'"):
         OpenCLIPTextEncoder("ViT-Z")
-    with pytest.raises(NetworkError, match="neither a file nor a tag"):
+    with pytest.raises(UserError, match="neither a file nor a tag"):
         OpenCLIPTextEncoder(tiny_tower[0], "laion3b")
     save_file({"ln_final.weight": torch.ones(64)}, tmp_path / "other.safetensors")
-    with pytest.raises(NetworkError, match="lacks 40 weights"):
+    with pytest.raises(UserError, match="lacks 40 weights"):
         OpenCLIPTextEncoder(tiny_tower[0], str(tmp_path / "other.safetensors"))
 
 
 def test_model_with_another_architecture_is_refused() -> None:
-    with pytest.raises(NetworkError, match="no plain OpenCLIP tower"):
+    with pytest.raises(UserError, match="no plain OpenCLIP tower"):
         OpenCLIPTextEncoder("ViT-B-32-quickgelu")
 
 

@@ -7,10 +7,10 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from files.errors import UserError
 from networks.autoencoders import PixelShuffleAutoencoder, SVDAutoencoder
 from networks.component_config import build
 from networks.edm import ResidualPreconditioning
-from networks.errors import NetworkError
 from networks.sampling import Sampler
 from networks.text import SeededTextEncoder
 from networks.video_model import VideoModel
@@ -257,21 +257,21 @@ def test_model_is_built_from_an_experiment_file() -> None:
     ],
 )
 def test_parts_that_do_not_fit_are_refused(changes: dict[str, Callable[[], Any]], message: str) -> None:
-    with pytest.raises(NetworkError, match=message):
+    with pytest.raises(UserError, match=message):
         tiny_model(**{name: make() for name, make in changes.items()})
 
 
 def test_residual_preconditioning_needs_one_latent_space() -> None:
     svd = SVDAutoencoder(block_out_channels=(32, 32), layers_per_block=1)
     unet = tiny_unet(in_channels=8, out_channels=4)
-    with pytest.raises(NetworkError, match="use EDMPreconditioning"):
+    with pytest.raises(UserError, match="use EDMPreconditioning"):
         tiny_model(autoencoder=svd, unet=unet, preconditioning=ResidualPreconditioning())
 
 
 def test_other_view_or_frame_count_is_refused(model: VideoModel, frames: Tensor) -> None:
-    with pytest.raises(NetworkError, match="2 views of 3 frames"):
+    with pytest.raises(UserError, match="2 views of 3 frames"):
         model.encode(frames[:, :, :2])
-    with pytest.raises(NetworkError, match="2 views of 3 frames"):
+    with pytest.raises(UserError, match="2 views of 3 frames"):
         model.condition(frames[:, :1, 0], TEXTS)
-    with pytest.raises(NetworkError, match="multiples of 4"):
+    with pytest.raises(UserError, match="multiples of 4"):
         model.latent_shape(18)

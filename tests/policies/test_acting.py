@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from datamodules import RobosuiteDataModule
+from files.errors import UserError
 from lightning_modules import ActionStage
-from networks import NetworkError
 from policies import FeatureLevels, FixedLevel, SharedLevels, load_policy
 from simulators import EpisodeSpec, Observation, PolicyRequest
 from tests.stage_parts import fit, quiet_trainer, tiny_action_stage, tiny_video_model, tiny_video_stage
@@ -101,7 +101,7 @@ def test_checkpoint_of_the_video_stage_is_no_policy(tmp_path: Path, lift_data: R
     trainer = quiet_trainer(tmp_path, 1)
     fit(trainer, tiny_video_stage(), lift_data)
     trainer.save_checkpoint(tmp_path / "video.ckpt")
-    with pytest.raises(NetworkError, match="no policy inside"):
+    with pytest.raises(UserError, match="no policy inside"):
         load_policy(tmp_path / "video.ckpt")
 
 
@@ -117,15 +117,15 @@ class Malicious:
 
 def test_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"policy": Malicious(tmp_path / "owned")}, tmp_path / "evil.ckpt")
-    with pytest.raises(NetworkError, match="pickled objects"):
+    with pytest.raises(UserError, match="pickled objects"):
         load_policy(tmp_path / "evil.ckpt")
     assert not (tmp_path / "owned").exists()
 
 
 def test_missing_and_truncated_checkpoints_are_named(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="no such checkpoint"):
+    with pytest.raises(UserError, match="no such checkpoint"):
         load_policy(tmp_path / "nowhere.ckpt")
     torch.save({"state_dict": {"weight": torch.zeros(1000)}}, tmp_path / "cut.ckpt")
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "cut.ckpt").read_bytes()[:-500])
-    with pytest.raises(NetworkError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         load_policy(tmp_path / "cut.ckpt")

@@ -10,8 +10,8 @@ import yaml
 from datamodules.datamodule import DemoDataModule
 from datamodules.demos import DemoEntry
 from datamodules.frozen_cache import CacheWriter, read_key
-from lightning_modules.latent_key import latent_key
 from networks import SVDAutoencoder
+from networks.weight_hashes import latent_key
 from tests.videopolicy.conftest import ROOT, tiny_overlay
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.stage_run import StageRun

@@ -13,7 +13,7 @@ from datamodules import Batch, ColourJitter, RobosuiteDataModule
 from datamodules.frozen_cache import CacheWriter
 from files.errors import UserError
 from lightning_modules import Stage
-from networks import NetworkError, PixelShuffleAutoencoder, SVDAutoencoder, VideoModel, VideoUNet
+from networks import PixelShuffleAutoencoder, SVDAutoencoder, VideoModel, VideoUNet
 from policies import FeatureLevels, FixedLevel, SharedLevels
 from policies.video_inputs import latents_of
 from tests.stage_parts import (
@@ -26,7 +26,6 @@ from tests.stage_parts import (
     tiny_video_model,
     tiny_video_stage,
 )
-from videopolicy.errors import CommandError
 from videopolicy.latent_encoding import FrameEncoder, seed_of
 
 # float16 keeps 11 bits: latents of about 1 are off by at most 2^-11 = 5e-4 of themselves
@@ -211,8 +210,8 @@ def test_the_size_on_disk_is_told_beforehand(robomimic_file: Callable[..., Path]
 
 def test_autoencoders_without_gain_are_refused(lift_data: RobosuiteDataModule) -> None:
     video = svd_video_model()
-    with pytest.raises(NetworkError, match=r"PixelShuffleAutoencoder has no posterior.*nothing to cache"):
+    with pytest.raises(UserError, match=r"PixelShuffleAutoencoder has no posterior.*nothing to cache"):
         FrameEncoder(lift_data, PixelShuffleAutoencoder(4), video.text_encoder, 0.02, 0)
     shallow = SVDAutoencoder(block_out_channels=(32, 32), layers_per_block=1)
-    with pytest.raises(CommandError, match="1024 bytes, its pixels 768; a cache gains nothing"):
+    with pytest.raises(UserError, match="1024 bytes, its pixels 768; a cache gains nothing"):
         FrameEncoder(lift_data, shallow, video.text_encoder, 0.02, 0)
