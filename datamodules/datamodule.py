@@ -19,12 +19,11 @@ from datamodules.batch import Batch, Window
 from datamodules.demo_set import DemoSet, split_demos, weigh_demos
 from datamodules.demos import DemoEntry, ReadingSettings, common_size, used_dims
 from datamodules.latent_cache import LatentCache
-from datamodules.odd_actions import padding_problem
 from datamodules.pictures import Orientation
 from datamodules.preprocessing import Preprocessing
 from datamodules.readers import READERS, DemoReader, LayoutName, PictureTiming
 from datamodules.sampling import ResumableLoader, WindowSampler
-from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod
+from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod, padding_problem
 from datamodules.validation import ValidationWindows, loader_without_windows, nothing_to_validate
 from datamodules.windows import ActionPadding, WindowDataset
 from files.errors import UserError

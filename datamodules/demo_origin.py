@@ -10,10 +10,9 @@ from typing import Any
 
 import h5py
 
-from datamodules.attributes import read_json_attribute, text_of
 from datamodules.datamodule import DemoDataModule
 from datamodules.demos import DemoEntry
-from datamodules.hdf5 import open_demo_file
+from datamodules.hdf5 import open_demo_file, read_json_attribute, text_of
 from datamodules.readers import demo_group
 
 EFFECTS = ("shadows", "reflections", "multisampling")

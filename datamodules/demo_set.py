@@ -13,9 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.demo_files import find_files
 from datamodules.demos import DemoEntry, ReadingSettings, list_demos, read_actions
-from datamodules.odd_actions import odd_actions
 from datamodules.readers import DemoReader
-from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod, compute_statistics
+from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod, compute_statistics, odd_actions
 from datamodules.statistics_file import load_or_compute
 from files.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Open HDF5 files for reading, and say truly why one cannot be read."""
+"""Open HDF5 files for reading, read their attributes, and say truly why one cannot be read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import fcntl
 import importlib
 import importlib.util
+import json
 import os
 import resource
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from files.errors import UserError
 
@@ -214,6 +216,43 @@ def one_line(error: BaseException) -> str:
     """An exception's message without line breaks, and without the quotes of a KeyError."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     return " ".join(str(text).split())
+
+
+def read_json_attribute(group: h5py.Group, name: str) -> dict[str, Any]:
+    """A JSON object kept as an attribute; empty if there is none.
+
+    Raises:
+        UserError: The attribute is there but is not a JSON object.
+    """
+    if name not in group.attrs:
+        return {}
+    try:
+        value = json.loads(text_of(group.attrs[name]))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        where = f"{group.file.filename} {group.name}"
+        raise UserError(f"{where}: attribute {name!r} is not a JSON object; write it again.")
+    return value
+
+
+def text_of(value: Any) -> str:  # noqa: ANN401 - whatever h5py makes of an attribute
+    """A text that may come as bytes, or as an array of one element."""
+    if isinstance(value, np.ndarray):
+        value = value.item() if value.size == 1 else value.tolist()
+    if isinstance(value, h5py.Empty):
+        return ""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def words_of(value: Any) -> str:  # noqa: ANN401
+    """An instruction as one line: a text, or a list of its words, or of its letters."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        parts = [text_of(part) for part in value]
+        value = ("" if all(len(part) <= 1 for part in parts) else " ").join(parts)
+    return " ".join(text_of(value).split()).strip('"').strip()
 
 
 def max_open_files() -> int:

@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.attributes import read_json_attribute
 from datamodules.demos import (
     DemoEntry,
     ReadingSettings,
@@ -20,10 +19,9 @@ from datamodules.demos import (
     read_actions,
     used_dims,
 )
-from datamodules.hdf5 import READ_ERRORS, damaged, demo_file
-from datamodules.odd_actions import odd_actions, padding_problem
+from datamodules.hdf5 import READ_ERRORS, damaged, demo_file, read_json_attribute
 from datamodules.readers import DemoReader, demo_group, demo_names, detect_reader, unknown_layout
-from datamodules.statistics import compute_statistics, nearly_constant
+from datamodules.statistics import compute_statistics, nearly_constant, odd_actions, padding_problem
 from files.errors import UserError
 
 TIMING = {

@@ -17,8 +17,7 @@ from typing import Any, ClassVar, Literal
 import h5py
 import numpy as np
 
-from datamodules.attributes import read_json_attribute, text_of, words_of
-from datamodules.hdf5 import READ_ERRORS, why_not_read
+from datamodules.hdf5 import READ_ERRORS, read_json_attribute, text_of, why_not_read, words_of
 from datamodules.pictures import EncodedPictures, Orientation, are_pictures, as_pictures
 from files.errors import UserError
 

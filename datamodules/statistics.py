@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -88,18 +89,18 @@ def compute_statistics(
     """One pass over the actions of the demos.
 
     Args:
-        demos: Pairs of a demo's name (for messages) and its actions (L, D); all are held at once.
+        demos: Pairs of a demo's name (for messages) and its actions (L, D), D the same for all (see `used_dims`).
         method: Which two values are mapped to -1 and 1.
         constant: What to do with a dimension that never changes, or only by rounding.
         dims: What messages call the D dimensions; None for 0 to D - 1.
 
     Raises:
-        UserError: NaN or infinite actions, differing widths, no demo, or a constant dimension.
+        UserError: NaN or infinite actions, no demo, or a constant dimension.
     """
     names: list[str] = []
     kept: list[npt.NDArray[np.float64]] = []
     for name, actions in demos:
-        _check_demo(name, actions, names[0] if names else name, kept[0] if kept else actions, dims)
+        _require_finite(name, actions, dims)
         names.append(name)
         kept.append(np.asarray(actions, dtype=np.float64))
     if not kept:
@@ -122,23 +123,12 @@ def nearly_constant(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64])
     return high - low <= np.maximum(NO_RANGE * np.maximum(np.abs(low), np.abs(high)), SMALLEST_RANGE)
 
 
-def _check_demo(
-    name: str,
-    actions: npt.NDArray[Any],
-    first: str,
-    like: npt.NDArray[Any],
-    dims: Sequence[int] | None,
-) -> None:
+def _require_finite(name: str, actions: npt.NDArray[Any], dims: Sequence[int] | None) -> None:
     if not np.isfinite(actions).all():
         step, dim = np.argwhere(~np.isfinite(actions))[0]
         raise UserError(
             f"{name}: the action at step {step}, dimension {dims[dim] if dims else dim} is {actions[step, dim]}; "
             "actions must be finite, so remove or repair this demo."
-        )
-    if actions.shape[1] != like.shape[1]:
-        raise UserError(
-            f"{name}: actions are {actions.shape[1]} wide but those of {first} are {like.shape[1]} wide; "
-            "train on files with one action space."
         )
 
 
@@ -175,3 +165,71 @@ def _constant_sentence(
         f"constant action dimensions {found} cannot be scaled to [-1, 1]; "
         "leave them out with action_dims or set constant_actions: zero."
     )
+
+
+# --- what is odd about recorded actions, although they can be trained on; one sentence each ---------------------------
+
+FAR = 10.0  # a range so many times that of 98 % of the steps is an outlier's
+FAR_PADDING = 2.0  # normalised; recorded actions lie in [-1, 1]
+
+NamedActions = Sequence[tuple[str, npt.NDArray[Any]]]
+
+
+def odd_actions(demos: NamedActions, dims: Sequence[int]) -> list[str]:
+    """Outliers that set the scale, and demos that are copies.
+
+    Args:
+        demos: Pairs of a demo's name and its finite actions (L, D).
+        dims: What the D dimensions are called.
+    """
+    return [*_outliers(demos, dims), *_copies(demos)]
+
+
+def padding_problem(statistics: ActionStatistics, dims: Sequence[int]) -> str | None:
+    """That raw zeros, which stand past the end of a demo, are far from every recorded action."""
+    zeros = statistics.normalize(torch.zeros(1, statistics.action_dim, dtype=torch.float64))[0]
+    far = [(dim, float(zero)) for dim, zero in zip(dims, zeros, strict=True) if abs(zero) > FAR_PADDING]
+    if not far:
+        return None
+    found = ", ".join(f"{dim} ({zero:.3g})" for dim, zero in far)
+    return (
+        f"action dimensions {found} are never near 0, where raw zeros past the end of a demo put them after scaling to "
+        "[-1, 1]; set data.init_args.action_padding: hold, or mask_padding: true of the action stage."
+    )
+
+
+def _outliers(demos: NamedActions, dims: Sequence[int]) -> Iterator[str]:
+    together = np.concatenate([actions for _, actions in demos])
+    low = np.quantile(together, QUANTILES[0], axis=0, method="higher")
+    high = np.quantile(together, QUANTILES[1], axis=0, method="lower")
+    smallest, largest = together.min(0), together.max(0)
+    outside = ((together < low) | (together > high)).sum(0)
+    # where 98 % stand still, a gripper may close now and then: only a step or two are outliers
+    few = (high > low) | (outside <= max(1, len(together) // 1000))
+    ends = np.cumsum([len(actions) for _, actions in demos])
+    for d in np.flatnonzero((largest - smallest > FAR * (high - low)) & few & ~nearly_constant(smallest, largest)):
+        row = int(np.maximum(together[:, d] - high[d], low[d] - together[:, d]).argmax())
+        demo = int(np.searchsorted(ends, row, side="right"))
+        name, actions = demos[demo]
+        yield (
+            f"{name}: the action at step {row - int(ends[demo]) + len(actions)}, dimension {dims[d]} is "
+            f"{together[row, d]:g}, where 98 % of all steps are from {low[d]:g} to {high[d]:g}; it sets the scale and "
+            "squeezes the others, so leave this demo out or set data.init_args.statistics: quantile."
+        )
+
+
+def _copies(demos: NamedActions) -> Iterator[str]:
+    """Demos with the same actions to the bit, of which one may be held out while the other is trained on."""
+    first_by_digest: dict[bytes, str] = {}
+    copies = []
+    for name, actions in demos:
+        if len(actions) > 1 and (actions != actions[0]).any():
+            digest = hashlib.sha256(np.ascontiguousarray(actions).tobytes()).digest()
+            if (first := first_by_digest.setdefault(digest, name)) != name:
+                copies.append((name, first))
+    if copies:
+        more = f" (and {len(copies) - 1} more)" if len(copies) > 1 else ""
+        yield (
+            f"{copies[0][0]}: has the actions of {copies[0][1]}{more}, so one is a copy; leave one out, or a demo that "
+            "is held out is trained on all the same."
+        )

@@ -44,20 +44,15 @@ def load_or_compute(
     content = next((stored for path in candidates if (stored := _load(path, source)) is not None), None)
     if content is None:
         content = {"source": source, "statistics": compute().to_dict(), "odd": find_odd()}
-        if not any(_stored(path, content) for path in candidates):
+        for path in candidates:
+            with suppress(UserError):  # that folder cannot be written: the next one, or none
+                write_json(path, content)
+                break
+        else:
             log.warning("action statistics of %s could not be stored; they are computed again in every run", files[0])
     for sentence in content["odd"]:
         warnings.warn(sentence, stacklevel=2)
     return ActionStatistics.from_dict(content["statistics"])
-
-
-def _stored(path: Path, content: dict[str, Any]) -> bool:
-    try:
-        write_json(path, content)
-    except UserError as error:
-        log.info("%s: action statistics not stored here (%s)", path, error)
-        return False
-    return True
 
 
 def _folders(files: Sequence[Path]) -> list[Path]:

@@ -15,9 +15,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from datamodules.attributes import read_json_attribute, text_of
 from datamodules.demo_files import PARTS
-from datamodules.hdf5 import READ_ERRORS, one_line, refuse_journal
+from datamodules.hdf5 import READ_ERRORS, one_line, read_json_attribute, refuse_journal, text_of
 from datamodules.readers import demo_names
 from files.errors import UserError
 from files.locks import HeldError, hold_folder

@@ -53,11 +53,6 @@ def test_a_non_finite_action_is_named_by_demo_step_and_dimension(bad: float) -> 
         compute_statistics([("f.hdf5 demo_3", actions)])
 
 
-def test_demos_of_different_width_are_refused() -> None:
-    with pytest.raises(UserError, match="b: actions are 3 wide but those of a are 2 wide"):
-        compute_statistics([("a", np.eye(2)), ("b", np.eye(3))])
-
-
 def test_statistics_survive_json() -> None:
     stats = ActionStatistics((-1.5, 0.1), (2.0, 0.3), "quantile", "zero")
     assert ActionStatistics.from_dict(stats.to_dict()) == stats

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from callbacks import FeatureCache, PredictedVideos, SimulationRollout, TrainableWeightAveraging
 from datamodules import Batch, DatasetError, RobosuiteDataModule
+from files.errors import UserError
 from lightning_modules import JointStage
 from networks import NetworkError, mean_over_rows
 from policies import load_policy
@@ -158,7 +158,7 @@ def test_it_rolls_out_on_validation(
 
 
 def test_a_feature_cache_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule) -> None:
-    with pytest.raises(MisconfigurationException, match="FixedLevel; this is a JointStage"):
+    with pytest.raises(UserError, match="FixedLevel; this is a JointStage"):
         fit(quiet_trainer(tmp_path, 1, FeatureCache(str(tmp_path))), tiny_joint_stage(), lift_data)
 
 
