@@ -52,11 +52,6 @@ class StageFile:
             )
 
     @property
-    def goes_on(self) -> bool:
-        """Whether training can go on from it, optimizer included, rather than start from its weights."""
-        return "optimizer_states" in self.document
-
-    @property
     def network(self) -> dict[str, Any] | None:
         """Description of the video network, where the file has one; the names of pretrained weights left out."""
         found = self.document.get("network") or self.document.get("policy", {}).get("video")

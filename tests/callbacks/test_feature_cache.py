@@ -89,6 +89,7 @@ def test_cached_features_equal_those_of_the_network(
     assert {split for split, *_ in stage.seen} == {"train", "val"}
     for split, batch, features in stage.seen:
         plain = data.train_set if split == "train" else data.val_set
+        assert not batch.has_frames
         assert plain.features is None, "the data is given back as it was"
         frames = torch.stack([plain[index].frames[:, 0] for index in batch.windows.tolist()])
         seeds = batch.windows.tolist()
@@ -108,20 +109,6 @@ def test_conditioning_noise_is_drawn_once_from_a_seed_and_said_to_be(
         contents.append([path.read_bytes() for path in sorted((tmp_path / "f").rglob("*.npy"))])
         shutil.rmtree(tmp_path / "f")
     assert contents[0] == contents[1]
-
-
-def test_frames_are_not_read_while_training_from_the_cache(
-    tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
-) -> None:
-    stage = tiny_action_stage()
-    sizes: list[int] = []
-    original = stage.training_step
-    stage.training_step = lambda batch, batch_idx: (sizes.append(batch.frames.numel()), original(batch, batch_idx))[1]  # type: ignore[method-assign]
-    fit(
-        quiet_trainer(tmp_path, 3, CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f"))), stage, lift_data
-    )
-    assert sizes == [0, 0, 0]
-    assert lift_data.train_set[0].frames.numel() > 0
 
 
 def test_standardised_features_have_zero_mean_and_unit_variance(
@@ -152,21 +139,12 @@ def test_second_run_finds_the_features_and_another_network_does_not(
     assert filled_at(features=FixedLevel(5.0)) != first
 
 
-def test_cache_of_shared_levels_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path) -> None:
+@pytest.mark.parametrize("levels", [SharedLevels(), RandomLevel(LogNormalNoise())])
+def test_features_that_change_with_every_draw_are_refused(
+    levels: object, tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path
+) -> None:
     with pytest.raises(UserError, match="FixedLevel"):
-        fit(
-            quiet_trainer(tmp_path, 1, CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f"))),
-            tiny_action_stage(features=SharedLevels()),
-            lift_data,
-        )
-
-
-def test_cache_of_drawn_levels_is_refused(tmp_path: Path, lift_data: RobosuiteDataModule, handoff: Path) -> None:
-    callbacks = (CheckpointHandoff(str(handoff)), FeatureCache(str(tmp_path / "f")))
-    with pytest.raises(UserError, match="FixedLevel"):
-        fit(
-            quiet_trainer(tmp_path, 1, *callbacks), tiny_action_stage(features=RandomLevel(LogNormalNoise())), lift_data
-        )
+        run(tmp_path, handoff, tiny_action_stage(features=levels), lift_data)
 
 
 def test_cached_features_of_a_partly_denoised_film_are_not_those_of_pure_noise(
