@@ -31,8 +31,8 @@ from torchvision.transforms import v2
 from benchmarks.parts.turns import Setting, add_turn_arguments, report, take_turns
 from datamodules import Batch, RoboCasaDataModule
 from datamodules.augmentation import PAPER_JITTER
+from datamodules.cached_windows import latent_shapes, write_texts
 from datamodules.frozen_cache import CacheWriter
-from datamodules.latent_cache import latent_shapes, write_texts
 
 CAMERAS = RoboCasaDataModule.default_cameras
 WINDOW = {"num_frames": 8, "frame_stride": 4, "action_horizon": 32}

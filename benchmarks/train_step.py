@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a bare
 from benchmarks.parts.networks import add_arguments, command_line
 from benchmarks.parts.turns import Setting, add_turn_arguments, now, report, take_turns
 from datamodules import Batch
-from datamodules.latent_cache import Latents
+from datamodules.cached_windows import Latents
 from lightning_modules import Stage
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.skeleton import complete_config, random_stage

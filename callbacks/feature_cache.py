@@ -17,9 +17,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from datamodules.cached_windows import CachedFeatures
 from datamodules.demos import DemoEntry
 from datamodules.frozen_cache import CacheWriter
-from datamodules.latent_cache import CachedFeatures
 from files.errors import UserError
 from files.hashes import file_identity
 from lightning_modules import ActionStage, plain_network

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.latent_cache import Latents
+from datamodules.cached_windows import Latents
 
 
 @dataclass

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.augmentation import PAPER_JITTER, ColourJitter
 from datamodules.batch import Batch, Window
+from datamodules.cached_windows import LatentCache
 from datamodules.demo_set import DemoSet, split_demos, weigh_demos
 from datamodules.demos import DemoEntry, ReadingSettings, common_size, used_dims
-from datamodules.latent_cache import LatentCache
 from datamodules.pictures import Orientation
 from datamodules.preprocessing import Preprocessing
 from datamodules.readers import READERS, DemoReader, LayoutName, PictureTiming

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.batch import Window
+from datamodules.cached_windows import CachedFeatures, LatentCache, Latents
 from datamodules.demos import DemoEntry
 from datamodules.hdf5 import READ_ERRORS, OpenFiles, damaged, why_not_read
-from datamodules.latent_cache import CachedFeatures, LatentCache, Latents
 from datamodules.pictures import EncodedPictures, turn_upright
 from datamodules.preprocessing import Preprocessing
 from datamodules.readers import DemoReader

@@ -16,11 +16,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 from torch import Tensor
 
+from datamodules.cached_windows import LEAD, latent_shapes, write_texts
 from datamodules.datamodule import DemoDataModule
 from datamodules.demos import DemoEntry
 from datamodules.frozen_cache import CacheWriter
 from datamodules.hdf5 import demo_file
-from datamodules.latent_cache import LEAD, latent_shapes, write_texts
 from datamodules.pictures import turn_upright
 from networks.autoencoders import Autoencoder
 from networks.text import TextEncoder

@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from callbacks import CheckpointHandoff, FeatureCache
 from callbacks.feature_cache import Split, feature_key
 from datamodules import Batch, RobosuiteDataModule, windows
-from datamodules.latent_cache import CachedFeatures
+from datamodules.cached_windows import CachedFeatures
 from files.errors import UserError
 from lightning_modules import ActionStage
 from networks import LogNormalNoise, Sampler, VideoModel

@@ -17,7 +17,7 @@ from datamodules import Batch, RobosuiteDataModule
 from datamodules.batch import Window
 from datamodules.demos import DemoEntry
 from datamodules.validation import ValidationWindows, spread, validation_order
-from tests.datamodules.test_latent_cache import cached, fill
+from tests.datamodules.test_cached_windows import cached, fill
 from tests.stage_parts import lift_datamodule, quiet_trainer
 
 FileFactory = Callable[..., Path]

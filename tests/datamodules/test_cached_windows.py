@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from datamodules import ColourJitter, RobosuiteDataModule
+from datamodules.cached_windows import latent_shapes, read_texts, write_texts
 from datamodules.demos import DemoEntry
 from datamodules.frozen_cache import CacheWriter
-from datamodules.latent_cache import latent_shapes, read_texts, write_texts
 from files.errors import UserError
 from tests.stage_parts import lift_datamodule
 
