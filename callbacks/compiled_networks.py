@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 
+from files.errors import UserError
 from lightning_modules import Stage
 from networks.inference import compile_networks, to_channels_last
 
@@ -25,7 +25,7 @@ class CompiledNetworks(Callback):
         backend: A backend of `torch.compile`, by name.
 
     Raises:
-        MisconfigurationException: At set-up under FSDP, whose shares were never tried with a compiler.
+        UserError: At set-up under FSDP, whose shares were never tried with a compiler.
     """
 
     def __init__(self, channels_last: bool = False, backend: str | Callable[..., Any] = "inductor") -> None:
@@ -36,7 +36,7 @@ class CompiledNetworks(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what was never tried."""
         if isinstance(trainer.strategy, ModelParallelStrategy):
-            raise MisconfigurationException(
+            raise UserError(
                 "CompiledNetworks was never made to work under FSDP: set compile to null, or use trainer.strategy ddp."
             )
 

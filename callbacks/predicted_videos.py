@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.clips import log_clip, predicted_and_true, write_clip
 from callbacks.run_folder import run_folder
+from files.errors import UserError
 from lightning_modules import JointStage, VideoStage
 
 
@@ -30,7 +30,7 @@ class PredictedVideos(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a stage that samples no videos."""
         if not isinstance(pl_module, VideoStage | JointStage):
-            raise MisconfigurationException(
+            raise UserError(
                 f"PredictedVideos needs the video or joint stage, not {type(pl_module).__name__}; "
                 "move `videos` to stages.video."
             )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -18,6 +17,7 @@ from callbacks.clips import log_clip, side_by_side, write_clip
 from callbacks.demo_differences import differences
 from callbacks.run_folder import run_folder
 from datamodules.demo_origin import origin_of
+from files.errors import UserError
 from lightning_modules import PolicyStage
 from rollouts import EpisodeResult, ResultsFile, RolloutEngine, summarize
 from rollouts.protocol import RolloutProtocol
@@ -64,7 +64,7 @@ class SimulationRollout(Callback):
         counts = {"num_episodes": num_episodes, "num_workers": num_workers}
         for name, value in {**counts, "every_n_epochs": every_n_epochs}.items():
             if value < 1:
-                raise MisconfigurationException(f"SimulationRollout.{name} is {value}; it must be at least 1.")
+                raise UserError(f"SimulationRollout.{name} is {value}; it must be at least 1.")
         self.protocol = protocol
         self.simulator = protocol.simulator  # its tasks are named at set-up
         self.groups = protocol.groups
@@ -81,7 +81,7 @@ class SimulationRollout(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out now, not after hours of training, whether the simulator runs and shows what the policy needs."""
         if not isinstance(pl_module, PolicyStage):
-            raise MisconfigurationException(
+            raise UserError(
                 f"SimulationRollout needs the action or joint stage, not {type(pl_module).__name__}; "
                 "move `rollout` to stages.action."
             )
@@ -89,7 +89,7 @@ class SimulationRollout(Callback):
         data = datamodule.preprocessing if datamodule is not None else pl_module.data
         cameras = data.cameras
         if missing := [camera for camera in cameras if camera not in self.simulator.cameras]:
-            raise MisconfigurationException(
+            raise UserError(
                 f"rollout.protocol.simulator.cameras is {list(self.simulator.cameras)} but the policy was trained on "
                 f"{list(cameras)}; add {missing}."
             )
@@ -114,12 +114,12 @@ class SimulationRollout(Callback):
             self.groups = _groups_of(datamodule, self.simulator.tasks)
         for name, members in self.groups.items():
             if unknown := [task for task in members if task not in self.simulator.tasks]:
-                raise MisconfigurationException(
+                raise UserError(
                     f"rollout.protocol.groups: {name!r} names {unknown}, which are not rolled out; "
                     f"the tasks are {self.simulator.tasks}."
                 )
             if name in self.simulator.tasks:
-                raise MisconfigurationException(f"rollout.protocol.groups: {name!r} is a task; name the group anew.")
+                raise UserError(f"rollout.protocol.groups: {name!r} is a task; name the group anew.")
 
     def _warn_of_what_is_ignored(self, trainer: Trainer, action_horizon: int) -> None:
         execute_steps = self.protocol.execute_steps
@@ -259,7 +259,7 @@ def _groups_of(datamodule: Any, tasks: Sequence[str]) -> dict[str, list[str]]:  
     if not held_out:
         return {}
     if unknown := [task for task in getattr(datamodule, "evaluation_only_tasks", ()) if task not in tasks]:
-        raise MisconfigurationException(
+        raise UserError(
             f"data.init_args.evaluation_only_tasks names {unknown}, which are not rolled out; the tasks are {tasks}."
         )
     groups = {use: [task for task in names if task in tasks] for use, names in datamodule.tasks_by_use.items()}

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from files.errors import UserError
 from lightning_modules.policy_stage import PREFIX
 
 
@@ -29,7 +29,7 @@ class TrainableWeightAveraging(Callback):
         warmup: Average with ``min(decay, (1 + n) / (10 + n))`` at step n, so that short runs forget their start.
 
     Raises:
-        MisconfigurationException: Under FSDP, where the trainable weights are shards, or beside another average.
+        UserError: Under FSDP, where the trainable weights are shards, or beside another average.
     """
 
     def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
@@ -46,12 +46,12 @@ class TrainableWeightAveraging(Callback):
         """Refuse a second average, and strategies whose weights this callback would not see whole."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(callback, TrainableWeightAveraging) for callback in callbacks) > 1:
-            raise MisconfigurationException(
+            raise UserError(
                 "TrainableWeightAveraging stands twice in the trainer's callbacks and would average its own average; "
                 "leave the second out."
             )
         if isinstance(trainer.strategy, ModelParallelStrategy):
-            raise MisconfigurationException(
+            raise UserError(
                 "TrainableWeightAveraging does not work under FSDP, which shards the weights: set averaging to null, "
                 "or use trainer.strategy ddp."
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from networks.errors import NetworkError
+from files.errors import UserError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
@@ -34,11 +34,11 @@ def prepare_for_inference(
         backend: A backend of `torch.compile`.
 
     Raises:
-        NetworkError: An unknown precision or mode.
+        UserError: An unknown precision or mode.
     """
     for name, value, allowed in (("precision", precision, Precision), ("compile", compile_mode, CompileMode)):
         if value is not None and value not in get_args(allowed):
-            raise NetworkError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}.")
+            raise UserError(f"{name} is {value!r}; it must be one of {', '.join(get_args(allowed))}.")
     for module in networks:
         module.to(getattr(torch, precision))
         if channels_last:

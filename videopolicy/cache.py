@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.experiment.command_line import CommandLine, add_overrides, parse
 from videopolicy.experiment.files import STAGES
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Encode what is not there yet."""
     if args.variants < 0:
-        raise CommandError(f"--variants {args.variants}: must be 0 or more.")
+        raise UserError(f"--variants {args.variants}: must be 0 or more.")
     line = parse(["fit", *(word for path in args.config for word in ("-c", path)), *args.overrides])
     line.stage = args.stage
     stage = line.stages(line.experiment())[0]
@@ -55,7 +55,7 @@ def parts(line: CommandLine, stage: str) -> tuple[Any, Any, Any, float]:
     """Data module, autoencoder, text encoder and condition noise of a stage; its U-Net is not built.
 
     Raises:
-        CommandError: The experiment names no autoencoder or text encoder.
+        UserError: The experiment names no autoencoder or text encoder.
     """
     from networks.component_config import build
     from videopolicy.experiment.stage_run import StageRun

@@ -19,7 +19,6 @@ from rollouts.progress import EpisodeProgress
 from rollouts.worker_process import ask_once, check_simulator
 from simulators import EpisodeSpec, ExpertSettings, SimulatorConfig
 from videopolicy.collected_demos import open_demos, settings_mark
-from videopolicy.errors import CommandError
 
 FILE_SUFFIXES = (".hdf5", ".h5")
 
@@ -121,14 +120,14 @@ def require_usable(args: argparse.Namespace) -> None:
     """Refuse numbers that no episode can be run with, before a simulator is started.
 
     Raises:
-        CommandError: One is out of its range.
+        UserError: One is out of its range.
     """
     ranges = {"seed": (0, math.inf), "noise": (0.0, math.inf), "random_steps": (0, math.inf), "mistakes": (0.0, 1.0)}
     for name, (low, high) in ranges.items():
         value = getattr(args, name)
         if not (low <= value <= high and math.isfinite(value)):
             limit = f"from {low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more"
-            raise CommandError(f"--{name.replace('_', '-')} {value}: must be {limit}.")
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {limit}.")
 
 
 def output_files(output: Path, tasks: Sequence[str]) -> dict[Path, list[str]]:

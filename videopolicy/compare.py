@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from files.errors import UserError
 from rollouts import Comparison, Pairs, compare, wilson_interval
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.identity import require_same_protocol
 from videopolicy.evaluation.results_directory import Evaluation, read_evaluation
 from videopolicy.evaluation.tables import between, markdown_table, terminal_table
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print.
 
     Raises:
-        CommandError: There is nothing to compare, or the two do not belong together.
+        UserError: There is nothing to compare, or the two do not belong together.
     """
     a, b = (read_finished(path) for path in (args.a, args.b))
     notes = require_same_protocol([args.a, args.b], [a.document, b.document])
@@ -61,14 +61,14 @@ def read_finished(path: Path) -> Evaluation:
     """An evaluation with at least one finished episode.
 
     Raises:
-        CommandError: There is nothing there.
+        UserError: There is nothing there.
     """
     file = path / "results.jsonl" if path.is_dir() else path
     if not file.is_file():
-        raise CommandError(f"{file}: no such results; give a directory that `videopolicy evaluate --output` wrote.")
+        raise UserError(f"{file}: no such results; give a directory that `videopolicy evaluate --output` wrote.")
     evaluation = read_evaluation(path)
     if not evaluation.results:
-        raise CommandError(f"{file}: holds no finished episode yet.")
+        raise UserError(f"{file}: holds no finished episode yet.")
     return evaluation
 
 
@@ -81,9 +81,9 @@ def require_pairs(args: argparse.Namespace, comparison: Comparison) -> list[str]
     apart = f"{comparison.only_in_a} episodes are only in {args.a} and {comparison.only_in_b} only in {args.b}"
     unpaired = comparison.only_in_a + comparison.only_in_b
     if comparison.total.episodes == 0:
-        raise CommandError(f"no episode has an outcome in both: {apart}, {comparison.errors} ended in an error.")
+        raise UserError(f"no episode has an outcome in both: {apart}, {comparison.errors} ended in an error.")
     if unpaired and not args.shared:
-        raise CommandError(
+        raise UserError(
             f"{apart}; run what is missing, or add --shared to compare the {comparison.total.episodes} that both have."
         )
     notes = [f"Left out: {apart}."] if unpaired else []

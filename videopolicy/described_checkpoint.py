@@ -14,7 +14,6 @@ from datamodules.datamodule import DemoDataModule
 from files.errors import UserError
 from lightning_modules import Stage
 from networks.checkpoints.layout import LABEL_BY_PART, NATIVE_PREFIX_BY_PART, part_of
-from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.files import read_part, stages_of_experiment
 from videopolicy.experiment.skeleton import expected_preprocessing, without_weights
@@ -32,7 +31,7 @@ class Description:
         statistics: A JSON file with action statistics, or None: measure the experiment's demos.
 
     Raises:
-        CommandError: A file cannot be used.
+        UserError: A file cannot be used.
     """
 
     def __init__(self, configs: Sequence[Path], video: Path | None, statistics: Path | None) -> None:
@@ -49,7 +48,7 @@ class Description:
             shapes: Shapes of the state dict by name.
 
         Raises:
-            CommandError: The experiment's networks are not those of the weights, or there are no statistics.
+            UserError: The experiment's networks are not those of the weights, or there are no statistics.
         """
         has_policy = all(_has(shapes, part) for part in ("adapter", "action_unet"))
         stage = stages_of_experiment(self.experiment)[-1 if has_policy else 0]
@@ -74,7 +73,7 @@ class Description:
         try:
             return data.preprocessing
         except UserError as error:
-            raise CommandError(
+            raise UserError(
                 f"{self.line.configs[0]}: the range of the actions is in no published checkpoint and could not be "
                 f"measured ({error}) Give --statistics FILE with "
                 '{"minimum": [...], "maximum": [...]}, or put the demos where data.init_args.paths says.'
@@ -92,7 +91,7 @@ class Description:
         ]
         if wrong:
             more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-            raise CommandError(
+            raise UserError(
                 f"{path}: {len(wrong)} weights are not those of the experiment's networks: {'; '.join(wrong[:10])}"
                 f"{more}. {_advice(shapes, wanted)}"
             )
@@ -102,7 +101,7 @@ def read_statistics(path: Path) -> ActionStatistics:
     """Action statistics from a JSON file: two lists, or the file that is kept beside demos.
 
     Raises:
-        CommandError: It is not there, or holds something else.
+        UserError: It is not there, or holds something else.
     """
     try:
         content = json.loads(path.read_text())
@@ -110,12 +109,12 @@ def read_statistics(path: Path) -> ActionStatistics:
         statistics = ActionStatistics.from_dict(values)
         same_length = len(statistics.minimum) == len(statistics.maximum) > 0
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CommandError(
+        raise UserError(
             f"{path}: no action statistics ({type(error).__name__}: {error}); write "
             '{"minimum": [...], "maximum": [...]} with a number an action dimension.'
         ) from error
     if not same_length:
-        raise CommandError(
+        raise UserError(
             f"{path}: {len(statistics.minimum)} minima and {len(statistics.maximum)} maxima; give one of each an "
             "action dimension."
         )

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 
 
 def chosen_device(name: str | None) -> torch.device:
     """The device asked for, or a GPU, or the CPU.
 
     Raises:
-        CommandError: There is no such device.
+        UserError: There is no such device.
     """
     has_gpu = torch.cuda.is_available()
     device: torch.device | None
@@ -24,7 +24,7 @@ def chosen_device(name: str | None) -> torch.device:
         device = None
     there = "cpu and cuda" if has_gpu else "cpu only"
     if device is None or device.type not in ("cpu", "cuda") or (device.type == "cuda" and not has_gpu):
-        raise CommandError(f"--device {name}: not on this machine, which has {there}.")
+        raise UserError(f"--device {name}: not on this machine, which has {there}.")
     return device
 
 

@@ -22,10 +22,10 @@ from datamodules.demos import DemoEntry
 from datamodules.frozen_cache import CacheWriter
 from datamodules.hdf5 import demo_file
 from datamodules.pictures import turn_upright
+from files.errors import UserError
 from networks.autoencoders import Autoencoder
 from networks.text import TextEncoder
 from networks.weight_hashes import latent_key
-from videopolicy.errors import CommandError
 
 FRAMES_AT_ONCE = 64  # of one camera; bounds memory, the autoencoder bounds its own passes
 
@@ -45,8 +45,8 @@ class FrameEncoder:
         num_variants: K, variants besides variant 0.
 
     Raises:
-        CommandError: The latents would take as much room as the pictures.
-        NetworkError: The autoencoder has no posterior.
+        UserError: The latents would take as much room as the pictures.
+        UserError: The autoencoder has no posterior.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class FrameEncoder:
         )
         self.shapes = latent_shapes(data.cameras, num_variants, moments, condition)
         if (num_bytes := 2 * math.prod(moments)) >= 3 * size * size:
-            raise CommandError(
+            raise UserError(
                 f"{type(autoencoder).__name__}: the latents of a frame take {num_bytes} bytes, its pixels "
                 f"{3 * size * size}; a cache gains nothing, so train on the demos themselves."
             )

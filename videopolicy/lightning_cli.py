@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
     One stage runs in this process. Of several, each runs in a process of its own, which is told what was composed here.
 
     Raises:
-        CommandError: The command line, or an experiment file, cannot be used.
+        UserError: The command line, or an experiment file, cannot be used.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)

@@ -6,8 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
+from files.errors import UserError
 from files.writing import write_text
-from videopolicy.errors import CommandError
 from videopolicy.reports.contents import read_contents
 from videopolicy.reports.page import render
 
@@ -28,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the page and say where it is and what did not fit."""
     if not (math.isfinite(args.max_mb) and args.max_mb >= 0):
-        raise CommandError(f"--max-mb {args.max_mb:g}: must be 0 or more.")
+        raise UserError(f"--max-mb {args.max_mb:g}: must be 0 or more.")
     contents = read_contents(args.run)
     other = None
     if args.against is not None:
         against = read_contents(args.against)
         for part in (contents, against):
             if not part.sections:
-                raise CommandError(f"{part.path}: holds no evaluation yet, so there is nothing to compare.")
+                raise UserError(f"{part.path}: holds no evaluation yet, so there is nothing to compare.")
         other = against.sections[0]
     page, budget = render(contents, other, limit=int(args.max_mb * 1e6))
     output = args.output or (args.run / "report.html" if args.run.is_dir() else args.run.with_suffix(".html"))

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
+from files.errors import UserError
 from networks.checkpoints.autoencoder_keys import fold_quant_conv, quant_conv
 from networks.checkpoints.keys import PREFIX_BY_PART
 from networks.checkpoints.layout import (
@@ -20,7 +21,6 @@ from networks.checkpoints.layout import (
     part_of,
 )
 from networks.checkpoints.source import Source
-from networks.errors import CheckpointError
 
 LISTED = 50  # names of a kind in one message
 OURS_ALONE = ("video.preconditioning.", "standardizer.", "action_preconditioning.")
@@ -71,24 +71,24 @@ def plan(source: Source, ignore: Sequence[str] = ()) -> Plan:
         ignore: Patterns (``*`` and ``?``) of names that may be missing, unknown or misshaped; they are left out.
 
     Raises:
-        CheckpointError: The U-Net is not there, a weight is missing, unknown or misshaped, or a pattern forgives none.
+        UserError: The U-Net is not there, a weight is missing, unknown or misshaped, or a pattern forgives none.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in source.weights.items()}
     if not any(part_of(name, source.naming) == "unet" for name in shapes):
         prefix = {"published": PREFIX_BY_PART, "native": NATIVE_PREFIX_BY_PART}[source.naming]["unet"]
-        raise CheckpointError(f"{source.path}: holds no video U-Net (names that start with {source.shown(prefix)!r}).")
+        raise UserError(f"{source.path}: holds no video U-Net (names that start with {source.shown(prefix)!r}).")
     expected = _expected(source, shapes)
     ours_alone = [name for name in shapes if source.naming == "native" and name.startswith(OURS_ALONE)]
     problems = _problems(expected, shapes, set(ours_alone), source)
     forgiven = {name for name in problems if any(fnmatchcase(source.shown(name), pattern) for pattern in ignore)}
     for pattern in ignore:
         if not any(fnmatchcase(source.shown(name), pattern) for name in problems):
-            raise CheckpointError(
+            raise UserError(
                 f"{source.path}: --ignore {pattern!r} forgives nothing: no missing, unknown or misshaped name matches "
                 "it; leave it out or correct it."
             )
     if wrong := {name: found for name, found in problems.items() if name not in forgiven}:
-        raise CheckpointError(_message(source, wrong))
+        raise UserError(_message(source, wrong))
     fitting = [weight for name, weight in expected.items() if name in shapes and name not in problems]
     return Plan(
         fitting,
@@ -123,10 +123,10 @@ def published_table(source: Source, found: Plan) -> dict[str, Tensor]:
     """A published table; takes the tensors out of the source.
 
     Raises:
-        CheckpointError: The source holds statistics that the published networks have no place for.
+        UserError: The source holds statistics that the published networks have no place for.
     """
     if found.ours_alone:
-        raise CheckpointError(
+        raise UserError(
             f"{source.path}: {_listed(found.ours_alone)} cannot be written in the published layout, whose networks "
             "have neither residual preconditioning nor standardised features; train with EDMPreconditioning and "
             "features.init_args.standardize: false."

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from files.errors import UserError
 from files.writing import replacing
-from networks.errors import CheckpointError
 
 GROUP_BYTES = 2**28  # of a .safetensors file mapped at a time: mapped pages count as memory until the map is closed
 
@@ -33,16 +33,16 @@ def read_checkpoint(
         mapped: Leave the tensors in the file until they are used; for those that are copied into a network at once.
 
     Raises:
-        CheckpointError: No such file, a damaged one, or one that holds other objects.
+        UserError: No such file, a damaged one, or one that holds other objects.
     """
     if Path(path).is_dir():
         inside = sorted(str(found) for found in Path(path).rglob("*.ckpt"))[:3]
         there = f"it has {', '.join(inside)}" if inside else "there is no .ckpt in it"
-        raise CheckpointError(f"{path}: is a folder, and a checkpoint file is needed; {there}.")
+        raise UserError(f"{path}: is a folder, and a checkpoint file is needed; {there}.")
     if not Path(path).is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; correct the path, or train first (make train-action).")
+        raise UserError(f"{path}: no such checkpoint; correct the path, or train first (make train-action).")
     if _is_safetensors(Path(path)):
-        raise CheckpointError(
+        raise UserError(
             f"{path}: is a .safetensors file, bare weights without a description; make a checkpoint of it first: "
             "videopolicy convert --to native."
         )
@@ -51,18 +51,18 @@ def read_checkpoint(
             path, map_location or "cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path)
         )
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
+        raise UserError(
             f"{path}: holds pickled objects besides tensors and plain values; they could run code, so it is not "
             "loaded. If you trust its source, save only its tensors where it came from: "
             "torch.save({'state_dict': torch.load(PATH, weights_only=False)['state_dict']}, 'weights.ckpt')."
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(
+        raise UserError(
             f"{path}: damaged or no checkpoint ({str(error).splitlines()[0]}); delete it to start over, or use "
             "another one."
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a checkpoint; give another file.")
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint; give another file.")
     return content
 
 
@@ -81,7 +81,7 @@ def read_safetensors(path: Path, advance: Callable[[int], object] = lambda _: No
         advance: Told the bytes of every group that was read.
 
     Raises:
-        CheckpointError: The file is damaged.
+        UserError: The file is damaged.
     """
     tensors: dict[str, Tensor] = {}
     try:
@@ -96,9 +96,7 @@ def read_safetensors(path: Path, advance: Callable[[int], object] = lambda _: No
                     size += tensors[name].nbytes
             advance(size)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: damaged, or no .safetensors file ({error}); download or write it again."
-        ) from error
+        raise UserError(f"{path}: damaged, or no .safetensors file ({error}); download or write it again.") from error
     return tensors
 
 
@@ -113,7 +111,7 @@ def write_checkpoint(
         advance: Told the bytes of every piece that was written.
 
     Raises:
-        CheckpointError: The disk is full or the folder not writable; the file that was there is untouched.
+        UserError: The disk is full or the folder not writable; the file that was there is untouched.
     """
 
     def write(temporary: Path) -> None:
@@ -127,7 +125,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str
     """As `write_checkpoint`, a flat table without pickle.
 
     Raises:
-        CheckpointError: The disk is full or the folder not writable; the file that was there is untouched.
+        UserError: The disk is full or the folder not writable; the file that was there is untouched.
     """
 
     def write(temporary: Path) -> None:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from torch import Tensor
 from transformers.utils import cached_file
 
+from files.errors import UserError
 from networks.checkpoints.file import read_checkpoint, read_safetensors
 from networks.checkpoints.keys import PREFIX_BY_PART
 from networks.checkpoints.layout import Naming, part_of
-from networks.errors import CheckpointError
 
 Kind = Literal["svd", "reference", "native"]
 Advance = Callable[[int], object]
@@ -68,7 +68,7 @@ def read_source(kind: Kind, path: str, advance: Advance = lambda _: None) -> Sou
         advance: Told the bytes of what was read, where that can be told.
 
     Raises:
-        CheckpointError: It is not there, damaged, holds code, or is of another kind.
+        UserError: It is not there, damaged, holds code, or is of another kind.
     """
     where = Path(path).expanduser()
     path = str(where) if where.exists() else path
@@ -76,7 +76,7 @@ def read_source(kind: Kind, path: str, advance: Advance = lambda _: None) -> Sou
         return Source(path, "native", _read_diffusers(path, advance), in_diffusers=True)
     if not where.is_file():
         folder = " is a folder; only --from svd takes one" if where.is_dir() else ": no such file; correct --input"
-        raise CheckpointError(f"{path}{folder}.")
+        raise UserError(f"{path}{folder}.")
     document: dict[str, Any] = (
         read_safetensors(where, advance) if where.suffix == ".safetensors" else read_checkpoint(where)
     )
@@ -94,7 +94,7 @@ def read_source(kind: Kind, path: str, advance: Advance = lambda _: None) -> Sou
 def _table(path: str, document: dict[str, Any]) -> dict[str, Tensor]:
     table = document.get("state_dict", document)
     if not isinstance(table, dict) or not table or not all(isinstance(value, Tensor) for value in table.values()):
-        raise CheckpointError(f"{path}: holds no table of weights; it has {sorted(map(str, document))[:10]}.")
+        raise UserError(f"{path}: holds no table of weights; it has {sorted(map(str, document))[:10]}.")
     return dict(table)
 
 
@@ -102,13 +102,13 @@ def _require_kind(path: str, kind: Kind, weights: dict[str, Tensor], naming: Nam
     ours = sum(part_of(name, "native") is not None for name in weights)
     published = sum(part_of(name, "published") is not None for name in weights)
     if max(ours, published) == 0:
-        raise CheckpointError(
+        raise UserError(
             f"{path}: holds no weight of this method; its names start like {next(iter(weights))!r}, but with --from "
             f"{kind} they start like {'video.unet.' if naming == 'native' else PREFIX_BY_PART['unet']!r}."
         )
     if (ours > published) != (naming == "native"):
         other = "native" if ours > published else "reference"
-        raise CheckpointError(f"{path}: is no {kind} file but a {other} one; give --from {other}.")
+        raise UserError(f"{path}: is no {kind} file but a {other} one; give --from {other}.")
 
 
 def _drop_vision_tower(kind: Kind, weights: dict[str, Tensor]) -> tuple[int, int]:
@@ -149,7 +149,7 @@ def _weight_files(source: str, folder: str) -> list[Path]:
         shards = sorted(set(json.loads(found.read_text())["weight_map"].values()))
         return [_find(source, folder, shard) for shard in shards]
     where = "in this folder" if Path(source).is_dir() else "from the hub"
-    raise CheckpointError(
+    raise UserError(
         f"{source}: no weights of {folder} could be had {where} ({reason}); give a folder that a pipeline was saved "
         "to, or download one first."
     )

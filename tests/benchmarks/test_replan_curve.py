@@ -12,11 +12,11 @@ from types import ModuleType
 import pytest
 import yaml
 
+from files.errors import UserError
 from policies import FixedLevel, SharedLevels
 from simulators import SimulatorConfig
 from tests.simulators.conftest import counting
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer, tiny_action_stage, tiny_video_model
-from videopolicy.errors import CommandError
 
 __all__ = ["counting"]  # a fixture
 
@@ -104,11 +104,11 @@ def test_an_interval_is_asked_for_the_rate_of_thirty_shared_steps(script: Module
 
 def test_a_point_without_its_checkpoint_is_refused_by_name(script: ModuleType, words: dict[str, str]) -> None:
     alone = {name: value for name, value in words.items() if name != "--shared"}
-    with pytest.raises(CommandError, match=r"\['shared_5'\] cannot be run"):
+    with pytest.raises(UserError, match=r"\['shared_5'\] cannot be run"):
         run(script, alone, "one_pass_5,shared_5", 1)
     swapped = words | {"--one-pass": words["--shared"]}
-    with pytest.raises(CommandError, match="trained for other points than one_pass_5; give it as --shared"):
+    with pytest.raises(UserError, match="trained for other points than one_pass_5; give it as --shared"):
         run(script, swapped, "one_pass_5", 1)
     swapped = words | {"--partial": words["--one-pass"]}
-    with pytest.raises(CommandError, match="give it as --one-pass"):
+    with pytest.raises(UserError, match="give it as --one-pass"):
         run(script, swapped, "partial_5", 1)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from callbacks import CompiledNetworks
+from files.errors import UserError
 from lightning_modules import ShardedStrategy, Stage
 from tests.stage_parts import fit, lift_datamodule, quiet_trainer
 from tests.window_steps import KINDS, STEPS, stage_of
@@ -64,5 +64,5 @@ def test_three_steps_end_at_the_weights_of_plain_ones(
 
 def test_shares_are_refused(tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path, 1, strategy=ShardedStrategy())
-    with pytest.raises(MisconfigurationException, match="FSDP"):
+    with pytest.raises(UserError, match="FSDP"):
         CompiledNetworks().setup(trainer, stage_of("video"), "fit")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import CheckpointHandoff, SimulationRollout, TrainableWeightAveraging
 from callbacks.run_checkpoints import BestCheckpoint
 from datamodules import RobosuiteDataModule
+from files.errors import UserError
 from networks import read_checkpoint
 from rollouts.results import ResultsFile
 from simulators import SimulatorConfig, SimulatorError
@@ -119,7 +119,7 @@ def test_rollouts_of_the_video_stage_are_refused(
     tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig
 ) -> None:
     rollout = SimulationRollout(measured_by(counting(cameras=CAMERAS)), num_episodes=1)
-    with pytest.raises(MisconfigurationException, match="needs the action or joint stage, not VideoStage"):
+    with pytest.raises(UserError, match="needs the action or joint stage, not VideoStage"):
         fit(quiet_trainer(tmp_path, 1, rollout), tiny_video_stage(), data)
 
 
@@ -127,7 +127,7 @@ def test_missing_camera_and_broken_simulator_fail_before_training(
     tmp_path: Path, data: RobosuiteDataModule, counting: MakeConfig
 ) -> None:
     blind = SimulationRollout(measured_by(counting(cameras=["agentview"])), num_episodes=1)
-    with pytest.raises(MisconfigurationException, match=r"add \['robot0_eye_in_hand'\]"):
+    with pytest.raises(UserError, match=r"add \['robot0_eye_in_hand'\]"):
         fit(quiet_trainer(tmp_path, 1, blind), tiny_action_stage(), data)
     broken = SimulationRollout(measured_by(counting(cameras=CAMERAS, options={"broken": True})), num_episodes=1)
     with pytest.raises(SimulatorError, match="the counter is broken"):
@@ -139,7 +139,7 @@ def test_a_group_of_tasks_that_are_not_rolled_out_fails_before_training(
 ) -> None:
     for groups, message in (({"new": ["down"]}, r"'new' names \['down'\]"), ({"up": ["up"]}, "'up' is a task")):
         rollout = SimulationRollout(measured_by(counting(cameras=CAMERAS), groups=groups), num_episodes=1)
-        with pytest.raises(MisconfigurationException, match=message):
+        with pytest.raises(UserError, match=message):
             fit(quiet_trainer(tmp_path, 1, rollout), tiny_action_stage(), data)
 
 
@@ -157,7 +157,5 @@ def test_held_out_tasks_are_logged_apart(
     fit(quiet_trainer(tmp_path, 1, rollout, limit_train_batches=1), stage, data)
     assert rollout.record()["groups"] == {"learned": ["up"], "video_only": ["down"], "unseen": ["left"]}
     missing = SimulationRollout(measured_by(counting(["up", "down"], cameras=CAMERAS, image_size=16)), num_episodes=2)
-    with pytest.raises(
-        MisconfigurationException, match=r"evaluation_only_tasks names \['left'\], which are not rolled"
-    ):
+    with pytest.raises(UserError, match=r"evaluation_only_tasks names \['left'\], which are not rolled"):
         fit(quiet_trainer(tmp_path, 1, missing), stage, lift_datamodule(path, **held_out))

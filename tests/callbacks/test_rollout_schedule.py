@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -19,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks import SimulationRollout
 from callbacks.run_checkpoints import BestCheckpoint, LastCheckpoint
 from datamodules import RobosuiteDataModule
+from files.errors import UserError
 from lightning_modules import PolicyStage
 from networks import read_checkpoint
 from policies import VideoPolicy
@@ -215,7 +215,7 @@ def test_more_steps_than_the_policy_gives_are_warned_of(
 
 @pytest.mark.parametrize("name", ["num_episodes", "num_workers", "every_n_epochs"])
 def test_counts_below_one_are_refused_when_the_callback_is_made(config: SimulatorConfig, name: str) -> None:
-    with pytest.raises(MisconfigurationException, match=rf"{name} is 0; it must be at least 1"):
+    with pytest.raises(UserError, match=rf"{name} is 0; it must be at least 1"):
         Noted(config, **{name: 0})
 
 

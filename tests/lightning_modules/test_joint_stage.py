@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from callbacks import FeatureCache, PredictedVideos, SimulationRollout, TrainableWeightAveraging
-from datamodules import Batch, DatasetError, RobosuiteDataModule
+from datamodules import Batch, RobosuiteDataModule
 from files.errors import UserError
 from lightning_modules import JointStage
-from networks import NetworkError, mean_over_rows
+from networks import mean_over_rows
 from policies import load_policy
 from policies.video_inputs import conditioning_of, latents_of
 from simulators import SimulatorConfig
@@ -164,12 +164,12 @@ def test_a_feature_cache_is_refused(tmp_path: Path, lift_data: RobosuiteDataModu
 
 @pytest.mark.parametrize("weight", [-0.1, 1.0])
 def test_a_weight_that_leaves_a_network_untrained_is_refused(weight: float) -> None:
-    with pytest.raises(NetworkError, match="video_weight"):
+    with pytest.raises(UserError, match="video_weight"):
         tiny_joint_stage(video_weight=weight)
 
 
 def test_tasks_for_video_only_need_two_stages(tmp_path: Path, robomimic_file: Callable[..., Path]) -> None:
     robomimic_file(name="Stack.hdf5", task="Stack")
     data = lift_datamodule(robomimic_file().parent, video_only_tasks=["Stack"])
-    with pytest.raises(DatasetError, match="the joint stage learns actions too"):
+    with pytest.raises(UserError, match="the joint stage learns actions too"):
         fit(quiet_trainer(tmp_path, 1), tiny_joint_stage(), data)

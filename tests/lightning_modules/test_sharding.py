@@ -66,7 +66,7 @@ class Uneven(Callback):
         if isinstance(pl_module, PolicyStage):
             conditioning = pl_module.video.condition(torch.zeros(1, 2, 3, 16, 16), ["lift"], seeds=[0])
             for seed in range(1 + 2 * trainer.global_rank):
-                pl_module.sample(conditioning, [seed])
+                pl_module.policy.sample(conditioning, [seed])
 
 
 def train(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks.errors import NetworkError
+from files.errors import UserError
 from networks.inference import prepare_for_inference
 from networks.sampling import Sampler
 from policies import VideoPolicy
@@ -53,5 +53,5 @@ def test_autoencoder_and_text_tower_keep_their_precision() -> None:
 
 @pytest.mark.parametrize("options", [{"precision": "int8"}, {"compile_mode": "fast"}])
 def test_unknown_choices_are_refused_by_name(options: dict[str, str]) -> None:
-    with pytest.raises(NetworkError, match="must be one of"):
+    with pytest.raises(UserError, match="must be one of"):
         prepare_for_inference(small_policy().networks(), **options)  # type: ignore[arg-type]

@@ -13,8 +13,8 @@ import yaml
 
 import tests.policies.baseline as baseline
 from datamodules import RobosuiteDataModule
+from files.errors import UserError
 from lightning_modules import PolicyStage
-from networks import NetworkError
 from policies import load_policy, load_video_model
 from simulators import SimulatorConfig
 from tests.policies.test_acting import request
@@ -80,8 +80,8 @@ def test_the_checkpoint_alone_acts_as_the_policy_did(tmp_path: Path, lift_data: 
     wanted, found = stage.policy.act(asked)[0], load_policy(tmp_path / "last.ckpt").act(asked)[0]
     assert np.array_equal(found.actions, wanted.actions)
     assert found.prediction is None
-    with pytest.raises(NetworkError, match="no video model"):
+    with pytest.raises(UserError, match="no video model"):
         load_video_model(tmp_path / "last.ckpt")
     again = PolicyStage(baseline.LinearPolicy(side=2))
-    with pytest.raises(NetworkError, match="side: 4 here, 2 wanted"):
+    with pytest.raises(UserError, match="side: 4 here, 2 wanted"):
         fit(quiet_trainer(tmp_path, 5), again, lift_data, ckpt_path=tmp_path / "last.ckpt")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from files.errors import UserError
 from rollouts import EpisodeResult, ResultsFile
 from videopolicy import compare
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.results_directory import open_directory
 
 
@@ -84,7 +84,7 @@ def test_different_episodes_are_refused_by_number_and_shared_ones_compared_on_re
     tmp_path: Path, a: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = write(tmp_path / "c", [("up", 1, False), ("up", 2, False), ("up", 3, True)])
-    with pytest.raises(CommandError, match=r"2 episodes are only in .*a and 1 only in .*c; .* add --shared .* the 2"):
+    with pytest.raises(UserError, match=r"2 episodes are only in .*a and 1 only in .*c; .* add --shared .* the 2"):
         run(a, other)
     run(a, other, "--shared", "--format", "json")
     content = json.loads(capsys.readouterr().out)
@@ -105,7 +105,7 @@ def test_errors_are_in_no_pair_and_said(tmp_path: Path, b: Path, capsys: pytest.
 )
 def test_different_protocols_are_refused_by_key(tmp_path: Path, a: Path, changes: dict[str, Any], key: str) -> None:
     path = write(tmp_path / "c", [("up", 0, True)], **changes)
-    with pytest.raises(CommandError, match=rf"followed different protocols \(protocol\.simulator\.{key}\)"):
+    with pytest.raises(UserError, match=rf"followed different protocols \(protocol\.simulator\.{key}\)"):
         run(a, path)
 
 
@@ -121,16 +121,16 @@ def test_what_is_compared_may_differ_and_is_said(tmp_path: Path, a: Path, capsys
 
 
 def test_nothing_to_compare_is_said(tmp_path: Path, a: Path) -> None:
-    with pytest.raises(CommandError, match="no such results"):
+    with pytest.raises(UserError, match="no such results"):
         run(a, tmp_path / "nowhere")
     empty = write(tmp_path / "empty", [])
-    with pytest.raises(CommandError, match="no such results"):
+    with pytest.raises(UserError, match="no such results"):
         run(a, empty)
     (empty / "results.jsonl").touch()
-    with pytest.raises(CommandError, match="holds no finished episode"):
+    with pytest.raises(UserError, match="holds no finished episode"):
         run(a, empty)
     apart = write(tmp_path / "c", [("up", 9, True)])
-    with pytest.raises(CommandError, match="no episode has an outcome in both: 4 episodes are only in"):
+    with pytest.raises(UserError, match="no episode has an outcome in both: 4 episodes are only in"):
         run(a, apart, "--shared")
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from callbacks import SimulationRollout
+from files.errors import UserError
 from simulators import SimulatorConfig, SimulatorError
 from tests.simulators.conftest import counting
 from tests.stage_parts import fit, lift_datamodule, measured_by, quiet_trainer, tiny_action_stage, tiny_video_model
 from tests.videopolicy.test_evaluate import CAMERAS, lines, run
-from videopolicy.errors import CommandError
 
 __all__ = ["counting"]  # a fixture
 
@@ -100,7 +100,7 @@ def test_a_checkpoint_of_before_still_loads_and_says_what_is_not_known(tmp_path:
     torch.save(document, checkpoint)
     warning, _ = judge(checkpoint, tmp_path / "out")["warnings"]  # the other: one state is left, and repeats
     assert "the checkpoint does not say which recorded initial states its demos had" in warning
-    with pytest.raises(CommandError, match="does not know the words of its demos"):
+    with pytest.raises(UserError, match="does not know the words of its demos"):
         judge(checkpoint, tmp_path / "words", "--words", "demos")
 
 
@@ -117,7 +117,7 @@ def test_words_that_training_never_saw_are_said_and_the_demos_can_be_taken(tmp_p
     assert {line["instruction"] for line in lines(tmp_path / "words")} == {"go up"}
     varied = judge(checkpoint, tmp_path / "varied", "--variation", "instruction=2")
     assert varied["warnings"] == []  # other words are the purpose
-    with pytest.raises(CommandError, match=r"protocol\.simulator\.instructions\.up: None there, 'go up' now"):
+    with pytest.raises(UserError, match=r"protocol\.simulator\.instructions\.up: None there, 'go up' now"):
         judge(checkpoint, tmp_path / "out", "--words", "demos")
 
 
@@ -147,5 +147,5 @@ def test_no_episode_that_could_be_run_is_a_failure(
 
 def test_only_a_checkpoint_has_a_training(tmp_path: Path) -> None:
     for option in (["--as-in-training"], ["--words", "demos"]):
-        with pytest.raises(CommandError, match="only a checkpoint knows its training"):
+        with pytest.raises(UserError, match="only a checkpoint knows its training"):
             run("--policy", "zero", "--protocol", "lift", "--output", tmp_path, *option)

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from files.errors import UserError
-from networks.errors import CheckpointError
 from simulators.errors import SimulatorError
 from videopolicy.experiment.command_line import parse
 from videopolicy.experiment.files import load_experiment, stage_config
@@ -203,7 +202,7 @@ def test_a_slip_is_refused_with_its_key_and_the_nearest_right_one(
 
 
 def test_errors_of_ours_are_for_the_user_and_those_of_torch_keep_their_traceback() -> None:
-    ours = (CheckpointError("x"), UserError("x"), SimulatorError("x"), MisconfigurationException("x"))
+    ours = (UserError("x"), SimulatorError("x"), MisconfigurationException("x"))
     assert all(is_users_mistake(error) for error in ours)
     torchs = torch.utils.checkpoint.CheckpointError("recomputed tensors differ")
     assert not is_users_mistake(torchs)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from files.errors import UserError
 from rollouts import ZeroPolicy
 from simulators import SimulatorError
 from videopolicy import variation
-from videopolicy.errors import CommandError
 
 PROTOCOL = """
 source: "a test"
@@ -91,13 +91,13 @@ def test_what_a_simulator_cannot_vary_is_refused_before_the_first_episode(protoc
     ],
 )
 def test_a_slip_is_one_sentence(protocol: Path, arguments: tuple[str, ...], message: str) -> None:
-    with pytest.raises(CommandError, match=message):
+    with pytest.raises(UserError, match=message):
         sweep(protocol, *arguments)
 
 
 def test_a_kind_is_swept_or_held_not_both(protocol: Path, tmp_path: Path) -> None:
     held = ("--variation", "instruction=1", "--kinds", "instruction")
-    with pytest.raises(CommandError, match=r"--variation and --kinds both name \['instruction'\]"):
+    with pytest.raises(UserError, match=r"--variation and --kinds both name \['instruction'\]"):
         sweep(protocol, *held, "--output", str(tmp_path / "sweep"))
 
 
@@ -105,7 +105,7 @@ def test_threads_are_the_policys_and_none_are_refused(
     protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("--kinds", "instruction", "--levels", "1", "--output", str(tmp_path / "sweep"))
-    with pytest.raises(CommandError, match="--threads 0: the policy needs at least one"):
+    with pytest.raises(UserError, match="--threads 0: the policy needs at least one"):
         sweep(protocol, *arguments, "--threads", "0")
     seen = set()
     act = ZeroPolicy.act

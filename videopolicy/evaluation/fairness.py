@@ -10,8 +10,8 @@ from typing import Any, Literal
 from callbacks.demo_differences import differences, unseen_words
 from datamodules import Preprocessing
 from datamodules.demo_origin import DemoOrigin
+from files.errors import UserError
 from rollouts.survey import Survey
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.held_out import held_out
 from videopolicy.evaluation.protocol import Protocol
 
@@ -39,7 +39,7 @@ def judged_fairly(
         chosen: The user asked for these seeds, so they are taken as they come.
 
     Raises:
-        CommandError: The demos' words are asked for and the checkpoint does not know them.
+        UserError: The demos' words are asked for and the checkpoint does not know them.
     """
     stored = document.get("demo_origin")
     origin = None if stored is None else DemoOrigin.from_dict(stored)
@@ -69,10 +69,10 @@ def in_words_of(origin: DemoOrigin | None, protocol: Protocol, checkpoint: Path)
     """The protocol with the demos' words for every task whose own words they never had.
 
     Raises:
-        CommandError: The checkpoint does not know its demos' words.
+        UserError: The checkpoint does not know its demos' words.
     """
     if origin is None:
-        raise CommandError(
+        raise UserError(
             f"--words demos: {checkpoint} does not know the words of its demos; write instructions: {{task: words}} "
             "into the simulator section of a protocol file."
         )

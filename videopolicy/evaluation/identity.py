@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from files.differences import flatten
+from files.errors import UserError
 from files.hashes import json_sha256
 from rollouts.survey import releases
-from videopolicy.errors import CommandError
 
 # Keys of protocol.json that may differ between runs into one directory: they change no episode.
 _FREE = (
@@ -84,7 +84,7 @@ def require_same_protocol(paths: Sequence[Path], documents: Sequence[Mapping[str
         What else differs, in sentences.
 
     Raises:
-        CommandError: Simulator, steps or the like differ; names the keys.
+        UserError: Simulator, steps or the like differ; names the keys.
     """
     if missing := [str(path) for path, document in zip(paths, documents, strict=True) if not document]:
         return [f"No protocol.json beside {' and '.join(missing)}: that both followed one protocol is taken on trust."]
@@ -92,7 +92,7 @@ def require_same_protocol(paths: Sequence[Path], documents: Sequence[Mapping[str
     refused = {key: values for key, values in changed.items() if not key.startswith((*_COMPARED, *_SEEDS))}
     if refused:
         listed = "; ".join(f"{key} is {a!r} and {b!r}" for key, (a, b) in refused.items())
-        raise CommandError(
+        raise UserError(
             f"{paths[0]} and {paths[1]} followed different protocols ({listed}); "
             "run one of them again with the options of the other."
         )

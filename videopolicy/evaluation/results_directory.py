@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from files.errors import UserError
 from files.locks import HeldError, hold_folder
 from files.writing import write_text
 from rollouts import EpisodeResult, ResultsFile, Summary, summarize
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.identity import UNKNOWN_RELEASES, differing_keys, fingerprint, releases_of
 from videopolicy.evaluation.summary_files import to_csv, to_dict, to_markdown
 
@@ -88,7 +88,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
     Raises:
         SimulatorError: A line is not an episode's result.
-        CommandError: ``protocol.json`` or ``results.json`` is damaged.
+        UserError: ``protocol.json`` or ``results.json`` is damaged.
     """
     folder = path if path.is_dir() else path.parent
     document = _read_protocol(folder)
@@ -107,16 +107,16 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON mapping; empty if there is no such file.
 
     Raises:
-        CommandError: It is not JSON, or not a mapping.
+        UserError: It is not JSON, or not a mapping.
     """
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CommandError(f"{path}: is damaged, no JSON ({error}); move it away, or give another --output.") from error
+        raise UserError(f"{path}: is damaged, no JSON ({error}); move it away, or give another --output.") from error
     if not isinstance(content, dict):
-        raise CommandError(f"{path}: is damaged, a {type(content).__name__} and no mapping; move it away.")
+        raise UserError(f"{path}: is damaged, a {type(content).__name__} and no mapping; move it away.")
     return content
 
 
@@ -124,7 +124,7 @@ def _read_protocol(folder: Path) -> dict[str, Any]:
     document = read_json(folder / PROTOCOL)
     protocol = document.get("protocol", {})
     if document and not (isinstance(protocol, dict) and isinstance(protocol.get("simulator"), dict)):
-        raise CommandError(f"{folder / PROTOCOL}: is damaged, without protocol.simulator; give another --output.")
+        raise UserError(f"{folder / PROTOCOL}: is damaged, without protocol.simulator; give another --output.")
     return document
 
 
@@ -173,7 +173,7 @@ class ResultsDirectory:
         summary = summarize(results, self.document["protocol"].get("groups"))
         try:
             runs = list(read_json(self.path / SUMMARY).get("runs", []))
-        except CommandError:  # written over now
+        except UserError:  # written over now
             runs = []
         if this_run["episodes"] or not runs:
             runs.append(dict(this_run))
@@ -197,11 +197,11 @@ def open_directory(
         versions: What this run runs on; ``simulator`` holds the packages of the worker's interpreter.
 
     Raises:
-        CommandError: Another run is writing there, it cannot be written, or it holds results of another policy,
+        UserError: Another run is writing there, it cannot be written, or it holds results of another policy,
             protocol or simulator release.
     """
     if path.exists() and not path.is_dir():
-        raise CommandError(f"--output {path}: is a file; results go into a directory now, so give another name.")
+        raise UserError(f"--output {path}: is a file; results go into a directory now, so give another name.")
     document: dict[str, Any] = {"format": FORMAT, "policy": dict(policy), "protocol": dict(protocol)}
     document["versions"] = dict(versions or {})
     notes: list[str] = []
@@ -209,12 +209,12 @@ def open_directory(
         path.mkdir(parents=True, exist_ok=True)
         lock = hold_folder(path, notes.append)
     except HeldError as error:
-        raise CommandError(
+        raise UserError(
             f"{path}: another run ({error.holder}) is writing results there; wait until it has ended, or give another "
             "--output."
         ) from error
     except OSError as error:
-        raise CommandError(
+        raise UserError(
             f"--output {path}: cannot be made or written ({error.strerror}); choose another place."
         ) from error
     try:
@@ -234,13 +234,11 @@ def _require_same(path: Path, document: dict[str, Any]) -> list[str]:
     earlier = _read_protocol(path)
     if not earlier:
         if (path / RESULTS).is_file():
-            raise CommandError(f"{path}: {RESULTS} has no {PROTOCOL} beside it; give another --output.")
+            raise UserError(f"{path}: {RESULTS} has no {PROTOCOL} beside it; give another --output.")
         return []
     if changed := differing_keys(earlier, document):
         listed = "; ".join(f"{key}: {there!r} there, {now!r} now" for key, (there, now) in changed.items())
-        raise CommandError(
-            f"{path}: holds results of another run ({listed}); give another --output, or the same options."
-        )
+        raise UserError(f"{path}: holds results of another run ({listed}); give another --output, or the same options.")
     ours, theirs = document["protocol"], earlier["protocol"]
     tasks = [*theirs["simulator"]["tasks"], *ours["simulator"]["tasks"]]
     ours["simulator"] = {**ours["simulator"], "tasks": list(dict.fromkeys(tasks))}

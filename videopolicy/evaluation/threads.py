@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 
 
 @contextmanager
@@ -22,10 +22,10 @@ def policy_threads(wanted: int | None, workers: int, device: str) -> Iterator[No
         device: Where the policy runs.
 
     Raises:
-        CommandError: `wanted` is no number from 1 on.
+        UserError: `wanted` is no number from 1 on.
     """
     if wanted is not None and wanted < 1:
-        raise CommandError(f"--threads {wanted}: the policy needs at least one; leave it out to have it chosen.")
+        raise UserError(f"--threads {wanted}: the policy needs at least one; leave it out to have it chosen.")
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or chosen_threads(before, workers, device))
     try:

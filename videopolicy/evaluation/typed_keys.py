@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 
 _IN_WORDS = {
     "str": "a text",
@@ -34,12 +34,12 @@ def require_types(path: Path, prefix: str, content: Mapping[str, Any], cls: type
         cls: A dataclass.
 
     Raises:
-        CommandError: The first wrong one.
+        UserError: The first wrong one.
     """
     hints = get_type_hints(cls)
     for key, value in content.items():
         if not _fits(value, hints[key]):
-            raise CommandError(f"{path}: {prefix}{key} is {value!r}; it must be {_in_words(hints[key])}.")
+            raise UserError(f"{path}: {prefix}{key} is {value!r}; it must be {_in_words(hints[key])}.")
 
 
 def _fits(value: Any, hint: Any) -> bool:  # noqa: ANN401 - a value of YAML, a type hint

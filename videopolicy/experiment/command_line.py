@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from files.errors import UserError
 from files.nearest import nearest
-from videopolicy.errors import CommandError
 from videopolicy.experiment.files import (
     STAGES,
     Config,
@@ -52,10 +52,10 @@ class CommandLine:
         """Read and merge the experiment files.
 
         Raises:
-            CommandError: None were given, or one cannot be used.
+            UserError: None were given, or one cannot be used.
         """
         if not self.configs:
-            raise CommandError(
+            raise UserError(
                 f"{self.subcommand} needs an experiment: lightning {self.subcommand} -c experiments/lift.yaml."
             )
         experiment = load_experiment(self.configs)
@@ -67,7 +67,7 @@ class CommandLine:
         """Refuse what is said of a stage that the experiment does not have."""
         stages = stages_of_experiment(experiment)
         if stage is not None and stage not in stages and experiment.get("stages"):
-            raise CommandError(f"{said}: {self.configs[0]} has no stage {stage!r}; it has {' and '.join(stages)}.")
+            raise UserError(f"{said}: {self.configs[0]} has no stage {stage!r}; it has {' and '.join(stages)}.")
 
     def stages(self, experiment: Config) -> tuple[str, ...]:
         """The stages this call is about: the one asked for, the one the file is of, or all that the subcommand runs."""
@@ -76,7 +76,7 @@ class CommandLine:
             stages = stages_of_experiment(experiment)
             return stages if self.subcommand == "fit" else stages[-1:]
         if given not in STAGES:
-            raise CommandError(f"--stage {given}: no such stage; {nearest(str(given), STAGES)}")
+            raise UserError(f"--stage {given}: no such stage; {nearest(str(given), STAGES)}")
         self._require_stage(given, experiment, f"--stage {given}")
         return (given,)
 
@@ -86,7 +86,7 @@ class CommandLine:
         try:
             return Path(named).expanduser()
         except RuntimeError as error:
-            raise CommandError(f"--run_dir {named}: there is no home directory; give the whole path.") from error
+            raise UserError(f"--run_dir {named}: there is no home directory; give the whole path.") from error
 
     def stage_config(self, experiment: Config, stage: str, running: Sequence[str] = ()) -> Config:
         """The composed config of one stage, with its stage and run directory in it.
@@ -111,11 +111,11 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     """Parse the arguments after the program's name.
 
     Raises:
-        CommandError: An unknown subcommand, an option without its value, or a stray word.
+        UserError: An unknown subcommand, an option without its value, or a stray word.
     """
     if not arguments or arguments[0] not in SUBCOMMANDS:
         given = arguments[0] if arguments else "nothing"
-        raise CommandError(f"{given}: the first word must be a subcommand; {nearest(given, SUBCOMMANDS)}")
+        raise UserError(f"{given}: the first word must be a subcommand; {nearest(given, SUBCOMMANDS)}")
     line = CommandLine(arguments[0])
     rest = list(arguments[1:])
     while rest:
@@ -127,13 +127,11 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         elif name == "--print_config":
             line.print_config = True
         elif not word.startswith("-"):
-            raise CommandError(
-                f"{word}: not an option; overrides are written --key value, as in --trainer.max_steps 10."
-            )
+            raise UserError(f"{word}: not an option; overrides are written --key value, as in --trainer.max_steps 10.")
         else:
             if not separator:
                 if not rest or rest[0].startswith("--"):
-                    raise CommandError(f"{name}: needs a value.")
+                    raise UserError(f"{name}: needs a value.")
                 value = rest.pop(0)
             _take(line, name, value)
     return line
@@ -156,11 +154,11 @@ def _take(line: CommandLine, name: str, value: str) -> None:
     elif name.startswith("--"):
         key = name[2:]
         if key.endswith("+"):
-            raise CommandError(f"{name}: nothing is appended to a list; give the whole list with {name[:-1]}.")
+            raise UserError(f"{name}: nothing is appended to a list; give the whole list with {name[:-1]}.")
         stage_of(key)  # refuses an unknown stage now, whichever stage runs
         line.overrides.append((key, Typed(value)))
     else:
-        raise CommandError(f"{name}: no such option; see lightning {line.subcommand} --help.")
+        raise UserError(f"{name}: no such option; see lightning {line.subcommand} --help.")
 
 
 def merged_experiment(line: CommandLine, experiment: Config, configs: dict[str, Config]) -> Config:

@@ -23,8 +23,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from files.errors import UserError
 from files.nearest import nearest
-from videopolicy.errors import CommandError
 from videopolicy.experiment.named_callbacks import concerns, with_named_callbacks
 from videopolicy.experiment.override_values import Typed, read_override
 
@@ -46,7 +46,7 @@ def load_experiment(paths: Sequence[str | Path]) -> Config:
     """Read experiment files and merge them left to right; interpolations stay unresolved.
 
     Raises:
-        CommandError: A file is missing, is no YAML mapping, names a part that is not there, an unknown stage, or
+        UserError: A file is missing, is no YAML mapping, names a part that is not there, an unknown stage, or
             ``joint`` beside one of the two stages that it replaces.
     """
     experiment: Config = {}
@@ -54,16 +54,16 @@ def load_experiment(paths: Sequence[str | Path]) -> Config:
         experiment = merge(experiment, read_part(Path(path)))
     stages = experiment.get("stages") or {}
     if not isinstance(stages, Mapping):
-        raise CommandError(
+        raise UserError(
             f"{paths[-1]}: `stages` holds {stages!r}; it must be a mapping of {' and '.join(TWO_STAGES)}, "
             f"or of {JOINT}."
         )
     for name in stages:
         if name not in STAGES:
-            raise CommandError(f"{paths[-1]}: no stage {name!r} in `stages`; {nearest(name, STAGES)}")
+            raise UserError(f"{paths[-1]}: no stage {name!r} in `stages`; {nearest(name, STAGES)}")
     if JOINT in stages and len(stages) > 1:
         others = " and ".join(name for name in stages if name != JOINT)
-        raise CommandError(
+        raise UserError(
             f"{' + '.join(str(path) for path in paths)}: `stages` holds {others} beside {JOINT}, which trains video "
             f"and action together; keep {JOINT} alone, or leave it out."
         )
@@ -89,15 +89,15 @@ def read_part(path: Path, including: tuple[Path, ...] = ()) -> Part:
         there = sorted(other.name for other in path.parent.glob("*.yaml") if other.is_file())
         named = f" named in {including[-1]}" if including else ""
         found = f"; that folder has {', '.join(there)}" if there else ""
-        raise CommandError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{named}{found}.")
+        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{named}{found}.")
     if path.resolve() in including:
-        raise CommandError(f"{path}: includes itself, through {' > '.join(str(file) for file in including)}.")
+        raise UserError(f"{path}: includes itself, through {' > '.join(str(file) for file in including)}.")
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise CommandError(f"{path}: holds a {type(content).__name__}; a mapping of config keys is needed.")
+        raise UserError(f"{path}: holds a {type(content).__name__}; a mapping of config keys is needed.")
     return Part(_fill_in(content, path, (*including, path.resolve())))
 
 
@@ -113,7 +113,7 @@ def _fill_in(value: Any, path: Path, including: tuple[Path, ...]) -> Any:  # noq
     filled = {str(key): _fill_in(item, path, including) for key, item in value.items()}
     for key in filled:
         if key.endswith("+"):
-            raise CommandError(
+            raise UserError(
                 f"{path}: {key}: nothing is appended to a list; write the whole list as {key[:-1]}. Our callbacks "
                 "have keys of their own (compile, features, averaging, videos, rollout)."
             )
@@ -168,7 +168,7 @@ def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[
         overrides: Dotted keys and values, as on the command line; ``stages.<stage>.`` in front limits one to a stage.
 
     Raises:
-        CommandError: An override names no stage, or an interpolation names no key.
+        UserError: An override names no stage, or an interpolation names no key.
     """
     common: Config = {key: value for key, value in experiment.items() if key != "stages" and concerns(key, stage)}
     own: Config = dict((experiment.get("stages") or {}).get(stage) or {})
@@ -187,7 +187,7 @@ def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[
     except OmegaConfBaseException as error:
         message = str(error).splitlines()[0].rstrip(".")  # what follows is omegaconf's own bookkeeping
         key = getattr(error, "full_key", None) or "config"
-        raise CommandError(f"{key} of the {stage} stage: {message}.") from error
+        raise UserError(f"{key} of the {stage} stage: {message}.") from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
 
@@ -208,9 +208,9 @@ def stage_of(key: str) -> tuple[str | None, str]:
         return None, key
     _, stage, *rest = key.split(".")
     if stage not in STAGES:
-        raise CommandError(f"--{key}: no stage {stage!r}; {nearest(stage, STAGES)}")
+        raise UserError(f"--{key}: no stage {stage!r}; {nearest(stage, STAGES)}")
     if not rest:
-        raise CommandError(f"--{key}: name a key of the stage, for instance --{key}.trainer.max_steps.")
+        raise UserError(f"--{key}: name a key of the stage, for instance --{key}.trainer.max_steps.")
     return stage, ".".join(rest)
 
 

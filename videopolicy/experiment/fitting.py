@@ -9,8 +9,8 @@ import sys
 from functools import partial
 from types import FrameType
 
+from files.errors import UserError
 from files.writing import write_text
-from videopolicy.errors import CommandError
 from videopolicy.experiment.config_changes import IDENTITY, Changes, changed_keys, described
 from videopolicy.experiment.files import Config
 from videopolicy.experiment.launch import settle_rank
@@ -25,7 +25,7 @@ def fit_stage(run: StageRun, order: Order) -> int:
     """Train a stage from where its folder stands; returns the exit status.
 
     Raises:
-        CommandError: The folder holds another run, or is in use.
+        UserError: The folder holds another run, or is in use.
     """
     config, directory = run.composed, run.directory
     settle_rank(config.get("trainer") or {})
@@ -71,7 +71,7 @@ def finished_message(directory: StageDirectory, config: Config, changes: Changes
     """What to say of a stage that has nothing left to do, or None.
 
     Raises:
-        CommandError: It is finished, but not with this config.
+        UserError: It is finished, but not with this config.
     """
     record, stage = directory.finished(), directory.stage
     handed_over = stage != "video" or directory.handoff_manifest(config).is_file()
@@ -82,12 +82,12 @@ def finished_message(directory: StageDirectory, config: Config, changes: Changes
     if record["limits"] != wanted:
         if max_steps in (None, -1) or max_steps > step:
             return None  # there are steps to train; `require_same_run` looks at the rest
-        raise CommandError(
+        raise UserError(
             f"{directory.path}: the {stage} stage has {step} steps behind it, and max_steps is {max_steps}; set "
             f"--stages.{stage}.trainer.max_steps to more to train on, or give another --run_dir."
         )
     if changes:
-        raise CommandError(
+        raise UserError(
             f"{directory.path}: the {stage} stage was finished after {step} steps with another config, so nothing was "
             f"trained: {described(changes)}. To train with these settings give another --run_dir; to keep what is "
             "there set them as they were."
@@ -103,10 +103,10 @@ def require_same_run(directory: StageDirectory, changes: Changes) -> None:
     """Refuse to go on with another experiment's stage.
 
     Raises:
-        CommandError: Class of stage or data, or the seed, is another than the run was started with.
+        UserError: Class of stage or data, or the seed, is another than the run was started with.
     """
     if other := {key: change for key, change in changes.items() if key in IDENTITY}:
-        raise CommandError(
+        raise UserError(
             f"{directory.path}: holds the unfinished run of another experiment: {described(other)}. Give another "
             "--run_dir, or set them as they were."
         )

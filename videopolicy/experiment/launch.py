@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK", "JSM_NAMESPACE_RANK")
 LAUNCHERS = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)  # in Lightning's order
@@ -31,7 +31,7 @@ def settle_rank(trainer: Mapping[str, Any]) -> None:
         trainer: The stage's trainer config.
 
     Raises:
-        CommandError: A launcher did start several processes, but the trainer is of one.
+        UserError: A launcher did start several processes, but the trainer is of one.
     """
     launcher = next((kind for kind in LAUNCHERS if kind.detect()), None)
     if is_one_process(trainer):
@@ -41,7 +41,7 @@ def settle_rank(trainer: Mapping[str, Any]) -> None:
         # SLURM names its tasks also in a batch script that starts one process, as rank 0
         if launcher is not None and world > 1 and (others or launcher is TorchElasticEnvironment):
             said = ", ".join(f"{name}={value}" for name, value in others.items()) or f"WORLD_SIZE={world}"
-            raise CommandError(
+            raise UserError(
                 f"{launcher.__name__.removesuffix('Environment')} started {world} processes ({said}), but "
                 f"trainer.devices is {trainer.get('devices', 'auto')} with num_nodes {trainer.get('num_nodes') or 1}; "
                 "set both to what was started (and trainer.strategy, for instance ddp), or start one process."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 
 NAMED_CALLBACKS = {  # in the order in which the trainer calls them
     "compile": "callbacks.CompiledNetworks",
@@ -33,7 +33,7 @@ def with_named_callbacks(experiment: Mapping[str, Any]) -> dict[str, Any]:
         experiment: An experiment, or the config of one stage.
 
     Raises:
-        CommandError: It has both spellings.
+        UserError: It has both spellings.
     """
     stages = experiment.get("stages") or {}
     parts = [experiment, *(part for part in stages.values() if isinstance(part, Mapping))]
@@ -41,7 +41,7 @@ def with_named_callbacks(experiment: Mapping[str, Any]) -> dict[str, Any]:
     if not listed:
         return dict(experiment)
     if any(key in part for part in parts for key in NAMED_CALLBACKS):
-        raise CommandError(
+        raise UserError(
             f"trainer.callbacks: names {listed[0]}, which has a key of its own: write `{_KEYS[listed[0]]}: "
             "{...}` with its arguments beside `trainer` (null turns it off), and take it out of the list."
         )

@@ -14,7 +14,7 @@ from jsonargparse._parameter_resolvers import get_signature_parameters
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.experiment.named_callbacks import NAMED_CALLBACKS
 
 BARE = ("lightning_modules", "policies", "datamodules", "callbacks", "networks", "lightning.pytorch.callbacks")
@@ -47,7 +47,7 @@ def read_override(config: Mapping[str, Any], key: str, text: str) -> Any:  # noq
         text: What was typed.
 
     Raises:
-        CommandError: YAML would drop a part of the text, or a part file is not there.
+        UserError: YAML would drop a part of the text, or a part file is not there.
     """
     from videopolicy.experiment.files import read_part
 
@@ -61,7 +61,7 @@ def read_override(config: Mapping[str, Any], key: str, text: str) -> Any:  # noq
     if text.endswith(PART):
         return read_part(Path(text).expanduser())
     if not whole:
-        raise CommandError(
+        raise UserError(
             f"--{key} {text!r}: YAML drops what follows ' #', and this argument takes no plain text; leave that out, "
             "or quote it inside the value."
         )

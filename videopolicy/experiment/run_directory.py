@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from files.errors import UserError
 from files.locks import HeldError, hold_folder
 from files.writing import write_text
-from videopolicy.errors import CommandError
 from videopolicy.experiment.files import Config
 from videopolicy.experiment.named_callbacks import with_named_callbacks
 
@@ -58,7 +58,7 @@ class StageDirectory:
         """Make the folder and lock it until this process ends; only rank 0 does anything.
 
         Raises:
-            CommandError: The folder cannot be written, or another process trains in it.
+            UserError: The folder cannot be written, or another process trains in it.
         """
         if not is_rank_zero():
             return
@@ -68,12 +68,12 @@ class StageDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             _locks[self.path.resolve()] = hold_folder(self.path)
         except HeldError as error:
-            raise CommandError(
+            raise UserError(
                 f"{self.path}: the run directory is in use by {error.holder}; wait for it, stop it, or give another "
                 "folder with --run_dir."
             ) from error
         except OSError as error:
-            raise CommandError(
+            raise UserError(
                 f"{self.path}: cannot be written ({error.strerror}); give another folder with --run_dir."
             ) from error
 
@@ -102,12 +102,12 @@ class StageDirectory:
         """The checkpoint to judge: the best one, else the last.
 
         Raises:
-            CommandError: The stage has none yet.
+            UserError: The stage has none yet.
         """
         for path in (self.best, self.last):
             if path.is_file():
                 return path
-        raise CommandError(
+        raise UserError(
             f"{self.last.parent}: no checkpoint of the {self.stage} stage; train it first or give one with --ckpt_path."
         )
 
@@ -119,13 +119,13 @@ class StageDirectory:
         """Refuse to go on with an action stage under which the video network was replaced.
 
         Raises:
-            CommandError: Its checkpoint was trained on another handoff.
+            UserError: Its checkpoint was trained on another handoff.
         """
         record = self.path / HANDOFF
         if not (manifest.is_file() and record.is_file() and self.last.is_file()):
             return  # nothing to compare; a handoff that is missing is the callback's to say
         if json.loads(manifest.read_text())["sha256"] != json.loads(record.read_text())["sha256"]:
-            raise CommandError(
+            raise UserError(
                 f"{self.last}: was trained on another video network than {manifest.parent} holds now (SHA-256 differs "
                 f"from {record}); remove {self.path} to train the action stage anew, or give another --run_dir."
             )

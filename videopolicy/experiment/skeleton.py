@@ -10,9 +10,9 @@ import torch
 
 from datamodules import ActionStatistics, Preprocessing
 from datamodules.datamodule import DemoDataModule
+from files.errors import UserError
 from lightning_modules import ActionStage, Stage
 from networks import ResidualPreconditioning
-from videopolicy.errors import CommandError
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.files import Config
 from videopolicy.experiment.stage_run import StageRun
@@ -35,7 +35,7 @@ def skeleton(
         statistics: Action statistics to put in; None puts in -1 to 1.
 
     Raises:
-        CommandError: The experiment cannot be used, or leaves the image size to the demos.
+        UserError: The experiment cannot be used, or leaves the image size to the demos.
     """
     line = CommandLine("fit", [str(path) for path in configs], list(overrides), stage)
     with torch.device("meta"):
@@ -80,10 +80,10 @@ def expected_preprocessing(data: DemoDataModule, statistics: ActionStatistics | 
     """What a datamodule's windows will look like, from its settings alone.
 
     Raises:
-        CommandError: ``image_size`` is left to the demos.
+        UserError: ``image_size`` is left to the demos.
     """
     if data.image_size is None:
-        raise CommandError(
+        raise UserError(
             "data.init_args.image_size is not set, so only the demos know it; add --data.image_size, for instance 256."
         )
     dims = tuple(data.action_dims or data.default_action_dims or ARM_AND_GRIPPER)

@@ -36,9 +36,7 @@ from callbacks.resumed_optimizer import ResumedOptimizer
 from callbacks.run_checkpoints import BestCheckpoint, LastCheckpoint, is_dry_run
 from files.errors import UserError
 from lightning_modules import ActionStage, VideoStage
-from networks import NetworkError
 from simulators import SimulatorError
-from videopolicy.errors import CommandError
 from videopolicy.experiment.files import Config
 from videopolicy.experiment.named_callbacks import NAMED_CALLBACKS
 from videopolicy.experiment.parser_messages import one_sentence
@@ -105,7 +103,7 @@ class StageRun:
         model: The stage, once it is built, and so `datamodule` and `trainer`.
 
     Raises:
-        CommandError: A key, class or value does not fit.
+        UserError: A key, class or value does not fit.
     """
 
     model: Any
@@ -123,7 +121,7 @@ class StageRun:
             self.config = _plain(self.parser.parse_object(_as_the_demos_show(given)))
         except (ArgumentError, TypeError, ValueError) as error:
             known = [*NAMED, *self.parser.get_defaults(skip_validation=True).keys()]
-            raise CommandError(one_sentence(str(getattr(error, "message", error)), known)) from error
+            raise UserError(one_sentence(str(getattr(error, "message", error)), known)) from error
         if self.config.best_checkpoint.monitor is None and "rollout" in on:
             self.config.best_checkpoint.monitor, self.config.best_checkpoint.mode = "rollout/success_rate", "max"
 
@@ -175,7 +173,7 @@ class StageRun:
         """What depends on the run directory."""
         folder = self.directory.path if self.subcommand == "fit" else self.directory.path / self.subcommand
         if (given := config.default_root_dir) is not None:
-            raise CommandError(
+            raise UserError(
                 f"trainer.default_root_dir: is {given!r}, but a run has one folder for all its files; remove it and "
                 f"say --run_dir {given}."
             )
@@ -205,7 +203,7 @@ class StageRun:
         """A stage that trains all its networks itself passes over a handoff, so one is refused."""
         if given or self.config.handoff:
             key = "trainer.callbacks: CheckpointHandoff" if given else "handoff"
-            raise CommandError(
+            raise UserError(
                 f"{key}: a {type(self.model).__name__} trains all its networks and neither reads nor writes a handoff; "
                 "remove it."
             )
@@ -273,7 +271,7 @@ def own_reasons() -> Iterator[None]:
         yield
     except ValueError as error:
         reason: BaseException | None = error
-        while reason is not None and not isinstance(reason, NetworkError | UserError | SimulatorError):
+        while reason is not None and not isinstance(reason, UserError | UserError | SimulatorError):
             reason = reason.__cause__
         if reason is None or reason is error:
             raise

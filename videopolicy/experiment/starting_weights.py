@@ -8,8 +8,9 @@ from typing import Any
 
 from callbacks import CheckpointHandoff
 from callbacks.starting_weights import StartingWeights
+from files.errors import UserError
 from lightning_modules import ActionStage
-from networks import CheckpointError, read_checkpoint
+from networks import read_checkpoint
 from videopolicy.experiment.stage_run import StageRun
 
 LIGHTNINGS_WORDS = ("best", "last", "hpc")
@@ -19,7 +20,7 @@ def starting_weights(config: Mapping[str, Any]) -> Path | None:
     """The checkpoint that a stage's config names, if it has no optimizer state.
 
     Raises:
-        CheckpointError: It is damaged or holds code.
+        UserError: It is damaged or holds code.
     """
     given = config.get("ckpt_path")
     if not given or given in LIGHTNINGS_WORDS:
@@ -27,7 +28,7 @@ def starting_weights(config: Mapping[str, Any]) -> Path | None:
     path = Path(given).expanduser()
     document = read_checkpoint(path, mapped=True)
     if not isinstance(document.get("state_dict"), Mapping):
-        raise CheckpointError(
+        raise UserError(
             f"--ckpt_path {path}: holds no state_dict but {sorted(map(str, document))[:3]}; convert a table of weights "
             "first: videopolicy convert --to native."
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.evaluation.results_directory import Evaluation, is_evaluation, read_evaluation, read_json
 
 STAGES = ("video", "action", "joint")
@@ -55,7 +55,7 @@ def read_contents(path: Path) -> Contents:
     """Read a results directory, a file of results, a folder of several, or a run directory, finished or not.
 
     Raises:
-        CommandError: The path is none of these, or a file in it is damaged.
+        UserError: The path is none of these, or a file in it is damaged.
         SimulatorError: A line is not an episode's result.
     """
     if is_evaluation(path):
@@ -67,7 +67,7 @@ def read_contents(path: Path) -> Contents:
     if found:
         return Contents(path, standard_first(found))
     what = "neither a results file nor a folder" if path.is_file() else "neither an evaluation nor a run directory"
-    raise CommandError(
+    raise UserError(
         f"{path}: {what if path.exists() else 'no such file or folder'}; give what `videopolicy evaluate --output` "
         "wrote (it holds results.jsonl), or a run directory of `lightning fit` (it holds video/ or action/)."
     )

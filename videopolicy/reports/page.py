@@ -32,7 +32,7 @@ def render(contents: Contents, other: Titled | None, limit: int) -> tuple[str, V
         HTML, and which videos it holds.
 
     Raises:
-        CommandError: The two that are to be compared do not belong together.
+        UserError: The two that are to be compared do not belong together.
     """
     without = _fill(contents, other, VideoBudget(0))
     budget = VideoBudget(max(0, limit - len(without.encode()) - NOTES))

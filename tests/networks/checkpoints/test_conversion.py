@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from files.errors import UserError
 from networks.checkpoints.conversion import PartSummary, cast, native_tables, plan, published_table
 from networks.checkpoints.layout import expected_weights
 from networks.checkpoints.source import Source
-from networks.errors import CheckpointError
 from tests.reference_parts import UNET, first_stage_only
 
 Weights = Mapping[str, Tensor]
@@ -85,7 +85,7 @@ def test_every_part_is_counted(reference_weights: Weights) -> None:
 
 
 def refusal(weights: Weights, *ignore: str) -> str:
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(UserError) as caught:
         plan(published(weights), ignore)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -175,7 +175,7 @@ def test_a_fragment_is_refused_in_a_sentence(reference_weights: Weights) -> None
 def test_statistics_that_the_published_networks_lack_are_refused_by_name(reference_weights: Weights, name: str) -> None:
     state, extras, _ = there_and_back(reference_weights)
     source = Source("own.ckpt", "native", {**state, **extras, name: torch.ones(2)})
-    with pytest.raises(CheckpointError, match=rf"own\.ckpt: {name} cannot be written in the published layout"):
+    with pytest.raises(UserError, match=rf"own\.ckpt: {name} cannot be written in the published layout"):
         published_table(source, plan(source))
     source = Source("own.ckpt", "native", {**state, **extras, name: torch.ones(2)})
     assert name in native_tables(source, plan(source))[0]
@@ -193,7 +193,7 @@ def test_half_of_the_extras_is_refused(reference_weights: Weights) -> None:
     gone = next(name for name in extras if "decoder" in name)
     rest = {name: w for name, w in extras.items() if name != gone}
     source = Source("own.ckpt", "native", {**state, **rest})
-    with pytest.raises(CheckpointError, match=f"missing: {gone}"):
+    with pytest.raises(UserError, match=f"missing: {gone}"):
         plan(source)
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from files.errors import UserError
 from networks.checkpoints import file as checkpoint_file
 from networks.checkpoints.file import read_checkpoint, read_safetensors, write_checkpoint, write_safetensors
-from networks.errors import CheckpointError
 
 TABLE = {
     "a": torch.tensor([float("nan"), -0.0, 1.0]),
@@ -52,5 +52,5 @@ def test_a_cut_safetensors_file_is_called_damaged(tmp_path: Path) -> None:
     save_file(TABLE, tmp_path / "cut.safetensors")
     content = (tmp_path / "cut.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(content[:-3])
-    with pytest.raises(CheckpointError, match=r"cut\.safetensors: damaged, or no \.safetensors file"):
+    with pytest.raises(UserError, match=r"cut\.safetensors: damaged, or no \.safetensors file"):
         read_safetensors(tmp_path / "cut.safetensors")

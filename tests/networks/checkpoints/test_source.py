@@ -13,9 +13,9 @@ from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionM
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from files.errors import UserError
 from networks.checkpoints.conversion import native_tables, plan, published_table
 from networks.checkpoints.source import Source, read_source
-from networks.errors import CheckpointError
 from networks.video_unet import VideoUNet
 from tests.reference_parts import AUTOENCODER, UNET, first_stage_only
 
@@ -72,23 +72,23 @@ def test_problems_of_a_diffusers_folder_have_diffusers_names(pipeline: Path) -> 
     weights = stored(pipeline / "vae")
     del weights["encoder.conv_in.bias"]
     save_file(weights, pipeline / "vae" / "diffusion_pytorch_model.safetensors")
-    with pytest.raises(CheckpointError, match=r"missing: vae/encoder\.conv_in\.bias\. "):
+    with pytest.raises(UserError, match=r"missing: vae/encoder\.conv_in\.bias\. "):
         plan(read_source("svd", str(pipeline)))
     plan(read_source("svd", str(pipeline)), ["vae/encoder.conv_in.*"])
 
 
 def test_a_folder_without_a_part_is_named(pipeline: Path, tmp_path: Path) -> None:
     (pipeline / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="no weights of vae could be had in this folder"):
+    with pytest.raises(UserError, match="no weights of vae could be had in this folder"):
         read_source("svd", str(pipeline))
 
 
 def test_a_hub_id_that_cannot_be_reached_is_one_sentence() -> None:
     code = (
         "from networks.checkpoints.source import read_source\n"
-        "from networks.errors import CheckpointError\n"
+        "from networks.errors import UserError\n"
         "try: read_source('svd', 'nobody/no-such-video-model')\n"
-        "except CheckpointError as error: print(error)"
+        "except UserError as error: print(error)"
     )
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=offline, capture_output=True, text=True, timeout=120)
@@ -139,7 +139,7 @@ def test_a_vision_tower_beside_a_text_tower_is_left_out(
 
 
 def refusal(kind: str, path: Path) -> str:
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(UserError) as caught:
         read_source(kind, str(path))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from files.errors import UserError
 from rollouts import EpisodeResult
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.identity import differing_keys, fingerprint
 from videopolicy.evaluation.results_directory import open_directory, read_evaluation
 
@@ -88,7 +88,7 @@ def test_another_policy_or_protocol_is_refused_and_the_keys_are_named(
     assert fingerprint(changed) != fingerprint(document())
     begin(tmp_path)
     before = (tmp_path / "protocol.json").read_bytes()
-    with pytest.raises(CommandError, match=message) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         begin(tmp_path, changed)
     assert "give another --output" in str(refusal.value)
     assert (tmp_path / "protocol.json").read_bytes() == before
@@ -111,7 +111,7 @@ def test_another_simulator_release_is_refused_by_name_and_both_releases(
 ) -> None:
     begin(tmp_path, on_release("1.4.0"))
     begin(tmp_path, on_release("1.4.0"))
-    with pytest.raises(CommandError, match=message):
+    with pytest.raises(UserError, match=message):
         begin(tmp_path, on_release(release, package))
     assert fingerprint(on_release("1.4.0")) != fingerprint(on_release("1.5.1"))
 
@@ -128,7 +128,7 @@ def test_a_directory_of_before_releases_were_kept_stays_usable_and_what_is_assum
     content = on_release("1.4.0")
     with open_directory(tmp_path, content["policy"], content["protocol"], content["versions"]) as directory:
         assert "does not say its simulator's releases; they are taken to be the same" in directory.notes[0]
-    with pytest.raises(CommandError, match=r"releases\.robosuite"):
+    with pytest.raises(UserError, match=r"releases\.robosuite"):
         begin(tmp_path, on_release("1.5.1"))
 
 
@@ -174,13 +174,13 @@ def test_a_half_written_line_is_removed_and_said(tmp_path: Path) -> None:
 
 def test_damage_and_what_is_no_results_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").touch()
-    with pytest.raises(CommandError, match=r"has no protocol\.json beside it"):
+    with pytest.raises(UserError, match=r"has no protocol\.json beside it"):
         begin(tmp_path)
     (tmp_path / "protocol.json").write_text('{"protocol": 3}')
-    with pytest.raises(CommandError, match="is damaged"):
+    with pytest.raises(UserError, match="is damaged"):
         begin(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(CommandError, match="is a file; results go into a directory now"):
+    with pytest.raises(UserError, match="is a file; results go into a directory now"):
         begin(tmp_path / "file")
-    with pytest.raises(CommandError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be made"):
         begin(tmp_path / "file" / "folder")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.experiment.command_line import CommandLine, merged_experiment, parse
 from videopolicy.experiment.files import stage_config
 
@@ -53,7 +53,7 @@ def test_values_of_unknown_arguments_read_as_in_a_file(text: str, value: object)
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
-    with pytest.raises(CommandError, match=message):
+    with pytest.raises(UserError, match=message):
         parse(arguments)
 
 
@@ -85,14 +85,14 @@ def test_fit_runs_every_stage_and_the_rest_judge_the_last(
     ],
 )
 def test_a_stage_that_is_not_there_is_refused(stage: str, experiment: dict[str, Any], message: str) -> None:
-    with pytest.raises(CommandError, match=message):
+    with pytest.raises(UserError, match=message):
         parse(["fit", "-c", "a.yaml", "--stage", stage]).stages(experiment)
 
 
 def test_an_override_of_a_stage_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("stages: {joint: {n: 1}}")
     line = parse(["fit", "-c", str(tmp_path / "a.yaml"), "--stages.action.n", "2"])
-    with pytest.raises(CommandError, match=r"--stages\.action\.n: .*a\.yaml has no stage 'action'"):
+    with pytest.raises(UserError, match=r"--stages\.action\.n: .*a\.yaml has no stage 'action'"):
         line.experiment()
 
 
@@ -125,5 +125,5 @@ def test_the_recorded_experiment_gives_every_stage_its_config_and_the_run_direct
 
 
 def test_fit_without_an_experiment_says_what_to_type() -> None:
-    with pytest.raises(CommandError, match=r"fit needs an experiment: lightning fit -c experiments/lift\.yaml"):
+    with pytest.raises(UserError, match=r"fit needs an experiment: lightning fit -c experiments/lift\.yaml"):
         parse(["fit"]).experiment()

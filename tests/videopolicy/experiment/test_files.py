@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.experiment.command_line import parse
 from videopolicy.experiment.files import join_stages, load_experiment, merge, nested, stage_config, stages_of_experiment
 
@@ -157,15 +157,15 @@ def test_a_mistake_is_one_sentence_with_the_file(mistake: str, tmp_path: Path) -
     contents, given, message = MISTAKES[mistake]
     for name, text in contents.items():
         write(tmp_path / name, text)
-    with pytest.raises(CommandError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         load_experiment([tmp_path / name for name in given])
     assert "\n" not in str(caught.value)
 
 
 def test_a_stage_or_key_that_is_not_there_is_named() -> None:
-    with pytest.raises(CommandError, match="no stage 'actoin'; did you mean 'action'"):
+    with pytest.raises(UserError, match="no stage 'actoin'; did you mean 'action'"):
         stage_config({}, "video", [("stages.actoin.trainer.max_steps", 1)])
-    with pytest.raises(CommandError, match=r"model\.frames of the video stage: .*'data\.frames' not found"):
+    with pytest.raises(UserError, match=r"model\.frames of the video stage: .*'data\.frames' not found"):
         stage_config({"model": {"frames": "${data.frames}"}}, "video")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.experiment.launch import RANKS, is_one_process, settle_rank
 from videopolicy.experiment.run_directory import is_rank_zero
 
@@ -70,7 +70,7 @@ def test_variables_that_no_launcher_set_are_ignored_and_said(
 def test_several_processes_for_a_trainer_of_one_are_refused(
     variables: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(CommandError) as refused:
+    with pytest.raises(UserError) as refused:
         settle(ONE, monkeypatch, **variables)
     assert said in str(refused.value)
     assert "trainer.devices is 1" in str(refused.value)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.experiment.named_callbacks import with_named_callbacks
 
 OLD: dict[str, Any] = {
@@ -56,5 +56,5 @@ def test_the_config_of_a_finished_stage_is_read() -> None:
 @pytest.mark.parametrize("new", [{"rollout": None}, {"stages": {"action": {"features": {}}}}])
 def test_both_spellings_are_refused_with_the_new_one(new: dict[str, Any]) -> None:
     both = {**new, "trainer": {"callbacks": [{"class_path": "TrainableWeightAveraging"}]}}
-    with pytest.raises(CommandError, match=r"trainer\.callbacks: names TrainableWeightAveraging.*`averaging: "):
+    with pytest.raises(UserError, match=r"trainer\.callbacks: names TrainableWeightAveraging.*`averaging: "):
         with_named_callbacks(both)

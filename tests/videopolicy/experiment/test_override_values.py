@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.experiment.files import load_experiment
 from videopolicy.experiment.override_values import kinds_of, read_override, type_of
 
@@ -84,7 +84,7 @@ def test_other_arguments_read_yaml(key: str, text: str) -> None:
     ("key", "text"), [("unknown.key", "a #b"), ("data.batch_size", "4 # four"), ("trainer.callbacks", "Timer #1")]
 )
 def test_nothing_is_dropped_in_silence(key: str, text: str) -> None:
-    with pytest.raises(CommandError, match="YAML drops what follows ' #'"):
+    with pytest.raises(UserError, match="YAML drops what follows ' #'"):
         read_override(CONFIG, key, text)
 
 
@@ -95,7 +95,7 @@ def test_a_part_file_is_one_where_a_part_is_wanted(tmp_path: Path) -> None:
     for key in ("trainer", "rollout", "rollout.protocol"):
         assert read_override(CONFIG, key, str(part)) == {"fps_id": 3}
     assert read_override(CONFIG, "data.instruction", str(part)) == str(part)
-    with pytest.raises(CommandError, match=r"none\.yaml: no such file"):
+    with pytest.raises(UserError, match=r"none\.yaml: no such file"):
         read_override(CONFIG, "model.video", "none.yaml")
 
 

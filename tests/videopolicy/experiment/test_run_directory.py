@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.experiment.run_directory import StageDirectory, is_rank_zero
 from videopolicy.versions import describe_environment, git_commit
 
@@ -22,7 +22,7 @@ def test_a_second_process_is_refused_by_the_first_ones_id_and_let_in_when_that_i
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(CommandError, match=f"the run directory is in use by process {holder.pid}"):
+        with pytest.raises(UserError, match=f"the run directory is in use by process {holder.pid}"):
             StageDirectory(tmp_path, "video").prepare()
         StageDirectory(tmp_path, "action").prepare()  # another stage's folder is free
     finally:
@@ -36,9 +36,7 @@ def test_a_second_process_is_refused_by_the_first_ones_id_and_let_in_when_that_i
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        CommandError, match=r"cannot be written \(Not a directory\); give another folder with --run_dir"
-    ):
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\); give another folder with --run_dir"):
         StageDirectory(tmp_path / "file", "video").prepare()
 
 
@@ -70,7 +68,7 @@ def test_a_stage_of_no_steps_is_finished_without_a_checkpoint(tmp_path: Path) ->
 
 def test_the_best_checkpoint_is_judged_before_the_last_and_none_is_said(tmp_path: Path) -> None:
     directory = StageDirectory(tmp_path, "action")
-    with pytest.raises(CommandError, match="no checkpoint of the action stage; train it first or give one with --ckpt"):
+    with pytest.raises(UserError, match="no checkpoint of the action stage; train it first or give one with --ckpt"):
         directory.checkpoint()
     directory.last.parent.mkdir(parents=True)
     directory.last.touch()
@@ -92,9 +90,7 @@ def test_an_action_stage_does_not_go_on_when_its_video_network_was_replaced(tmp_
     directory.last.touch()
     directory.require_same_handoff(manifest)
     manifest.write_text('{"sha256": "b"}')
-    with pytest.raises(
-        CommandError, match=r"last\.ckpt: was trained on another video network than .*handoff holds now"
-    ):
+    with pytest.raises(UserError, match=r"last\.ckpt: was trained on another video network than .*handoff holds now"):
         directory.require_same_handoff(manifest)
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.experiment.skeleton import skeleton
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_an_image_size_that_only_the_demos_know_is_asked_for() -> None:
-    with pytest.raises(CommandError, match=r"image_size is not set.*--data\.image_size"):
+    with pytest.raises(UserError, match=r"image_size is not set.*--data\.image_size"):
         skeleton([ROOT / "experiments" / "robocasa.yaml"], "video", [("data.image_size", None)])
