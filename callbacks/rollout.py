@@ -47,7 +47,7 @@ class SimulationRollout(Callback):
         num_workers: Simulator processes a rank.
         every_n_epochs: While training, roll out in every n-th validation: the n-th, the 2n-th, ...; also where several
             validations fall into one epoch of training, or one into several. A run that goes on counts on.
-        record_episodes: Episodes to film, over all ranks.
+        record_episodes: Episodes whose video is kept, over all ranks.
         folder: Where results (JSON lines) and videos go; `rollouts` beside the logger's files if None.
     """
 

@@ -18,7 +18,7 @@ from networks.video_unet import PassConstants, VideoUNet
 
 
 class VideoModel(nn.Module):
-    """Films the task from the first observation and the instruction.
+    """Generates videos of the task from the first observation and the instruction.
 
     A sample is F = 1 + V * T video rows: the first frame of the first camera once more, then the T frames of each of
     the V cameras. Every row is conditioned on its own camera's current frame. Only the U-Net is trained.
@@ -238,7 +238,7 @@ class VideoModel(nn.Module):
         noise: Tensor,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
-        """Sample the latents (B, F, c, h, w) of the film.
+        """Sample the latents (B, F, c, h, w) of the video.
 
         Args:
             conditioning: Conditions of B samples.
