@@ -182,11 +182,6 @@ class CacheWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = hold_folder(folder)
-            if is_other:
-                _remove_contents(folder)
-            write_json(folder / KEY, self.key)
-            for (path, _), members in files.items():
-                self._make_shard(Path(path), identities[path], members)
         except HeldError as error:
             raise UserError(
                 f"{folder}: another run ({error}) fills this folder at the same time; give each run a folder of its "
@@ -194,6 +189,17 @@ class CacheWriter:
             ) from None
         except OSError as error:
             raise not_written(folder, error) from error
+        try:
+            if self._is_another():  # asked again: another run may have been done with it just now
+                _remove_contents(folder)
+            write_json(folder / KEY, self.key)
+            for (path, _), members in files.items():
+                self._make_shard(Path(path), identities[path], members)
+        except OSError as error:
+            raise not_written(folder, error) from error
+        except UserError:
+            self._lock.release()
+            raise
         self._done = {path: finished(shard) for path, shard in self._shards.items()}
         self.missing = [demo for demo in demos if demo.name not in self._done[demo.path]]
 

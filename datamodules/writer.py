@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -75,6 +76,10 @@ class RobomimicWriter:
             raise UserError(
                 f"{path}: cannot be written ({error.strerror}); choose an output in a folder you may write to."
             ) from None
+        for unfinished in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.writing"):
+            unfinished.unlink()  # of a process that was killed while it joined the parts
+        self._attrs = {}
+        self._read(self.path)  # again: another process may have added to it just now
         for part in self.parts.glob("*.hdf5"):
             if part.stem in self._attrs:
                 part.unlink()  # moved already; the kill came before it was taken away

@@ -128,6 +128,7 @@ def test_a_kill_between_the_move_and_the_tidying_leaves_every_demo_once(
         writer.add(make_demo(seed=0))
     assert list(writer.parts.glob("*.hdf5"))
     monkeypatch.undo()
+    (tmp_path / ".lift.hdf5.0123456789ab.writing").write_text("of a kill while the parts were joined")
     with RobomimicWriter(path, "Lift") as writer:
         assert len(writer) == 1
         assert writer.add(make_demo(seed=1)) == "demo_1"
