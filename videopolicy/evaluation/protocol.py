@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.demo_origin import DemoOrigin
+from files.errors import UserError
 from files.nearest import nearest
 from rollouts.protocol import RolloutProtocol
 from rollouts.survey import Survey
 from rollouts.worker_process import check_simulator, survey_simulator
 from simulators import EpisodeSpec, SimulatorConfig, SimulatorError
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.held_out import HeldOut
 from videopolicy.evaluation.typed_keys import require_types
 from videopolicy.experiment.files import read_part
@@ -47,14 +47,14 @@ class Protocol(RolloutProtocol):
 
         Raises:
             SimulatorError: The simulator does not run here, or cannot vary the tasks as asked.
-            CommandError: There is no such task; lists those there are.
+            UserError: There is no such task; lists those there are.
         """
         # without variation: what other tasks of the suite cannot vary is of no concern
         survey = survey_simulator(replace(self.simulator, tasks=["all"], variation={}))
         own = survey.tasks if self.simulator.tasks == ["all"] else self.simulator.tasks
         grouped = [task for members in self.groups.values() for task in members]
         if unknown := sorted({*own, *grouped} - set(survey.tasks)):
-            raise CommandError(
+            raise UserError(
                 f"protocol {self.name!r} names tasks {unknown} that {self.simulator.suite} does not have; "
                 f"there are {survey.tasks}."
             )
@@ -88,19 +88,19 @@ def select_tasks(selection: str, own: Sequence[str], available: Sequence[str]) -
         available: Every task of the suite; any may be named.
 
     Raises:
-        CommandError: There is no such task, or one is named twice.
+        UserError: There is no such task, or one is named twice.
     """
     chosen = []
     for word in (part.strip() for part in selection.split(",")):
         if word.isdigit() and word not in available:
             if int(word) >= len(own):
                 listed = ", ".join(f"{index} {task}" for index, task in enumerate(own))
-                raise CommandError(f"--tasks {word}: there are {len(own)} tasks: {listed}.")
+                raise UserError(f"--tasks {word}: there are {len(own)} tasks: {listed}.")
             word = own[int(word)]
         if word not in available:
-            raise CommandError(f"--tasks {word}: no such task; {nearest(word, available)} There are {list(available)}.")
+            raise UserError(f"--tasks {word}: no such task; {nearest(word, available)} There are {list(available)}.")
         if word in chosen:
-            raise CommandError(f"--tasks: {word} is named twice; name each task once.")
+            raise UserError(f"--tasks: {word} is named twice; name each task once.")
         chosen.append(word)
     return chosen
 
@@ -114,22 +114,22 @@ def find_protocol(name: str) -> Path:
     """The file of a protocol, given by name or as a path.
 
     Raises:
-        CommandError: There is none; lists the names.
+        UserError: There is none; lists the names.
     """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if not path.is_file():
-            raise CommandError(f"--protocol {name}: no such file.")
+            raise UserError(f"--protocol {name}: no such file.")
         return path
     if not FOLDER.is_dir():
-        raise CommandError(
+        raise UserError(
             f"--protocol {name}: {FOLDER} is not there, because the package was installed without its experiments; "
             "give the path of a protocol file, or install from a checkout with pip install -e ."
         )
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         names = protocol_names()
-        raise CommandError(
+        raise UserError(
             f"--protocol {name}: no such protocol; {nearest(name, names)} There are {', '.join(names)}; "
             "a file of your own is given with its ending, as in my.yaml."
         )
@@ -144,7 +144,7 @@ def read_protocol(path: Path, image_size: int = 256) -> Protocol:
         image_size: Size of a picture where the file leaves it to the policy.
 
     Raises:
-        CommandError: It cannot be read, or a key is missing or unknown.
+        UserError: It cannot be read, or a key is missing or unknown.
         SimulatorError: Its simulator section is wrong.
     """
     content: dict[str, Any] = read_part(path)
@@ -154,7 +154,7 @@ def read_protocol(path: Path, image_size: int = 256) -> Protocol:
     _require_keys(path, "", content, FILE_KEYS, optional={"groups", "timeout_s"})
     section = content["simulator"]
     if not isinstance(section, dict):
-        raise CommandError(f"{path}: simulator is {section!r}; it must be a mapping with the keys of SimulatorConfig.")
+        raise UserError(f"{path}: simulator is {section!r}; it must be a mapping with the keys of SimulatorConfig.")
     keys = [item.name for item in fields(SimulatorConfig)]
     _require_keys(path, "simulator.", section, keys, optional=set(keys[3:]))
     require_types(path, "", {key: value for key, value in content.items() if key != "simulator"}, RolloutProtocol)
@@ -170,9 +170,9 @@ def _require_keys(
 ) -> None:
     for key in content:
         if key not in known:
-            raise CommandError(f"{path}: no key {prefix}{key}; {nearest(str(key), known)}")
+            raise UserError(f"{path}: no key {prefix}{key}; {nearest(str(key), known)}")
     if missing := [prefix + key for key in known if key not in content and key not in optional]:
-        raise CommandError(f"{path}: {missing} is missing; a protocol has the keys {list(FILE_KEYS)}.")
+        raise UserError(f"{path}: {missing} is missing; a protocol has the keys {list(FILE_KEYS)}.")
 
 
 def stored_protocol(stored: Mapping[str, Any], name: str) -> Protocol:
@@ -200,7 +200,7 @@ def read_variation(words: Sequence[str]) -> dict[str, float]:
     """Levels of variation from what follows every `--variation`: ``KIND=LEVEL``, or ``KIND`` for level 1.
 
     Raises:
-        CommandError: A level is no number, or a kind comes twice.
+        UserError: A level is no number, or a kind comes twice.
     """
     levels: dict[str, float] = {}
     for word in words:
@@ -208,8 +208,8 @@ def read_variation(words: Sequence[str]) -> dict[str, float]:
         try:
             level = float(text) if "=" in word else 1.0
         except ValueError as error:
-            raise CommandError(f"--variation {word}: {text!r} is no number; write for instance {kind}=1.5.") from error
+            raise UserError(f"--variation {word}: {text!r} is no number; write for instance {kind}=1.5.") from error
         if kind in levels:
-            raise CommandError(f"--variation {word}: {kind} is given twice; give each kind once.")
+            raise UserError(f"--variation {word}: {kind} is given twice; give each kind once.")
         levels[kind] = level
     return levels

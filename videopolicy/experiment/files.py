@@ -89,7 +89,9 @@ def read_part(path: Path, including: tuple[Path, ...] = ()) -> Part:
         there = sorted(other.name for other in path.parent.glob("*.yaml") if other.is_file())
         named = f" named in {including[-1]}" if including else ""
         found = f"; that folder has {', '.join(there)}" if there else ""
-        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{named}{found}.")
+        moved = " A training takes its simulator from a protocol now: rollout.protocol: protocols/lift.yaml."
+        hint = moved if path.parent.name == "simulators" else ""
+        raise UserError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}{named}{found}.{hint}")
     if path.resolve() in including:
         raise UserError(f"{path}: includes itself, through {' > '.join(str(file) for file in including)}.")
     try:
@@ -189,7 +191,7 @@ def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[
         key = getattr(error, "full_key", None) or "config"
         raise UserError(f"{key} of the {stage} stage: {message}.") from error
     assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
+    return with_named_callbacks({str(key): value for key, value in resolved.items()})
 
 
 def _names_a_part(config: Mapping[str, Any], change: Mapping[str, Any]) -> bool:

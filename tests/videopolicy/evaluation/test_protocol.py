@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from files.errors import UserError
 from rollouts.survey import releases
 from rollouts.worker_process import survey_simulator
 from simulators import SimulatorConfig, SimulatorError
 from simulators.libero_tasks import STEP_LIMITS
 from simulators.robocasa_adapter import V02_HORIZONS, V02_SCENES
 from tests.simulators.conftest import counting
-from videopolicy.errors import CommandError
 from videopolicy.evaluation import protocol
 from videopolicy.evaluation.protocol import (
     Protocol,
@@ -80,15 +80,15 @@ def test_robocasa_protocols_differ_in_the_step_limit_alone() -> None:
 
 
 def test_an_unknown_protocol_lists_those_there_are() -> None:
-    with pytest.raises(CommandError, match=r"libero_objekt: .* did you mean 'libero_object'\? There are .*robocasa24"):
+    with pytest.raises(UserError, match=r"libero_objekt: .* did you mean 'libero_object'\? There are .*robocasa24"):
         find_protocol("libero_objekt")
-    with pytest.raises(CommandError, match=r"mine\.yaml: no such file"):
+    with pytest.raises(UserError, match=r"mine\.yaml: no such file"):
         find_protocol("mine.yaml")
 
 
 def test_an_installation_without_experiments_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(protocol, "FOLDER", tmp_path / "experiments" / "protocols")
-    with pytest.raises(CommandError, match="installed without its experiments"):
+    with pytest.raises(UserError, match="installed without its experiments"):
         find_protocol("lift")
     assert protocol_names() == []
 
@@ -136,7 +136,7 @@ def test_a_slip_in_a_protocol_file_is_one_sentence_with_file_and_key(
         del (content[section] if section else content)[name]
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises((CommandError, SimulatorError), match=rf"mine\.yaml: .*{said}") as refused:
+    with pytest.raises((UserError, SimulatorError), match=rf"mine\.yaml: .*{said}") as refused:
         read_protocol(path)
     assert not said.startswith("is ") or f"{key} is " in str(refused.value)
 
@@ -170,10 +170,10 @@ def test_words_of_29_of_liberos_130_tasks_are_told_before_any_is_built() -> None
 def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("a: [1")
-    with pytest.raises(CommandError, match=r"mine\.yaml: not readable as YAML"):
+    with pytest.raises(UserError, match=r"mine\.yaml: not readable as YAML"):
         read_protocol(path)
     path.write_text("[a]")
-    with pytest.raises(CommandError, match=r"mine\.yaml: holds a list; a mapping"):
+    with pytest.raises(UserError, match=r"mine\.yaml: holds a list; a mapping"):
         read_protocol(path)
 
 
@@ -201,11 +201,11 @@ def test_tasks_are_chosen_by_name_and_by_index_in_the_protocol() -> None:
     own, available = ["b", "c"], ["a", "b", "c", "d"]
     assert select_tasks("1,0", own, available) == ["c", "b"]
     assert select_tasks("a, 1", own, available) == ["a", "c"]
-    with pytest.raises(CommandError, match="there are 2 tasks: 0 b, 1 c"):
+    with pytest.raises(UserError, match="there are 2 tasks: 0 b, 1 c"):
         select_tasks("2", own, available)
-    with pytest.raises(CommandError, match=r"--tasks e: no such task; .* There are \['a', 'b', 'c', 'd'\]"):
+    with pytest.raises(UserError, match=r"--tasks e: no such task; .* There are \['a', 'b', 'c', 'd'\]"):
         select_tasks("a,e", own, available)
-    with pytest.raises(CommandError, match="b is named twice"):
+    with pytest.raises(UserError, match="b is named twice"):
         select_tasks("b,0", own, available)
 
 
@@ -220,7 +220,7 @@ def test_the_simulator_names_the_tasks_and_groups_must_be_among_them(counting: C
         "counting/up/seed6",
     ]
     stray = Protocol("p", "here", counting(["all"]), 2, 5, 4, groups={"easy": ["sideways"]})
-    with pytest.raises(CommandError, match=r"names tasks \['sideways'\] that counting does not have"):
+    with pytest.raises(UserError, match=r"names tasks \['sideways'\] that counting does not have"):
         stray.with_tasks()
 
 
@@ -242,7 +242,7 @@ def test_a_checkpoints_rollouts_become_a_protocol_with_episodes_a_task(
 def test_variation_is_read_from_words() -> None:
     assert read_variation(["position=1.5", "appearance"]) == {"position": 1.5, "appearance": 1.0}
     assert read_variation([]) == {}
-    with pytest.raises(CommandError, match="'much' is no number"):
+    with pytest.raises(UserError, match="'much' is no number"):
         read_variation(["camera=much"])
-    with pytest.raises(CommandError, match="camera is given twice"):
+    with pytest.raises(UserError, match="camera is given twice"):
         read_variation(["camera", "camera=2"])

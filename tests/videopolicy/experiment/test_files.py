@@ -139,6 +139,7 @@ MISTAKES = {
         ["a.yaml"],
         r"data/none\.yaml: no such file named in .*a\.yaml",
     ),
+    "older simulator": ({"a.yaml": "data: simulators/lift.yaml"}, ["a.yaml"], "rollout.protocol: protocols/lift.yaml"),
     "broken": ({"a.yaml": "a: [1, 2\nb: 3"}, ["a.yaml"], r"a\.yaml: not readable as YAML"),
     "list": ({"a.yaml": "- 1"}, ["a.yaml"], "holds a list; a mapping of config keys is needed"),
     "circle": ({"a.yaml": "data: a.yaml"}, ["a.yaml"], "includes itself"),

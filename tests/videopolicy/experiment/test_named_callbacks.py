@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from files.errors import UserError
+from videopolicy.experiment.files import stage_config
 from videopolicy.experiment.named_callbacks import with_named_callbacks
 
 OLD: dict[str, Any] = {
@@ -58,3 +59,9 @@ def test_both_spellings_are_refused_with_the_new_one(new: dict[str, Any]) -> Non
     both = {**new, "trainer": {"callbacks": [{"class_path": "TrainableWeightAveraging"}]}}
     with pytest.raises(UserError, match=r"trainer\.callbacks: names TrainableWeightAveraging.*`averaging: "):
         with_named_callbacks(both)
+
+
+def test_a_list_on_the_command_line_that_names_one_of_ours_is_refused_too() -> None:
+    override = ("trainer.callbacks", [{"class_path": "TrainableWeightAveraging"}])
+    with pytest.raises(UserError, match="names TrainableWeightAveraging"):
+        stage_config({"averaging": {"decay": 0.5}}, "video", [override])
