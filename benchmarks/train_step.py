@@ -40,7 +40,7 @@ from datamodules.cached_windows import Latents
 from lightning_modules import Stage
 from videopolicy.experiment.command_line import CommandLine
 from videopolicy.experiment.skeleton import complete_config, random_stage
-from videopolicy.profiling.stage_cost import random_batch
+from videopolicy.profiling.flops import random_batch
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -13,7 +13,6 @@ from networks.edm import EDMPreconditioning, Preconditioning
 from networks.inference import as_weights
 from networks.sampling import Sampler, guided
 from networks.video_model import VideoModel
-from networks.video_unet import PassConstants
 
 
 class JointDenoiser:
@@ -55,7 +54,6 @@ class JointDenoiser:
         noisy_action: Tensor,
         sigma: Tensor,
         conditioning: Conditioning,
-        constants: PassConstants | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Clean video and action chunk, both noised to one level.
 
@@ -64,12 +62,9 @@ class JointDenoiser:
             noisy_action: (B, A, D).
             sigma: Noise levels (B,).
             conditioning: Conditions of the samples.
-            constants: `VideoModel.constants` of the conditions, where they are already there.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.video.is_frozen):
-            clean, features, emb = self.video.denoise_with_features(
-                noisy_video, sigma, conditioning, self.taps, constants
-            )
+            clean, features, emb = self.video.denoise_with_features(noisy_video, sigma, conditioning, self.taps)
         return clean, self._denoise_action(noisy_action, sigma, self.adapt(features, emb), emb)
 
     def denoise_action(
@@ -83,9 +78,8 @@ class JointDenoiser:
             features: One (B, V, T, C, h, w) a tap, fine to coarse; the adapter reads them once.
             video_emb: Embedding (B, E) of the noise level of the video.
         """
-        emb = self.video.level_embedding(sigma)
         cond = self.adapt(features, video_emb)
-        return self._denoise_action(noisy_action, sigma, cond.repeat(len(noisy_action) // len(cond), 1), emb)
+        return self._denoise_action(noisy_action, sigma, cond.repeat(len(noisy_action) // len(cond), 1))
 
     def adapt(self, features: Sequence[Tensor], video_emb: Tensor) -> Tensor:
         """Condition of the action network (B, cond_dim); the same at every step of sampling actions."""
@@ -135,14 +129,13 @@ class JointDenoiser:
         """
         guidance = sampler.guidance
         both = conditioning if guidance == 1.0 else conditioning.with_unconditional()
-        constants = self.video.constants(both)
 
-        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor, emb: Tensor) -> tuple[Tensor, ...]:
+        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
             video, action = noisy
             if guidance == 1.0:
-                return self.denoise(video, action, sigma, both, constants.at(emb))
+                return self.denoise(video, action, sigma, both)
             doubled = (torch.cat([video] * 2), torch.cat([action] * 2), sigma.repeat(2))
-            clean = self.denoise(*doubled, both, constants.at(emb))
+            clean = self.denoise(*doubled, both)
             return tuple(guided(x, guidance) for x in clean)
 
         level = sampler.first_level(video_noise)
@@ -150,7 +143,7 @@ class JointDenoiser:
             self.video.preconditioning.pure_noise(video_noise, level, conditioning.anchor),
             self.action_preconditioning.pure_noise(action_noise, level),
         )
-        video, action = sampler.sample(denoise, start, seeds, embed=self.video.level_embedding)
+        video, action = sampler.sample(denoise, start, seeds)
         return video, action
 
     @torch.no_grad()
@@ -186,17 +179,16 @@ class JointDenoiser:
         if guidance != 1.0 and unconditional is not None:
             cond = torch.cat([cond, self.adapt(unconditional, video_emb)])
 
-        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor, emb: Tensor) -> tuple[Tensor, ...]:
-            emb = emb.expand(len(cond), -1)
+        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
             if guidance == 1.0:
-                return (self._denoise_action(noisy[0], sigma, cond, emb),)
-            clean = self._denoise_action(torch.cat([noisy[0]] * 2), sigma.repeat(2), cond, emb)
-            return (guided(clean, guidance),)
+                return (self._denoise_action(noisy[0], sigma, cond),)
+            return (guided(self._denoise_action(torch.cat([noisy[0]] * 2), sigma.repeat(2), cond), guidance),)
 
         start = self.action_preconditioning.pure_noise(action_noise, sampler.first_level(action_noise))
-        return sampler.sample(denoise, (start,), seeds, embed=self.video.level_embedding)[0]
+        return sampler.sample(denoise, (start,), seeds)[0]
 
-    def _denoise_action(self, noisy_action: Tensor, sigma: Tensor, cond: Tensor, emb: Tensor) -> Tensor:
+    def _denoise_action(self, noisy_action: Tensor, sigma: Tensor, cond: Tensor, emb: Tensor | None = None) -> Tensor:
+        emb = self.video.level_embedding(sigma) if emb is None else emb
         net_input = self.action_preconditioning.net_input(noisy_action, sigma)
         output = self.action_unet(*(as_weights(x, self.action_unet) for x in (net_input, emb, cond)))
         return self.action_preconditioning.denoised(output, noisy_action, sigma)

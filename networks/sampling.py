@@ -12,8 +12,8 @@ from networks.component_config import describe
 from networks.errors import NetworkError
 from networks.randomness import generators
 
-Denoise = Callable[..., tuple[Tensor, ...]]
-"""(noisy tensors (B, ...), sigma (B,)) -> clean tensors of the same shapes; with `embed` also the level's row (E,)."""
+Denoise = Callable[[tuple[Tensor, ...], Tensor], tuple[Tensor, ...]]
+"""(noisy tensors (B, ...), sigma (B,)) -> clean tensors of the same shapes."""
 
 SCHEDULERS = (  # those that take our noise levels and clean predictions, checked in tests/networks/test_sampling.py
     "EulerDiscreteScheduler",
@@ -104,7 +104,6 @@ class Sampler:
         denoise: Denoise,
         start: tuple[Tensor, ...],
         seeds: Sequence[int] | None = None,
-        embed: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, ...]:
         """Denoise from `sigma_max` to 0, all tensors at the same levels.
 
@@ -112,8 +111,6 @@ class Sampler:
             denoise: The denoiser, guidance included (see `guided`).
             start: Noisy tensors at `sigma_max`, each (B, ...), as `Preconditioning.pure_noise` gives them.
             seeds: One a sample, which a stochastic scheduler needs: each draws what it adds from a stream of its own.
-            embed: Turns levels (N,) into embeddings (N, E). It is called once, with all levels, and the denoiser gets
-                the row of its level as a third argument.
         """
         schedulers = [self._new_scheduler() for _ in start]  # multistep schedulers remember what they stepped
         first = schedulers[0]
@@ -121,12 +118,10 @@ class Sampler:
         options = {"generator": generators(seeds or (), "scheduler")} if self.is_stochastic else {}
         assert seeds is not None or not self.is_stochastic, f"{self.scheduler} draws noise, so name its seeds"
         x = tuple(t / (_level(first, first.timesteps[0]) ** 2 + 1) ** 0.5 if scaled else t for t in start)
-        table = None if embed is None else _LevelTable(self.sigmas()[:-1], embed, start[0])
         for timestep in first.timesteps:
             sigma = _level(first, timestep)
-            extra = () if table is None else (table.row(sigma),)
             noisy = tuple(t * (sigma**2 + 1) ** 0.5 for t in x) if scaled else x
-            clean = denoise(noisy, torch.full((len(x[0]),), sigma, device=x[0].device, dtype=x[0].dtype), *extra)
+            clean = denoise(noisy, torch.full((len(x[0]),), sigma, device=x[0].device, dtype=x[0].dtype))
             for scheduler, tensor in zip(schedulers, x, strict=True):
                 scheduler.scale_model_input(tensor, timestep)  # sets its step index; the denoiser scales by itself
             steps = zip(schedulers, clean, x, strict=True)
@@ -158,21 +153,6 @@ class Sampler:
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
         return scheduler
-
-
-class _LevelTable:
-    """Embeddings of all noise levels of a schedule, looked up by level."""
-
-    def __init__(self, levels: Tensor, embed: Callable[[Tensor], Tensor], like: Tensor) -> None:
-        self._levels: list[float] = levels.tolist()
-        self._rows: Tensor = embed(levels.to(like))
-
-    def row(self, sigma: float) -> Tensor:
-        """Embedding (E,) of a level of the schedule, which schedulers give with errors of rounding."""
-        index = min(range(len(self._levels)), key=lambda i: abs(self._levels[i] - sigma))
-        assert abs(self._levels[index] - sigma) <= 1e-3 * sigma, f"no level {sigma} among {self._levels}"
-        row: Tensor = self._rows[index]
-        return row
 
 
 def guided(clean: Tensor, guidance: float) -> Tensor:

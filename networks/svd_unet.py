@@ -4,9 +4,9 @@ from typing import Any
 
 from diffusers import UNetSpatioTemporalConditionModel
 from diffusers.models.resnet import SpatioTemporalResBlock
+from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from torch import nn
 
-from networks.context_transformer import ContextTransformer, install
 from networks.errors import NetworkError
 from networks.pretrained_unet import load_pretrained
 
@@ -33,7 +33,6 @@ def build_unet(config: dict[str, Any], pretrained: str | None, zero_init: bool) 
         )
     else:
         unet = load_pretrained(pretrained, config)
-    install(unet)
     if zero_init and pretrained is None:
         _zero_residual_branches(unet)
     for module in unet.modules():
@@ -45,7 +44,7 @@ def build_unet(config: dict[str, Any], pretrained: str | None, zero_init: bool) 
 
 def layers(network: nn.Module) -> list[nn.Module]:
     """The residual blocks and attentions of a U-Net that run one after the other; none of another network."""
-    return [m for m in network.modules() if isinstance(m, (SpatioTemporalResBlock, ContextTransformer))]
+    return [m for m in network.modules() if isinstance(m, (SpatioTemporalResBlock, TransformerSpatioTemporalModel))]
 
 
 def _zero_residual_branches(unet: Any) -> None:  # noqa: ANN401 - diffusers is untyped
@@ -53,7 +52,7 @@ def _zero_residual_branches(unet: Any) -> None:  # noqa: ANN401 - diffusers is u
     for module in unet.modules():
         if isinstance(module, SpatioTemporalResBlock):
             last += [module.spatial_res_block.conv2, module.temporal_res_block.conv2]
-        elif isinstance(module, ContextTransformer):
+        elif isinstance(module, TransformerSpatioTemporalModel):
             last.append(module.proj_out)
     for layer in last:
         nn.init.zeros_(layer.weight)

@@ -14,7 +14,7 @@ from networks.errors import NetworkError
 from networks.noise import seeded_noise
 from networks.sampling import Sampler, guided
 from networks.text import TextEncoder
-from networks.video_unet import PassConstants, VideoUNet
+from networks.video_unet import VideoUNet
 
 
 class VideoModel(nn.Module):
@@ -163,15 +163,9 @@ class VideoModel(nn.Module):
         context = text[:, None, None].expand(-1, self.num_rows, -1, -1)
         return Conditioning(latents, context, latents)
 
-    def constants(self, conditioning: Conditioning) -> PassConstants:
-        """What every pass of the U-Net under these conditions shares; the other methods take it to save time."""
-        return self.unet.constants(conditioning.context, self._ids(conditioning.latents))
-
-    def denoise(
-        self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, constants: PassConstants | None = None
-    ) -> Tensor:
+    def denoise(self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """Clean latents (B, F, c, h, w) of noisy ones at levels sigma (B,)."""
-        return self.denoise_with_features(noisy, sigma, conditioning, (), constants)[0]
+        return self.denoise_with_features(noisy, sigma, conditioning, ())[0]
 
     def loss(self, latents: Tensor, noise: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         """Weighted denoising error of every row, (B, F).
@@ -186,15 +180,10 @@ class VideoModel(nn.Module):
         return self.preconditioning.row_losses(self.denoise(noisy, sigma, conditioning), latents, sigma)
 
     def denoise_with_features(
-        self,
-        noisy: Tensor,
-        sigma: Tensor,
-        conditioning: Conditioning,
-        taps: Sequence[int],
-        constants: PassConstants | None = None,
+        self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, taps: Sequence[int]
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """As `denoise`, with what `features` returns from the same pass."""
-        output = self.unet(*self._unet_input(noisy, sigma, conditioning, constants), taps=taps, constants=constants)
+        output = self.unet(*self._unet_input(noisy, sigma, conditioning), taps=taps)
         clean = self.preconditioning.denoised(output.sample, noisy, sigma, conditioning.anchor)
         return clean, self._by_view(output.taps), output.emb
 
@@ -248,16 +237,15 @@ class VideoModel(nn.Module):
         """
         use_guidance = sampler.guidance != 1.0
         both = conditioning.with_unconditional() if use_guidance else conditioning
-        constants = self.constants(both)
 
-        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor, emb: Tensor) -> tuple[Tensor, ...]:
+        def denoise(noisy: tuple[Tensor, ...], sigma: Tensor) -> tuple[Tensor, ...]:
             if not use_guidance:
-                return (self.denoise(noisy[0], sigma, both, constants.at(emb)),)
-            clean = self.denoise(noisy[0].repeat(2, 1, 1, 1, 1), sigma.repeat(2), both, constants.at(emb))
+                return (self.denoise(noisy[0], sigma, both),)
+            clean = self.denoise(noisy[0].repeat(2, 1, 1, 1, 1), sigma.repeat(2), both)
             return (guided(clean, sampler.guidance),)
 
         start = self.preconditioning.pure_noise(noise, sampler.first_level(noise), conditioning.anchor)
-        return sampler.sample(denoise, (start,), seeds, embed=self.level_embedding)[0]
+        return sampler.sample(denoise, (start,), seeds)[0]
 
     def freeze(self) -> Self:
         """Stop training for good: no gradients, and evaluation mode even after `train()`."""
@@ -276,11 +264,11 @@ class VideoModel(nn.Module):
         return [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
 
     def _unet_input(
-        self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning, constants: PassConstants | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        self, noisy: Tensor, sigma: Tensor, conditioning: Conditioning
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         scaled = self.preconditioning.net_input(noisy, sigma, conditioning.anchor)
         x = torch.cat([scaled, conditioning.latents.to(scaled.dtype)], dim=2)
-        return x, c_noise(sigma), conditioning.context, self._ids(x) if constants is None else None
+        return x, c_noise(sigma), conditioning.context, self._ids(x)
 
     def _ids(self, like: Tensor) -> Tensor:
         ids = torch.tensor([self.fps_id, self.motion_bucket, self.condition_noise], device=like.device)

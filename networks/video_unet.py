@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import repeat
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_dataclass
 from torch.utils.checkpoint import checkpoint
 
-from networks.context_transformer import ContextTransformer, LayerConstants
 from networks.errors import NetworkError
 from networks.pretrained_unet import read_config
 from networks.svd_unet import build_unet
@@ -25,25 +23,6 @@ class TapShape:
     channels: int
     height: int
     width: int
-
-
-@dataclass(frozen=True)
-class PassConstants:
-    """What is the same in every pass over one batch of conditions, so that a replan computes it once.
-
-    Attributes:
-        ids: Embedding of the three ids (B, E).
-        layers: What each attention layer needs of the context, in the order in which they run.
-        emb: Embedding of the noise level (B, E); None computes it in the pass.
-    """
-
-    ids: Tensor
-    layers: tuple[LayerConstants, ...]
-    emb: Tensor | None = None
-
-    def at(self, emb: Tensor) -> PassConstants:
-        """For a pass at the noise level of this embedding (E,) or (B, E)."""
-        return replace(self, emb=emb.expand(len(self.ids), -1))
 
 
 @dataclass
@@ -86,8 +65,6 @@ class VideoUNet(nn.Module):
         gradient_checkpointing: Recompute each layer in the backward pass to save memory.
         zero_init: Start every residual branch and the output at zero, as latent diffusion does; pretrained weights
             replace it.
-        always_attends: Run cross-attention also where the context is one token, as published; equal within rounding,
-            and slower (`networks/context_transformer.py`).
 
     Attributes:
         config: The constructor's arguments that shape the network.
@@ -111,7 +88,6 @@ class VideoUNet(nn.Module):
         pretrained: str | None = None,
         gradient_checkpointing: bool = False,
         zero_init: bool = True,
-        always_attends: bool = False,
     ) -> None:
         super().__init__()
         num_levels = len(block_out_channels)
@@ -131,7 +107,6 @@ class VideoUNet(nn.Module):
         }
         self.gradient_checkpointing = gradient_checkpointing
         self.unet = build_unet(self.config, pretrained, zero_init)
-        self.attend_always(always_attends)
 
     @classmethod
     def from_pretrained(cls, source: str, gradient_checkpointing: bool = False) -> VideoUNet:
@@ -153,9 +128,8 @@ class VideoUNet(nn.Module):
         x: Tensor,
         timestep: Tensor,
         context: Tensor,
-        time_ids: Tensor | None,
+        time_ids: Tensor,
         taps: Sequence[int] = (),
-        constants: PassConstants | None = None,
     ) -> VideoUNetOutput:
         """Run the whole network.
 
@@ -164,13 +138,12 @@ class VideoUNet(nn.Module):
             timestep: c_noise of each sample (B,).
             context: Text tokens of each frame (B, F, L, D). Spatial attention reads each frame's own, temporal
                 attention those of the sample's first frame.
-            time_ids: The three ids (B, 3); not looked at where there are constants.
+            time_ids: The three ids (B, 3).
             taps: Positions whose feature maps are wanted.
-            constants: From `constants` of the same context and ids; None computes them on the way.
         """
         self._require_taps(taps)
-        emb = self._level(timestep, constants)
-        hidden, found = self._run(x, emb, context, time_ids, constants, taps, None)
+        emb = self.time_embedding(timestep)
+        hidden, found = self._run(x, emb, context, time_ids, taps, None)
         sample = self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(hidden)))
         return VideoUNetOutput(sample.unflatten(0, x.shape[:2]), found, emb)
 
@@ -179,9 +152,8 @@ class VideoUNet(nn.Module):
         x: Tensor,
         timestep: Tensor,
         context: Tensor,
-        time_ids: Tensor | None,
+        time_ids: Tensor,
         taps: Sequence[int],
-        constants: PassConstants | None = None,
     ) -> tuple[dict[int, Tensor], Tensor]:
         """Run only as far as the last wanted tap; arguments as in `forward`.
 
@@ -189,31 +161,14 @@ class VideoUNet(nn.Module):
             Feature map (B, F, C, h, w) by tap position, and the noise-level embedding (B, E).
         """
         self._require_taps(taps)
-        emb = self._level(timestep, constants)
-        return self._run(x, emb, context, time_ids, constants, taps, max(taps))[1], emb
-
-    def constants(self, context: Tensor, time_ids: Tensor) -> PassConstants:
-        """Compute once what every pass with this context and these ids would compute again.
-
-        Args:
-            context: Text tokens of each frame (B, F, L, D).
-            time_ids: The three ids (B, 3).
-        """
-        tokens = context.flatten(0, 1).to(self.dtype)
-        layers = tuple(layer.constants(tokens, context.shape[1]) for layer in self._attention_layers())
-        return PassConstants(self._id_embedding(time_ids), layers)
+        emb = self.time_embedding(timestep)
+        return self._run(x, emb, context, time_ids, taps, max(taps))[1], emb
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         dtype: torch.dtype = self.unet.conv_in.weight.dtype
         return dtype
-
-    def attend_always(self, always: bool) -> None:
-        """Run cross-attention also where the context is one token (the constructor's `always_attends`), or do not."""
-        for layer in self._attention_layers():
-            for block in (*layer.transformer_blocks, *layer.temporal_transformer_blocks):
-                block.always_attends = always
 
     def time_embedding(self, c_noise: Tensor) -> Tensor:
         """Embed noise levels (B,) as (B, E), without the ids; adapter and action network share it."""
@@ -254,45 +209,35 @@ class VideoUNet(nn.Module):
         x: Tensor,
         emb: Tensor,
         context: Tensor,
-        time_ids: Tensor | None,
-        constants: PassConstants | None,
+        time_ids: Tensor,
         taps: Sequence[int],
         last: int | None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Run block after block, until position `last` if there is one; the last output (B*F, C, h, w) and the taps."""
         b, f = x.shape[:2]
-        if constants is None:
-            assert time_ids is not None, "either ids or constants"
-            emb = emb + self._id_embedding(time_ids)
-        else:
-            emb = emb + constants.ids
+        emb = emb + self._id_embedding(time_ids)
         emb = emb.repeat_interleave(f, dim=0, output_size=b * f)
         context = context.flatten(0, 1).to(emb.dtype)
-        layers = repeat(None) if constants is None else iter(constants.layers)
         found: dict[int, Tensor] = {}
         rows = x.flatten(0, 1).to(self.dtype)
-        for position, hidden in self._blocks(rows, emb, context, (b, f), layers):
+        for position, hidden in self._blocks(rows, emb, context, (b, f)):
             if position in taps:
                 found[position] = hidden.unflatten(0, (b, f))
             if position == last:
                 break
         return hidden, found
 
-    def _blocks(
-        self,
-        x: Tensor,
-        emb: Tensor,
-        context: Tensor,
-        shape: tuple[int, int],
-        layers: Iterator[LayerConstants | None],
-    ) -> Iterator[tuple[int, Tensor]]:
+    def _blocks(self, x: Tensor, emb: Tensor, context: Tensor, shape: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
         """Yield each position with its output (B*F, C, h, w)."""
         unet = self.unet
         video = torch.zeros(shape, dtype=x.dtype, device=x.device)  # diffusers' flag: 0 is a video, 1 a lone image
 
         def run(resnet: nn.Module, attention: nn.Module | None, x: Tensor) -> Tensor:
-            constants = None if attention is None else next(layers)
-            return self._layer(resnet, attention, x, emb, context, video, constants)
+            args = (resnet, attention, x, emb, context, video)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                checkpointed: Tensor = checkpoint(_run_layer, *args, use_reentrant=False)
+                return checkpointed
+            return _run_layer(*args)
 
         hidden = unet.conv_in(x)
         position = 0
@@ -318,37 +263,10 @@ class VideoUNet(nn.Module):
                 exact = size[0] == 2 * hidden.shape[-2] and size[1] == 2 * hidden.shape[-1]
                 hidden = upsampler(hidden, None if exact else size)  # an odd size was halved upwards
 
-    def _layer(
-        self,
-        resnet: nn.Module,
-        attention: nn.Module | None,
-        x: Tensor,
-        emb: Tensor,
-        context: Tensor,
-        video: Tensor,
-        constants: LayerConstants | None,
-    ) -> Tensor:
-        args = (resnet, attention, x, emb, context, video, constants)
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            checkpointed: Tensor = checkpoint(_run_layer, *args, use_reentrant=False)
-            return checkpointed
-        return _run_layer(*args)
-
-    def _level(self, timestep: Tensor, constants: PassConstants | None) -> Tensor:
-        if constants is not None and constants.emb is not None:
-            return constants.emb
-        return self.time_embedding(timestep)
-
     def _id_embedding(self, time_ids: Tensor) -> Tensor:
         sinusoids = self.unet.add_time_proj(time_ids.flatten()).reshape(len(time_ids), -1)
         embedded: Tensor = self.unet.add_embedding(sinusoids.to(self.dtype))
         return embedded
-
-    def _attention_layers(self) -> list[ContextTransformer]:
-        """In the order in which they run."""
-        unet = self.unet
-        blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
-        return [layer for block in blocks for layer in getattr(block, "attentions", None) or ()]
 
     def _require_taps(self, taps: Sequence[int]) -> None:
         if missing := sorted(set(taps) - set(range(self.num_taps))):
@@ -365,10 +283,12 @@ def _run_layer(
     emb: Tensor,
     context: Tensor,
     video: Tensor,
-    constants: LayerConstants | None,
 ) -> Tensor:
     x = resnet(x, emb, image_only_indicator=video)
-    return x if attention is None else attention(x, context, video, constants)
+    if attention is None:
+        return x
+    attended: Tensor = attention(x, context, image_only_indicator=video, return_dict=False)[0]
+    return attended
 
 
 def _layers(block: Any) -> list[tuple[nn.Module, nn.Module | None]]:  # noqa: ANN401 - diffusers is untyped

@@ -88,7 +88,6 @@ SHORT = {
     "--levels 0,1",
     "videopolicy simulators check": "--image-size 32",
     "videopolicy simulators check libero --suite all": "--image-size 32 --suite libero_goal",
-    "videopolicy profile": "--seconds 0.05",
     "videopolicy cache": "-c tiny_cache.yaml",
     "lightning fit -c experiments/robocasa.yaml --data.latent_cache": "-c tiny_cache.yaml",
     "videopolicy demo": "--episodes 1 -- -c tiny_demo.yaml",

@@ -1,8 +1,9 @@
-"""The resource report: published FLOPs, what really runs, the optimizer's memory, and seconds on this machine."""
+"""The resource report: published FLOPs, what really runs, and the memory of training by hand-made sizes."""
 
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import torch
 
 from lightning_modules import adam_8bit
 from networks.adapter import Bottleneck
-from videopolicy.experiment.skeleton import skeleton
+from videopolicy.experiment.command_line import CommandLine
+from videopolicy.experiment.skeleton import random_stage, skeleton
 from videopolicy.main import main
 from videopolicy.profiling.counting import flop
-from videopolicy.profiling.estimate import Memory, Setting, Sizes, estimate, optimizer_bytes
-from videopolicy.profiling.stage_cost import (
+from videopolicy.profiling.flops import (
     ACTION,
     ADAPTER,
     CONDITION,
@@ -24,16 +25,15 @@ from videopolicy.profiling.stage_cost import (
     ENCODE,
     TEXT,
     U_NET,
-    count_attending,
     count_replan,
     count_step,
     denoiser_calls,
     forward_by_part,
     on_shapes,
     random_batch,
-    step_memory,
 )
-from videopolicy.profiling.stopwatch import Timing, time_runs
+from videopolicy.profiling.memory import Memory, Setting, optimizer_bytes, step_memory
+from videopolicy.profiling.report import estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 LIFT, ROBOCASA = (ROOT / "experiments" / f"{name}.yaml" for name in ("lift", "robocasa"))
@@ -43,7 +43,7 @@ PLAIN = Setting("32-true", 2, 1, "auto", ())
 @pytest.fixture(autouse=True)
 def few_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two are enough for what is tested here."""
-    monkeypatch.setattr("videopolicy.profiling.estimate.BATCH_SIZES", (1, 2))
+    monkeypatch.setattr("videopolicy.profiling.memory.BATCH_SIZES", (1, 2))
 
 
 @pytest.fixture
@@ -66,8 +66,6 @@ def test_robocasas_parts_cost_what_the_published_networks_do(parity_dir: Path) -
     stage = skeleton([ROBOCASA], "action")
     with on_shapes(stage):
         counted = {name: count for name, (count, _) in forward_by_part(stage).items()}
-        assert 0.94 * published["video_unet_25x32x32_b1"] < counted[U_NET] < published["video_unet_25x32x32_b1"]
-        counted[U_NET] = count_attending(stage)
         counted[ADAPTER] += rows_the_published_adapter_embeds_in_vain(stage)
     wanted = {
         U_NET: published["video_unet_25x32x32_b1"],
@@ -98,12 +96,10 @@ def rows_the_published_adapter_embeds_in_vain(stage: Any) -> int:  # noqa: ANN40
 @pytest.mark.slow  # a minute and a half
 def test_robocasas_report_has_the_published_cost_of_a_replan(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    assert main(["profile", "-c", str(ROBOCASA), "--meta", "--json", str(path)]) == 0
+    assert main(["profile", "-c", str(ROBOCASA), "--json", str(path)]) == 0
     replan = json.loads(path.read_text())["stages"]["action"]["replan"]
-    assert replan["denoiser_calls"] == 30
-    assert replan["guidance"]
-    assert replan["published_flop"] == pytest.approx(446e12, rel=0.01)
-    assert replan["flop"] < replan["published_flop"]
+    assert (replan["denoiser_calls"], replan["guidance"]) == (30, True)
+    assert replan["flop"] == replan["published_flop"] == pytest.approx(446e12, rel=0.01)
     assert replan["video_flop"] == pytest.approx(18.9e12, rel=0.01)
 
 
@@ -113,7 +109,6 @@ def test_a_training_step_is_counted_as_it_runs(overlay: str, name: str, request:
     with on_shapes(shapes := stage_of(tiny, name)):
         counted = count_step(shapes, batch_size=2, caches_features=False)
     stage = real_stage(tiny, name)
-    stage.log_dict = lambda *_, **__: None
     batch = random_batch(stage.data, 2)
     stage.video.text_encoder(batch.instructions)  # a known instruction
     losses: list[torch.Tensor] = []
@@ -132,7 +127,7 @@ def test_a_replan_is_counted_as_it_runs(levels: str, guidance: float, tiny: list
     calls = denoiser_calls(shapes.policy.sampler)
     with on_shapes(shapes):
         forward = {name: count for name, (count, _) in forward_by_part(shapes).items()}
-        counted = count_replan(shapes, forward, calls, video_passes=1, attending=0)
+        counted = count_replan(shapes, forward, calls, video_passes=1)
     stage = real_stage(tiny, "action", **overrides)
     batch = random_batch(stage.data, 1)
     ran = flop(lambda: stage.policy.sample_batch(batch))
@@ -144,12 +139,8 @@ def test_a_replan_is_counted_as_it_runs(levels: str, guidance: float, tiny: list
 
 def real_stage(tiny: list[str], name: str, **overrides: Any) -> Any:  # noqa: ANN401 - a stage of either kind
     """As `skeleton`, with weights."""
-    from videopolicy.experiment.command_line import CommandLine
-    from videopolicy.experiment.skeleton import random_stage
-
     keys = [(key.replace("__", "."), value) for key, value in overrides.items()]
-    line = CommandLine("fit", [path for path in tiny if path != "-c"], keys)
-    return random_stage(line, name)
+    return random_stage(CommandLine("fit", [path for path in tiny if path != "-c"], keys), name)
 
 
 def test_cached_features_leave_the_video_network_out_of_the_step(tiny: list[str]) -> None:
@@ -165,25 +156,20 @@ def test_cached_features_leave_the_video_network_out_of_the_step(tiny: list[str]
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "states"),
+    ("optimizer", "shapes", "kept", "update"),
     [
-        (partial(torch.optim.Adam, lr=1e-3), 2.0),
-        (partial(torch.optim.AdamW, lr=1e-3), 2.0),
-        (partial(torch.optim.SGD, lr=1e-3, momentum=0.9), 1.0),
-        (partial(torch.optim.SGD, lr=1e-3), 0.0),
+        (partial(torch.optim.Adam, lr=1.0), [(64, 32), (64,), (64, 32)], 2 * 4 * 4160, 4 * 4160),
+        (partial(torch.optim.Adam, lr=1.0, fused=True), [(64, 32)], 2 * 4 * 2048, 4 * 2048),
+        (partial(torch.optim.SGD, lr=1.0, momentum=0.9), [(64, 32), (64,), (64, 32)], 4 * 4160, 4 * 4160),
+        (partial(torch.optim.SGD, lr=1.0), [(64, 32), (64,), (64, 32)], 0, 4 * 2048),
+        # a row and a column sum of the last two axes; one weight after the other
+        (torch.optim.Adafactor, [(64, 32), (64,), (8, 4, 3, 3)], 4 * ((64 + 32) + 64 + 8 * 4 * (3 + 3)), 4 * 2048),
     ],
 )
-def test_the_optimizers_states_are_counted(optimizer: Callable[..., Any], states: float) -> None:
-    kept, update = optimizer_bytes(optimizer, [(64, 32), (64,), (64, 32)])
-    assert kept == states * 4 * (2 * 64 * 32 + 64)
-    assert update == (4 * (2 * 64 * 32 + 64) if states else 4 * 64 * 32)
-
-
-def test_what_adafactor_keeps_depends_on_a_weights_shape() -> None:
-    kept, update = optimizer_bytes(torch.optim.Adafactor, [(64, 32), (64,), (8, 4, 3, 3)])
-    assert kept == 4 * ((64 + 32) + 64 + 8 * 4 * (3 + 3))  # a row and a column sum of the last two axes
-    assert update == 4 * 64 * 32  # one weight after the other
-    assert optimizer_bytes(partial(torch.optim.Adam, lr=1.0, fused=True), [(64, 32)])[1] == 4 * 64 * 32
+def test_the_optimizers_states_and_temporaries_are_counted(
+    optimizer: Callable[..., Any], shapes: list[tuple[int, ...]], kept: int, update: int
+) -> None:
+    assert optimizer_bytes(optimizer, shapes) == (kept, update)
 
 
 def test_eight_bit_adam_keeps_two_bytes_a_weight() -> None:
@@ -194,50 +180,33 @@ def test_eight_bit_adam_keeps_two_bytes_a_weight() -> None:
 
 
 def test_fsdp_divides_what_is_cut_and_gathers_it_by_layers() -> None:
-    sizes = Sizes(weights=1000, cut=800, unit=50, learned=400, step_by_batch={1: 10, 4: 40})
-    one = sizes.memory(PLAIN, (80, 400))
-    assert (one.weights, one.gradients, one.optimizer, one.gathered, one.judging) == (1000, 400, 80, 0, 0)
+    one = Memory(PLAIN, 1000, 800, 50, 400, (80, 400), {1: 10, 4: 40})
+    assert list(one.kept.values()) == [1000, 400, 80, 0, 0]
+    assert list(one.passing.values()) == [400, 0, 0]
     assert one.total(4) == 1480 + 400
-    ddp = sizes.memory(Setting("32-true", 2, 8, "ddp", ()), (80, 400))
-    assert ddp.total(4) == one.total(4) + 400
-    many = sizes.memory(Setting("32-true", 2, 8, "ShardedStrategy", ()), (80, 400))
-    assert (many.weights, many.gradients, many.optimizer, many.update) == (200 + 100, 50, 10, 50)
+    ddp = replace(one, setting=Setting("32-true", 2, 8, "ddp", ("TrainableWeightAveraging",)))
+    assert list(ddp.kept.values()) == [1000, 400, 80, 400, 400]
+    many = replace(one, setting=Setting("32-true", 2, 8, "ShardedStrategy", ()))
+    assert list(many.kept.values()) == [200 + 100, 50, 10, 0, 0]
     assert many.total(4) == 360 + max(50, 700, 150 + 40)  # validation gathers all
-    keeping = sizes.memory(Setting("32-true", 2, 8, "ShardedStrategy", (), resharding=False), (80, 400))
+    keeping = replace(one, setting=Setting("32-true", 2, 8, "ShardedStrategy", (), resharding=False))
     assert keeping.total(4) == 360 + 750 + 40
 
 
-def test_what_fits_is_told_for_every_way_to_train(tiny: list[str], tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    assert main(["profile", *tiny, "--fits", "--json", str(path)]) == 0
-    stages = json.loads(path.read_text())["stages"]
-    ways = {(w["trained"], w["optimizer"], w["devices"]): w for w in stages["video"]["ways"]}
-    own = next(optimizer for trained, optimizer, _ in ways if trained == "every weight")
-    whole, adapters = (ways[trained, own, "1"] for trained in ("every weight", "LoRA, rank 32"))
-    assert whole["gradients_bytes"] > 0
-    assert adapters["gradients_bytes"] != whole["gradients_bytes"]
-    assert ways["every weight", "Adafactor", "1"]["optimizer_bytes"] < 0.5 * whole["optimizer_bytes"]
-    assert ways["every weight", own, "8, DDP"]["buckets_bytes"] == whole["gradients_bytes"]
-    assert ways["every weight", own, "8, FSDP"]["optimizer_bytes"] == whole["optimizer_bytes"] // 8
-    assert {way["trained"] for way in stages["action"]["ways"]} == {"as configured"}
+def test_the_largest_batch_is_the_last_that_fits() -> None:
+    memory = Memory(PLAIN, 100, 0, 0, 20, (40, 30), {1: 20, 4: 50, 16: 290})  # 10 a window, then 20
+    assert [memory.step(batch) for batch in (1, 3, 4, 5, 16, 17)] == [20, 40, 50, 70, 290, 310]
+    assert memory.total(1) == 160 + 30  # the optimizer's step is the most
+    assert memory.total(4) == 160 + 50
+    assert [memory.largest_batch(size) for size in (189, 190, 209, 210, 229, 230, 470)] == [0, 2, 3, 4, 4, 5, 17]
 
 
 def test_only_what_is_trained_has_gradients_and_states(tiny: list[str]) -> None:
     action = estimate(stage_of(tiny, "action"), PLAIN)
     trained = action.parts[ADAPTER].parameters + action.parts[ACTION].parameters
+    weights = sum(part.parameters for part in action.parts.values())
     assert action.parts[U_NET].trainable == 0
-    assert action.memory.gradients == 4 * trained
-    assert action.memory.optimizer == 2 * 4 * trained
-    assert action.memory.weights == 4 * sum(part.parameters for part in action.parts.values())
-    assert (action.memory.average, action.memory.buckets) == (0, 0)
-    assert action.otherwise is None
-
-
-def test_averages_and_ddp_copy_what_is_trained(tiny: list[str]) -> None:
-    setting = Setting("16-mixed", 2, 8, "ddp", ("TrainableWeightAveraging",))
-    video = estimate(stage_of(tiny, "video"), setting)
-    gradients = 4 * video.parts[U_NET].parameters
-    assert (video.memory.gradients, video.memory.average, video.memory.buckets) == (gradients,) * 3
+    assert list(action.memory.kept.values()) == [4 * weights, 4 * trained, 2 * 4 * trained, 0, 0]
 
 
 @pytest.mark.parametrize("half", [None, torch.bfloat16])
@@ -264,62 +233,41 @@ def test_autocast_keeps_less(tiny: list[str]) -> None:
 def test_a_precision_that_the_stages_do_not_run_in_is_refused(
     tiny: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["profile", *tiny, "--meta", "--", "--trainer.precision", "bf16-true"]) == 2
+    assert main(["profile", *tiny, "--", "--trainer.precision", "bf16-true"]) == 2
     assert "trainer.precision is bf16-true" in capsys.readouterr().err
 
 
-def test_the_largest_batch_is_the_last_that_fits() -> None:
-    memory = Memory(100, 20, 40, 0, 0, update=30, step_by_batch={1: 20, 4: 50, 16: 290})  # 10 a window, then 20
-    assert memory.kept == 160
-    assert [memory.step(batch) for batch in (1, 3, 4, 5, 16, 17)] == [20, 40, 50, 70, 290, 310]
-    assert memory.total(1) == 160 + 30  # the optimizer's step is the most
-    assert memory.total(4) == 160 + 50
-    assert [memory.largest_batch(size) for size in (189, 190, 209, 210, 229, 230, 470)] == [0, 2, 3, 4, 4, 5, 17]
+# --- the command -----------------------------------------------------------------------------------------------------
 
 
-# --- seconds ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_timing_leaves_the_warm_up_out() -> None:
-    runs: list[int] = []
-    timing = time_runs(lambda: runs.append(1), torch.device("cpu"), enough_s=1.0, most=5)
-    assert len(runs) == 6
-    assert timing.num_runs == 5
-    assert Timing.of([3.0, 1.0, 2.0]) == Timing(2.0, 1.0, 3.0, 3)
-
-
-def test_the_report_of_a_tiny_experiment_is_measured_and_written(
+def test_the_report_of_a_tiny_experiment_is_shown_and_written(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "report.json"
-    assert main(["profile", *tiny, "--device", "cpu", "--seconds", "0.1", "--json", str(path)]) == 0
+    assert main(["profile", *tiny, "--meta", "--json", str(path), "--", "--data.batch_size", "7"]) == 0
     shown = capsys.readouterr().out
-    assert all(title in shown for title in ("video stage", "action stage", "Parts", "Training memory", "Measured here"))
+    assert all(part in shown for part in ("video stage", "action stage", "Parts", "Work", "never checked on a GPU"))
     report = json.loads(path.read_text())
-    assert set(report) == {"experiment", "overrides", "counted", "hardware", "commit", "date", "stages"}
-    assert set(report["stages"]) == {"video", "action"}
-    measured = {name: stage["measured"] for name, stage in report["stages"].items()}
-    assert {name: set(entries) for name, entries in measured.items()} == {
-        "video": {"training_step"},
-        "action": {"training_step", "replan"},
-    }
-    for entry in [*measured["video"].values(), *measured["action"].values()]:
-        assert 0 < entry["fastest_s"] <= entry["median_s"] <= entry["slowest_s"]
-        assert entry["flop_per_s"] == pytest.approx(entry["flop"] / entry["median_s"])
-        assert entry["peak"]["resident_bytes"] > 10**8
+    assert set(report) == {"experiment", "overrides", "counted", "commit", "date", "stages"}
+    assert {stage["setting"]["batch_size"] for stage in report["stages"].values()} == {7}
     units = ("_bytes", "_flop", "parameters", "trainable", "forward_of")
     parts = report["stages"]["action"]["parts"]
     assert all(key.endswith(units) for part in parts.values() for key in part)
+    assert report["stages"]["video"]["memory"]["as configured"]["total_bytes"] > 0
 
 
-def test_computed_alone_runs_nothing(tiny: list[str], tmp_path: Path) -> None:
+def test_what_fits_is_told_for_every_way_to_train(tiny: list[str], tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    arguments = [*tiny, "--meta", "--stage", "action", "--json", str(path), "--", "--data.batch_size", "7"]
-    assert main(["profile", *arguments]) == 0
-    report = json.loads(path.read_text())
-    assert (report["hardware"], report["stages"]["action"]["measured"]) == (None, {})
-    assert report["stages"]["action"]["setting"]["batch_size"] == 7
-    assert list(report["stages"]) == ["action"]
+    assert main(["profile", *tiny, "--fits", "--json", str(path)]) == 0
+    stages = json.loads(path.read_text())["stages"]
+    ways = {(w["trained"], w["optimizer"], w["devices"]): w["bytes_by_use"] for w in stages["video"]["ways"]}
+    own = next(optimizer for trained, optimizer, _ in ways if trained == "every weight")
+    whole, adapters = (ways[trained, own, "1"] for trained in ("every weight", "LoRA, rank 32"))
+    assert adapters["gradients"] != whole["gradients"] > 0
+    assert ways["every weight", "Adafactor", "1"]["optimizer state"] < 0.5 * whole["optimizer state"]
+    assert ways["every weight", own, "8, DDP"]["DDP's copy of the gradients"] == whole["gradients"]
+    assert ways["every weight", own, "8, FSDP"]["optimizer state"] == whole["optimizer state"] // 8
+    assert {way["trained"] for way in stages["action"]["ways"]} == {"as configured"}
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -331,9 +279,8 @@ def test_computed_alone_runs_nothing(tiny: list[str], tmp_path: Path) -> None:
         (["-c", "experiments/lifd.yaml"], "experiments/lifd.yaml: no such file"),
         (["-c", str(LIFT), "--stage", "joint"], "lift.yaml has no stage 'joint'; it has video and action."),
         (["-c", str(LIFT), "--stage", "vidio"], "--stage vidio: no such stage; did you mean 'video'?"),
-        (["-c", str(LIFT), "--json", "no/such/folder.json", "--meta"], "--json no/such/folder.json: cannot be written"),
-        (["-c", str(LIFT), "--device", "tpu9"], "--device tpu9: not on this machine"),
-        (["-c", str(LIFT), "--meta", "--", "--data.batch_sise", "4"], "batch_size"),
+        (["-c", str(LIFT), "--json", "no/such/folder.json"], "--json no/such/folder.json: cannot be written"),
+        (["-c", str(LIFT), "--", "--data.batch_sise", "4"], "batch_size"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,14 +289,3 @@ def test_a_mistake_is_one_sentence(arguments: list[str], sentence: str, capsys: 
     assert sentence in error
     assert error.startswith("videopolicy profile: ")
     assert error.count("\n") == 1
-
-
-def test_what_will_not_fit_is_said_before_it_is_tried(
-    tiny: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("videopolicy.profiling.stage_timing.available_bytes", lambda device: 1000)
-    monkeypatch.setattr("videopolicy.experiment.skeleton.random_stage", lambda *_: pytest.fail("it was built"))
-    assert main(["profile", *tiny, "--stage", "video", "--device", "cpu"]) == 2
-    error = capsys.readouterr().err
-    assert "GB free" in error
-    assert "--meta" in error

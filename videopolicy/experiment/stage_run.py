@@ -136,8 +136,9 @@ class StageRun:
 
     def built(self, *names: str) -> Any:  # noqa: ANN401 - jsonargparse's namespace of built objects
         """Some parts of the config built anew, by their keys."""
+        parser = stage_parser(self.subcommand, [key for key in NAMED if key in names])  # or it would build them all
         with own_reasons():
-            return self.parser.instantiate_classes(Namespace(**{name: self.config[name] for name in names}))  # type: ignore[no-untyped-call]
+            return parser.instantiate_classes(Namespace(**{name: self.config[name] for name in names}))  # type: ignore[no-untyped-call]
 
     def parts(self) -> tuple[Any, Any]:
         """Model and datamodule alone, built anew; neither trainer nor callbacks."""

@@ -11,23 +11,17 @@ import torch
 
 from lightning_modules import Stage, adam_8bit
 from networks import LoRA
-from videopolicy.profiling.estimate import Memory, Setting, Sizes, optimizer_bytes, trained_shapes
-from videopolicy.profiling.stage_cost import on_shapes
+from videopolicy.profiling.flops import on_shapes
+from videopolicy.profiling.memory import Memory, Setting, count_memory, optimizer_bytes, trained_shapes
 
 LEAN = ("Adafactor", "8-bit Adam")
 ADAPTERS = LoRA(whole=("conv_in", "attn2.to_v"))  # as experiments/ablations/lora.yaml has them
+PLACEMENTS = {"1": (1, "auto"), "8, DDP": (8, "ddp"), "8, FSDP": (8, "ShardedStrategy")}
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to train a stage, and what it takes.
-
-    Attributes:
-        trained: What gets gradients.
-        optimizer: Its optimizer.
-        devices: Devices, and how they share.
-        memory: Of one device.
-    """
+    """One way to train a stage: what gets gradients, its optimizer, its devices, and the memory of one of them."""
 
     trained: str
     optimizer: str
@@ -35,13 +29,12 @@ class Way:
     memory: Memory
 
 
-def ways_to_train(make: Callable[[], Stage], setting: Setting, num_devices: int = 8) -> list[Way]:
+def ways_to_train(make: Callable[[], Stage], setting: Setting) -> list[Way]:
     """Every combination, with gradient checkpointing where the video U-Net is trained.
 
     Args:
         make: Makes the stage on the meta device, anew each time.
         setting: How the experiment trains it; its precision and callbacks count.
-        num_devices: Devices of the rows with several.
     """
     stage = make()
     kinds: dict[str, Stage] = {"as configured" if stage.video.is_frozen or stage.lora else "every weight": stage}
@@ -55,11 +48,12 @@ def ways_to_train(make: Callable[[], Stage], setting: Setting, num_devices: int 
         kind.video.unet.gradient_checkpointing = not kind.video.is_frozen
         kept = {name: optimizer_bytes(factory, trained_shapes(kind)) for name, factory in optimizers(kind).items()}
         with on_shapes(kind):
-            sizes = Sizes.of(kind, setting)
-        for where, placed in placements(setting, num_devices).items():
+            memory = count_memory(kind, setting, (0, 0))
+        for devices, (number, strategy) in PLACEMENTS.items():
+            placed = replace(setting, num_devices=number, strategy=strategy)
             for name, state in kept.items():
                 if name not in LEAN or placed.shares == 1:  # on shares these were not tried
-                    ways.append(Way(trained, name, where, sizes.memory(placed, state)))
+                    ways.append(Way(trained, name, devices, replace(memory, setting=placed, optimizer=state)))
     return ways
 
 
@@ -71,12 +65,3 @@ def optimizers(stage: Stage) -> dict[str, Any]:
     if importlib.util.find_spec("bitsandbytes") is not None:
         found["8-bit Adam"] = adam_8bit
     return found
-
-
-def placements(setting: Setting, num_devices: int) -> dict[str, Setting]:
-    """One device, a copy on each of several, and shares on them."""
-    return {
-        "1": replace(setting, num_devices=1, strategy="auto"),
-        f"{num_devices}, DDP": replace(setting, num_devices=num_devices, strategy="ddp"),
-        f"{num_devices}, FSDP": replace(setting, num_devices=num_devices, strategy="ShardedStrategy"),
-    }

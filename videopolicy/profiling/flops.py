@@ -1,4 +1,4 @@
-"""Counting a stage on shapes alone: FLOPs of its parts, of a training step and of a replan; the memory of a step."""
+"""Counting a stage on shapes alone: FLOPs of its parts, of a training step and of a replan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning_modules.policy_stage import PREFIX
 from networks import Sampler
 from policies.video_inputs import conditioning_of
 from videopolicy.experiment.skeleton import make_computable
-from videopolicy.profiling.counting import LiveBytes, autocast, flop, flop_by_part, gpu_norms, without_data
+from videopolicy.profiling.counting import flop, flop_by_part, without_data
 
 U_NET, ADAPTER, ACTION, TEXT = "video U-Net", "adapter", "action U-Net", "text tower"
 ENCODE, CONDITION, DECODE = "autoencoder: encode", "autoencoder: conditions", "autoencoder: decode"
@@ -30,7 +30,32 @@ PART_OF_PREFIX = {
     "adapter.": ADAPTER,
     "action_unet.": ACTION,
 }
+MODULES_OF_PART = {
+    ENCODE: ["stage.video.autoencoder", "stage.policy.video.autoencoder"],
+    U_NET: ["stage.video.unet", "stage.policy.video.unet"],
+    ADAPTER: ["stage.policy.adapter"],
+    ACTION: ["stage.policy.action_unet"],
+}
 INSTRUCTION = "pick the mug from the counter and place it in the sink"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a stage.
+
+    Attributes:
+        parameters: Its weights.
+        trainable: Those that the optimizer gets.
+        weight_bytes: Memory of the weights, float32.
+        forward_flop: One forward for one sample.
+        forward_of: What that forward is of.
+    """
+
+    parameters: int
+    trainable: int
+    weight_bytes: int
+    forward_flop: int
+    forward_of: str
 
 
 @dataclass(frozen=True)
@@ -59,8 +84,7 @@ class Replan:
         video: What it adds when the predicted video is wanted as pictures.
         steps: Calls of the denoiser.
         guidance: Whether each of them computes the unconditional half too.
-        published: The same by the published procedure: film and actions denoised together, with attention to the one
-            text token in every pass.
+        published: The same by the published procedure: film and actions denoised together in every pass.
     """
 
     by_part: dict[str, int]
@@ -113,6 +137,21 @@ def acts(stage: Stage) -> bool:
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
+def count_parts(stage: Stage, trainable: set[str]) -> dict[str, Part]:
+    """Weights and FLOPs of every part, in the order in which a sample meets them.
+
+    Args:
+        stage: On shapes.
+        trainable: Names of the weights that the optimizer gets.
+    """
+    numel, parts = {name: weight.numel() for name, weight in stage.named_parameters()}, {}
+    for part, (cost, of) in sorted(forward_by_part(stage).items(), key=lambda item: PART_ORDER.index(item[0])):
+        names = [name for name in numel if part_of(name) == part]
+        count, learned = sum(numel[name] for name in names), sum(numel[name] for name in names if name in trainable)
+        parts[part] = Part(count, learned, 4 * count, cost, of)
+    return parts
+
+
 def part_of(name: str) -> str:
     """The part that a weight of a stage belongs to, by the weight's name."""
     return next(part for prefix, part in PART_OF_PREFIX.items() if name.removeprefix(PREFIX).startswith(prefix))
@@ -146,98 +185,39 @@ def forward_by_part(stage: Any) -> dict[str, tuple[int, str]]:  # noqa: ANN401 -
 # --- a training step --------------------------------------------------------------------------------------------------
 
 
-def loss_of(stage: Stage, batch: Batch) -> Tensor:
-    """The loss that a training step gives to the optimizer."""
-    loss = stage.training_step(batch, 0)
-    assert isinstance(loss, Tensor), "every stage returns its loss alone"
-    return loss
+class TrainingStep(nn.Module):
+    """A stage's training step as a forward pass: what its loss is."""
 
-
-class _TrainingStep(nn.Module):
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.stage = stage
 
     def forward(self, batch: Batch) -> Tensor:
-        return loss_of(self.stage, batch)
+        """The loss that the step gives to the optimizer."""
+        loss = self.stage.training_step(batch, 0)
+        assert isinstance(loss, Tensor), "every stage returns its loss alone"
+        return loss
 
 
 def count_step(stage: Stage, batch_size: int, caches_features: bool) -> Step:
     """FLOPs of one training step, by running it on shapes."""
-    batch, step = random_batch(stage.data, batch_size), _TrainingStep(stage)
-    prefixes = {
-        ENCODE: ["stage.video.autoencoder", "stage.policy.video.autoencoder"],
-        U_NET: ["stage.video.unet", "stage.policy.video.unet"],
-        ADAPTER: ["stage.policy.adapter"],
-        ACTION: ["stage.policy.action_unet"],
-    }
-    losses: list[Tensor] = []
-    with _logging_nowhere(stage), features_in_memory(stage, batch, caches_features) as cached:
-        forward, by_part = flop_by_part(lambda: losses.append(step(batch)), prefixes)
-        backward = flop(losses[0].backward)
+    batch, step, losses = random_batch(stage.data, batch_size), TrainingStep(stage), list[Tensor]()
+    cached = look_at_features(stage, batch) if caches_features else 0
+    forward, by_part = flop_by_part(lambda: losses.append(step(batch)), MODULES_OF_PART)
+    backward = flop(losses[0].backward)
     stage.zero_grad(set_to_none=True)
     return Step({name: count for name, count in by_part.items() if count}, forward, backward, cached)
 
 
-def step_memory(
-    stage: Stage, batch_size: int, half: torch.dtype | None, gradient_bytes: int, caches_features: bool
-) -> int:
-    """Most bytes of activations and temporaries in a training step.
+@torch.no_grad()
+def look_at_features(stage: Any, batch: Batch) -> int:  # noqa: ANN401 - an action stage's
+    """Let a batch hold its features as with FeatureCache; returns what they cost."""
 
-    Runs the step on shapes and follows every tensor's life. The gradients of the step before live until the backward
-    begins, as in Lightning's loop.
-
-    Args:
-        stage: The stage.
-        batch_size: Windows.
-        half: Type of autocast's products, or None.
-        gradient_bytes: Size of all gradients, which are not counted.
-        caches_features: As with FeatureCache.
-    """
-    batch = random_batch(stage.data, batch_size)
-    there = [*stage.parameters(), *stage.buffers()]
-    features = features_in_memory(stage, batch, caches_features)
-    with _logging_nowhere(stage), features, gpu_norms(stage, half), LiveBytes(there) as memory:
-        with autocast(half):
-            loss = loss_of(stage, batch)
-        forward = memory.peak
-        memory.restart_peak()
-        torch.autograd.backward(loss)
-        backward = memory.peak - gradient_bytes
-    stage.zero_grad(set_to_none=True)
-    return int(max(forward, backward))
-
-
-@contextmanager
-def features_in_memory(stage: Any, batch: Batch, wanted: bool) -> Iterator[int]:  # noqa: ANN401 - an action stage's
-    """Let a batch of an action stage hold its features as with FeatureCache; yields what they cost."""
-    if not wanted:
-        yield 0
-        return
-    kept: list[Any] = []
-
-    @torch.no_grad()
     def compute() -> None:
-        policy = stage.policy
-        conditioning = conditioning_of(policy.video, batch, None)
-        kept.append(policy.features_of_noise(conditioning)[0])
+        conditioning = conditioning_of(stage.policy.video, batch, None)
+        batch.features = stage.policy.features_of_noise(conditioning)[0]
 
-    cost = flop(compute)
-    batch.features = kept[0]
-    try:
-        yield cost
-    finally:
-        batch.features = None
-
-
-@contextmanager
-def _logging_nowhere(stage: Stage) -> Iterator[None]:
-    """There is no Trainer to log to."""
-    stage.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del stage.log_dict
+    return flop(compute)
 
 
 # --- a replan ---------------------------------------------------------------------------------------------------------
@@ -260,52 +240,28 @@ def passes(sampler: Sampler) -> int:
     return denoiser_calls(sampler) * (1 if sampler.guidance == 1.0 else 2)
 
 
-def count_replan(
-    stage: Any,  # noqa: ANN401 - its samplers are an action stage's alone
-    forward: Mapping[str, int],
-    calls: int,
-    video_passes: int,
-    attending: int,
-) -> Replan:
+def count_replan(stage: Any, forward: Mapping[str, int], calls: int, video_passes: int) -> Replan:  # noqa: ANN401
     """FLOPs of one replan.
 
     Args:
-        stage: On shapes.
+        stage: On shapes; its samplers are an action stage's alone.
         forward: FLOPs of one forward by part.
         calls: `denoiser_calls` of the stage's sampler.
-        video_passes: `passes` of what samples its videos, which `independent` levels do not get on the way.
-        attending: `count_attending` of the stage.
+        video_passes: `passes` of what samples its videos, which independent levels do not get on the way.
     """
     guidance = sampler_of(stage).guidance != 1.0
     both = calls * (1 + guidance)
-    used = {CONDITION: forward[CONDITION], U_NET: both * forward[U_NET]}
-    published = forward[CONDITION] + both * (attending + forward.get(ADAPTER, 0) + forward.get(ACTION, 0))
-    video = forward[DECODE]
-    if acts(stage):
-        shared = stage.policy.needs_future_frames
-        used |= {ADAPTER: both * forward[ADAPTER], ACTION: both * forward[ACTION]}
-        if not shared:
-            used |= {U_NET: (1 + guidance) * count_look(stage), ADAPTER: (1 + guidance) * forward[ADAPTER]}
-            video += video_passes * forward[U_NET]
+    every = {name: both * forward[name] for name in (U_NET, ADAPTER, ACTION) if name in forward}
+    used, video = {CONDITION: forward[CONDITION]} | every, forward[DECODE]
+    published = sum(used.values())
+    if acts(stage) and not stage.policy.needs_future_frames:
+        used |= {U_NET: (1 + guidance) * count_look(stage), ADAPTER: (1 + guidance) * forward[ADAPTER]}
+        video += video_passes * forward[U_NET]
     return Replan({name: count for name, count in used.items() if count}, video, calls, guidance, published)
-
-
-@torch.no_grad()
-def count_attending(stage: Stage) -> int:
-    """FLOPs of one forward of the video U-Net with attention to its one text token, as published."""
-    video, batch = stage.video, random_batch(stage.data, 1)
-    latents, conditioning = video.encode(batch.frames), video.condition(batch.frames[:, :, 0], batch.instructions)
-    always = any(getattr(module, "always_attends", False) for module in video.unet.modules())
-    video.unet.attend_always(True)
-    try:
-        return flop(lambda: video.denoise(latents, torch.ones(1), conditioning))
-    finally:
-        video.unet.attend_always(always)
 
 
 @torch.no_grad()
 def count_look(stage: Any) -> int:  # noqa: ANN401 - as above
     """FLOPs of one look at pure noise, as far as the last tap."""
-    batch = random_batch(stage.data, 1)
-    conditioning = conditioning_of(stage.policy.video, batch, None)
+    conditioning = conditioning_of(stage.policy.video, random_batch(stage.data, 1), None)
     return flop(lambda: stage.policy.features_of_noise(conditioning))
