@@ -1,5 +1,6 @@
 """Fixtures that every test package uses."""
 
+import gzip
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -48,6 +49,14 @@ CORRUPTIONS = (
 def parity_dir() -> Path:
     """Folder with the arrays that prove equality with the published network; its README says how they were made."""
     return Path(__file__).resolve().parent / "data" / "parity"
+
+
+@pytest.fixture(scope="session")
+def reference_keys(parity_dir: Path) -> dict[str, Any]:
+    """The published checkpoints' keys and shapes, parameter counts and FLOPs."""
+    with gzip.open(parity_dir / "reference_keys.json.gz", "rt") as file:
+        keys: dict[str, Any] = json.load(file)
+    return keys
 
 
 def demo_frame(demo: int, step: int, camera: int, size: int) -> np.ndarray:

@@ -21,18 +21,16 @@ from typing import Any
 
 import torch
 import yaml
-from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
 
-from networks import SVDAutoencoder
-from networks.checkpoints.conversion import plan, published_table
-from networks.checkpoints.keys import PREFIX_BY_PART
-from networks.checkpoints.source import Source
+from networks import SVDAutoencoder, build
 from tests.conftest import write_demos
-from tests.networks.checkpoints.test_source import AUTOENCODER, BLOCKS, SIZES
 from tests.reference_parts import first_stage_only
 from tests.test_docs import yaml_files
 from tests.videopolicy.conftest import COUNTING, ROOT, tiny_overlay
 from tests.videopolicy.test_converted_runs import small_networks
+from videopolicy.conversion.names import PREFIX_BY_PART
+from videopolicy.conversion.plan import plan, published_table
+from videopolicy.conversion.source import Source
 from videopolicy.experiment.skeleton import skeleton
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -206,6 +204,7 @@ def experiments(folder: Path) -> None:
         part.write_text(yaml.safe_dump(content))
     video = small_experiment("robocasa")["model"]["init_args"]["video"]
     (target / "networks" / "reference.yaml").write_text(yaml.safe_dump(video))
+    (target / "networks" / "svd.yaml").write_text(yaml.safe_dump(small_svd()))
     demo = tiny_overlay(ROOT / "experiments" / "lift.yaml", Path("unused"), 2)
     demo["data"]["init_args"].pop("paths")
     demo["data"]["init_args"]["image_size"] = 64  # as the demo collects them
@@ -230,6 +229,13 @@ def small_experiment(name: str) -> dict[str, Any]:
     if name == "lift":  # its rollouts say what `evaluate` and `variation` do without a protocol
         overlay["rollout"]["protocol"]["simulator"] = {"max_steps": 4}
     return overlay
+
+
+def small_svd() -> dict[str, Any]:
+    """The small video model with one autoencoder for all pictures, as Stable Video Diffusion has it."""
+    video: dict[str, Any] = small_experiment("robocasa")["model"]["init_args"]["video"]
+    video["init_args"]["autoencoder"]["init_args"]["separate_condition_encoder"] = False
+    return video
 
 
 def demos(path: Path, layout: str) -> None:
@@ -329,10 +335,10 @@ class Workplace:
     def _published(self) -> dict[str, torch.Tensor]:
         """A published stage-2 checkpoint of robocasa.yaml's small networks."""
         generator = torch.Generator().manual_seed(0)
-        state = skeleton([str(self.folder / "experiments" / "robocasa.yaml")], "action").state_dict()
-        weights = {name: 0.1 * torch.randn(w.shape, generator=generator) for name, w in state.items()}
+        stage = skeleton([str(self.folder / "experiments" / "robocasa.yaml")], "action")
+        weights = {name: 0.1 * torch.randn(w.shape, generator=generator) for name, w in stage.state_dict().items()}
         source = Source("small", "native", weights)
-        return published_table(source, plan(source)) | {PREFIX_BY_PART["text"] + "logit_scale": torch.ones(())}
+        return published_table(source, plan(source, stage)) | {PREFIX_BY_PART["text"] + "logit_scale": torch.ones(())}
 
     def _convert(self, weights: dict[str, torch.Tensor], output: str) -> None:
         torch.save({"state_dict": weights}, self.folder / "published.ckpt")
@@ -344,10 +350,9 @@ class Workplace:
         )
 
     def _stable_video_diffusion(self) -> None:
-        folder = self.folder / "weights" / "svd"
-        UNetSpatioTemporalConditionModel(**SIZES, **BLOCKS).save_pretrained(folder / "unet")
-        down = ("DownEncoderBlock2D",) * 2
-        AutoencoderKLTemporalDecoder(**AUTOENCODER, down_block_types=down).half().save_pretrained(folder / "vae")
+        folder, parts = self.folder / "weights" / "svd", small_svd()["init_args"]
+        build(parts["unet"]).unet.save_pretrained(folder / "unet")
+        build(parts["autoencoder"]).vae.half().save_pretrained(folder / "vae")
 
     def _autoencoder(self) -> None:
         """An overlay with saved weights and latents smaller than the pictures, so that a cache gains something."""

@@ -4,22 +4,25 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from networks.action_unet import ActionUNet
 from networks.adapter import CNNAdapter
 from networks.autoencoders import SVDAutoencoder
-from networks.checkpoints.keys import action_unet_key, adapter_key, unet_key
 from networks.text import SeededTextEncoder
 from networks.video_model import VideoModel
 from networks.video_unet import VideoUNet
 from policies import VideoPolicy
 from tests.policy_parts import attached
+from videopolicy.conversion.autoencoder_names import autoencoder_name, quant_conv
+from videopolicy.conversion.names import action_unet_name, adapter_name, unet_name
 
 Unit = Callable[[str, Sequence[int]], Tensor]
 Fill = Callable[[Mapping[str, Sequence[int]]], dict[str, Tensor]]
+Weights = dict[str, Tensor]
 Arrays = Callable[[str], dict[str, Tensor]]
 
 DTYPES = (torch.float32, torch.float64)
@@ -49,22 +52,49 @@ def check(name: str, found: Tensor, golden: Tensor, float32: float, float64: flo
     assert value <= limit, f"{name}: {found.dtype} differs by {value:.2e}, allowed is {limit:.0e}"
 
 
-def our_key(published: str) -> str:
-    """Name in `VideoPolicy` of a published key (without `model.diffusion_model.`)."""
-    if published.startswith(ADAPTER):
-        return "adapter." + adapter_key(published.removeprefix(ADAPTER))
-    if published.startswith(ACTION):
-        return "action_unet." + action_unet_key(published.removeprefix(ACTION))
-    return "video.unet." + unet_key(published)
+def our_keys(model: VideoPolicy) -> dict[str, str]:
+    """Published key (without `model.diffusion_model.`) -> name in a `VideoPolicy` of the paper's depth."""
+    parts = (
+        ("", "video.unet.", model.video.unet, unet_name),
+        (ADAPTER, "adapter.", model.adapter, adapter_name),
+        (ACTION, "action_unet.", model.action_unet, action_unet_name),
+    )
+    return {prefix + name(key): own + key for prefix, own, part, name in parts for key in part.state_dict()}
+
+
+def published_weights(network: nn.Module, name: Callable[[str], str], published: Mapping[str, Tensor]) -> Weights:
+    """Published weights under a network's own keys; `name` gives the published one of a key."""
+    own = {key: published[name(key)] for key in network.state_dict()}
+    assert len(own) == len(published)
+    return own
+
+
+def published_autoencoder(vae: nn.Module, published: Mapping[str, Tensor]) -> Weights:
+    """The same of an autoencoder, whose `quant_conv` and matrices the published one has otherwise."""
+    levels = len(vae.encoder.down_blocks)  # type: ignore[arg-type]
+    under = {autoencoder_name(key, levels): key for key in vae.state_dict()}
+    identity = quant_conv(published["encoder.conv_out.weight"])
+    whole = {"quant_conv.weight": identity[0], "quant_conv.bias": identity[1], **published}
+    return {key: whole[name].reshape(vae.state_dict()[key].shape) for name, key in under.items()}
+
+
+def module_in(published: str, ours_by_published: Mapping[str, str]) -> str:
+    """Our name of a published module: what the names of its weights have in common."""
+    names = [own.split(".")[:-1] for key, own in ours_by_published.items() if key.startswith(published + ".")]
+    if not names:  # one without weights
+        block, _, name = published.rpartition(".")
+        assert name in ("residual_conv", "downsample")
+        return f"{module_in(block, ours_by_published)}.shortcut"
+    return ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, zip(*names, strict=False)))
 
 
 def load_by_rule(model: VideoPolicy, shapes: Mapping[str, Sequence[int]], fill: Fill) -> None:
     """Fill every weight in place, one at a time: the real network and a copy of it would take 15 GiB."""
-    own = {k: v for k, v in model.state_dict().items() if k.startswith(("video.unet.", "adapter.", "action_unet."))}
-    assert {our_key(key) for key in shapes} == own.keys()
+    own, keys = model.state_dict(), our_keys(model)
+    assert shapes.keys() == keys.keys()
     for key, shape in shapes.items():
-        assert own[our_key(key)].shape == torch.Size(shape)
-        own[our_key(key)].copy_(fill({key: shape})[key])
+        assert own[keys[key]].shape == torch.Size(shape)
+        own[keys[key]].copy_(fill({key: shape})[key])
 
 
 def joint_model(

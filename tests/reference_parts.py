@@ -2,20 +2,21 @@
 
 import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
-from open_clip.transformer import TextTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
-from networks.adapter import PAPER_BRANCH, PAPER_MERGE
-from networks.checkpoints.autoencoder_keys import published_condition_encoder_weights, published_first_stage_weights
-from networks.checkpoints.keys import PREFIX_BY_PART
+from networks import build
+from networks.action_unet import ActionUNet
+from networks.adapter import PAPER_BRANCH, PAPER_MERGE, AdapterStage, CNNAdapter
 from tests.networks.conftest import filled
+from videopolicy.conversion.layout import expected_weights
 
 UNET = "model.diffusion_model."
 AUTOENCODER: dict[str, Any] = {"block_out_channels": (32, 32), "layers_per_block": 1, "latent_channels": 4}
@@ -23,34 +24,31 @@ TEXT = {"width": 32, "heads": 2, "layers": 1}
 NARROW = {864: 96, 576: 72, 1280: 128, 960: 96, 720: 72, 540: 60, 420: 140}  # parity README, section 3
 
 
-def shapes_of(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
+@cache
+def reference_model() -> SimpleNamespace:
+    """The tiny networks of the published layout on the meta device."""
+    described = tiny_reference_networks()
+    described["video"]["init_args"] |= {"num_views": 3, "num_frames": 8}
     with torch.device("meta"):
-        return {key: torch.zeros(()).expand(weight.shape) for key, weight in build().state_dict().items()}
-
-
-def tiny_shapes(parity_dir: Path) -> dict[str, tuple[int, ...]]:
-    """Published names and shapes of the tiny joint network with tiny autoencoders and a tiny text tower."""
-    with gzip.open(parity_dir / "reference_keys.json.gz", "rt") as file:
-        joint = json.load(file)["tiny_joint_keys"]
-    down = {"down_block_types": ("DownEncoderBlock2D",) * 2}
-    image = {**AUTOENCODER, **down, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    vae = shapes_of(lambda: AutoencoderKLTemporalDecoder(**AUTOENCODER, **down))
-    vae |= {"quant_conv.weight": torch.eye(8)[:, :, None, None], "quant_conv.bias": torch.zeros(8)}
-    parts = {
-        "first_stage": published_first_stage_weights(vae, 2),
-        "condition_encoder": published_condition_encoder_weights(shapes_of(lambda: AutoencoderKL(**image)), 2),
-        "text": shapes_of(lambda: TextTransformer(**TEXT, output_dim=48)) | {"logit_scale": torch.zeros(())},
-    }
-    shapes = {UNET + key: tuple(shape) for key, shape in joint.items()}
-    for part, weights in parts.items():
-        shapes |= {PREFIX_BY_PART[part] + key: tuple(weight.shape) for key, weight in weights.items()}
-    return shapes
+        video = build(described["video"])
+        arguments = dict(described["adapter"]["init_args"])
+        for name in ("branch_stages", "merge_stages"):
+            arguments[name] = [AdapterStage(**stage) for stage in arguments[name]]
+        shapes = [video.unet.tap_shapes(32)[tap] for tap in (22, 19, 16, 13, 9)]
+        adapter = CNNAdapter(shapes, 3, 8, video.unet.emb_dim, **arguments)
+        sizes = {"cond_dim": adapter.cond_dim, "emb_dim": video.unet.emb_dim}
+        action_unet = ActionUNet(**sizes, **described["action_unet"]["init_args"])
+    return SimpleNamespace(video=video, adapter=adapter, action_unet=action_unet)
 
 
 @pytest.fixture(scope="session")
 def reference_weights(parity_dir: Path) -> Mapping[str, Tensor]:
     """A tiny published stage-2 checkpoint; the rule counts the U-Net's names without their prefix."""
-    shapes = tiny_shapes(parity_dir)
+    with gzip.open(parity_dir / "reference_keys.json.gz", "rt") as file:
+        joint = json.load(file)["tiny_joint_keys"]
+    shapes = {w.published: w.published_shape for w in expected_weights(reference_model()) if w.published is not None}
+    networks = {name.removeprefix(UNET): list(shape) for name, shape in shapes.items() if name.startswith(UNET)}
+    assert networks == joint, "the networks are the published ones"
     weights = filled({key.removeprefix(UNET): shape for key, shape in shapes.items()})
     return {key: weights[key.removeprefix(UNET)] for key in shapes}
 

@@ -16,10 +16,12 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 from torch import Tensor
 
-from networks.checkpoints.conversion import PartSummary, Plan, cast, native_tables, plan, published_table
+from lightning_modules import Stage
 from networks.checkpoints.file import write_checkpoint, write_safetensors
-from networks.checkpoints.source import REFERENCE_ONLY, Source, read_source
-from videopolicy.described_checkpoint import Description
+from videopolicy.conversion.description import Description, networks_of
+from videopolicy.conversion.layout import part_of
+from videopolicy.conversion.plan import PartSummary, Plan, cast, native_tables, plan, published_table
+from videopolicy.conversion.source import REFERENCE_ONLY, Source, read_source
 from videopolicy.errors import CommandError
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -34,8 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, type=Path, help="a .ckpt; with --to reference also a .safetensors")
     add("--dtype", choices=DTYPES, help="type of the floating-point weights (default: as they are)")
     add("--ignore", nargs="+", default=[], metavar="PATTERN", help="names that may be missing, unknown or misshaped")
-    add("-c", "--config", action="append", type=Path, default=[], help="experiment that makes it a whole checkpoint")
-    add("--model.video", dest="video", type=Path, help="a video model in place of the experiment's (a part file)")
+    add(
+        "-c",
+        "--config",
+        action="append",
+        type=Path,
+        default=[],
+        help="experiment whose networks the weights are of; with --to native it makes them a whole checkpoint",
+    )
+    add(
+        "--model.video",
+        dest="video",
+        type=Path,
+        help="a video model (a part file) in place of the experiment's, or alone: bare weights of a video network",
+    )
     add("--statistics", type=Path, help="JSON with minimum and maximum of the actions (default: from the demos)")
     add("--force", action="store_true", help="replace an output that is there")
 
@@ -48,10 +62,11 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar(console) as progress:
         task = progress.add_task("reading", total=input_size(args.input))
         source = read_source(args.kind, args.input, lambda size: progress.advance(task, size))
-        found = plan(source, args.ignore)
+        model = networks(source, args, description)
+        found = plan(source, model, args.ignore)
         progress.update(task, completed=progress.tasks[task].total or 0)
         if args.layout == "native":
-            document = native_document(source, found, args, description)
+            document = native_document(source, found, args, description, model)
         else:
             document = reference_document(source, found, args)
         write(document, args.output, progress)
@@ -76,12 +91,14 @@ def require_usable(args: argparse.Namespace) -> None:
         raise CommandError(f"--output {args.output}: is a folder; give a file.")
     if args.output.exists() and not args.force:
         raise CommandError(f"{args.output}: is there already; give another --output, or --force to replace it.")
-    if args.config and args.layout != "native":
-        raise CommandError("-c: a published checkpoint holds weights only; leave it out, or convert --to native.")
-    unused = [f"--{name}" for name, value in (("statistics", args.statistics), ("model.video", args.video)) if value]
-    if unused and not args.config:
+    if args.statistics and (args.layout != "native" or not args.config):
         raise CommandError(
-            f"{' and '.join(unused)}: of no use without an experiment; add -c experiments/robocasa.yaml."
+            "--statistics: of no use without an experiment and --to native; add -c experiments/robocasa.yaml."
+        )
+    if args.kind != "native" and not args.config and not args.video:
+        raise CommandError(
+            f"--from {args.kind}: such a file does not say how large its networks are; give the experiment (-c "
+            "experiments/robocasa.yaml), or for a video network alone --model.video experiments/networks/svd.yaml."
         )
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -91,14 +108,27 @@ def require_usable(args: argparse.Namespace) -> None:
         raise CommandError(f"--output {args.output}: its folder is read-only; choose another.")
 
 
+def networks(source: Source, args: argparse.Namespace, description: Description | None) -> Any:  # noqa: ANN401
+    """The networks that the weights are of, on the meta device: the experiment's, or what the file says of itself."""
+    if description is None:
+        return networks_of(source, args.video)
+    acts = any(part_of(name, source.naming) == "action_unet" for name in source.weights)
+    return description.networks(acts, whole=args.layout == "native")
+
+
 def native_document(
-    source: Source, found: Plan, args: argparse.Namespace, description: Description | None
+    source: Source,
+    found: Plan,
+    args: argparse.Namespace,
+    description: Description | None,
+    model: Any,  # noqa: ANN401 - a stage, where there is a description
 ) -> dict[str, Any]:
     """A checkpoint of ours; the weights move out of the source."""
     state, extras = native_tables(source, found)
     described = source.description
     if description is not None:
-        described = description.entries(args.input, {name: tuple(tensor.shape) for name, tensor in state.items()})
+        assert isinstance(model, Stage), "a description's networks are a stage's"
+        described = description.entries(args.input, list(state), model)
     for weights in (state, extras):
         as_wanted(weights, args.dtype)
     begin = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": lightning.__version__}

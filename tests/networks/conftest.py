@@ -1,12 +1,9 @@
 """The parity folder's rule for weights and inputs (its README, section 1), rebuilt from names alone."""
 
-import gzip
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -54,14 +51,6 @@ def unit() -> Callable[[str, Sequence[int]], Tensor]:
 def fill_by_rule() -> Callable[[Mapping[str, Sequence[int]]], dict[str, Tensor]]:
     """`fill_by_rule(shapes)`: weights by published key (as the key is spelt in `shapes`), following the rule."""
     return filled
-
-
-@pytest.fixture(scope="session")
-def reference_keys(parity_dir: Path) -> dict[str, Any]:
-    """The published checkpoints' keys and shapes, parameter counts and FLOPs."""
-    with gzip.open(parity_dir / "reference_keys.json.gz", "rt") as file:
-        keys: dict[str, Any] = json.load(file)
-    return keys
 
 
 @pytest.fixture(scope="session")

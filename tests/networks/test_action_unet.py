@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from networks.action_unet import ActionUNet
-from networks.checkpoints.keys import action_unet_key
 from networks.errors import NetworkError
-from tests.goldens import DTYPES, check
+from tests.goldens import DTYPES, check, published_weights
+from videopolicy.conversion.names import action_unet_name
 
 
 def small(**settings: Any) -> ActionUNet:  # noqa: ANN401
@@ -31,10 +31,10 @@ def test_real_size_output_equals_the_published_network(
 ) -> None:
     prefix = "model.diffusion_model."
     names = {k.removeprefix(prefix): s for k, s in reference_keys["full_size_keys"].items() if "pose_pred_net" in k}
-    weights = {action_unet_key(k.removeprefix("pose_pred_net.")): w for k, w in fill_by_rule(names).items()}
+    weights = {k.removeprefix("pose_pred_net."): w for k, w in fill_by_rule(names).items()}
     with torch.device("meta"):
         unet = ActionUNet()
-    unet.load_state_dict(weights, assign=True)
+    unet.load_state_dict(published_weights(unet, action_unet_name, weights), assign=True)
     assert sum(p.numel() for p in unet.parameters()) == 161_359_111
     arrays = parity_arrays("adapter_action_full")
     with torch.no_grad():
@@ -48,8 +48,8 @@ def test_scaled_down_widths_of_the_joint_parity_run_are_reached_by_arguments(ref
     with torch.device("meta"):
         unet = ActionUNet(7, 32, cond_dim=2240, emb_dim=128, step_embed_dim=64, widths=(32, 64, 128))
     names = {k: s for k, s in reference_keys["tiny_joint_keys"].items() if k.startswith("pose_pred_net.")}
-    want = {action_unet_key(k.removeprefix("pose_pred_net.")): s for k, s in names.items()}
-    assert {key: list(weight.shape) for key, weight in unet.state_dict().items()} == want
+    want = {k.removeprefix("pose_pred_net."): s for k, s in names.items()}
+    assert {action_unet_name(key): list(weight.shape) for key, weight in unet.state_dict().items()} == want
 
 
 @pytest.mark.parametrize(("horizon", "widths"), [(8, (16, 32)), (5, (16,)), (12, (8, 16, 16))])

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from networks.adapter import AdapterStage, CNNAdapter
-from networks.checkpoints.keys import adapter_key
 from networks.component_config import build, describe
 from networks.errors import NetworkError
 from networks.video_unet import TapShape
-from tests.goldens import DTYPES, check
+from tests.goldens import DTYPES, check, module_in, published_weights
+from videopolicy.conversion.names import adapter_name
 
 PAPER_TAPS = {
     22: TapShape(320, 32, 32),
@@ -67,10 +67,10 @@ def test_real_size_output_equals_the_published_network(
 ) -> None:
     prefix = "model.diffusion_model."
     names = {k.removeprefix(prefix): s for k, s in reference_keys["full_size_keys"].items() if "vision_encoder" in k}
-    weights = {adapter_key(k.removeprefix("vision_encoder.")): w for k, w in fill_by_rule(names).items()}
+    weights = {k.removeprefix("vision_encoder."): w for k, w in fill_by_rule(names).items()}
     with torch.device("meta"):
         adapter = CNNAdapter(list(PAPER_TAPS.values()), num_views=3, num_frames=8, emb_dim=1280)
-    adapter.load_state_dict(weights, assign=True)
+    adapter.load_state_dict(published_weights(adapter, adapter_name, weights), assign=True)
     assert sum(p.numel() for p in adapter.parameters()) == 205_812_616
     adapter.to(dtype)
     features = [
@@ -81,8 +81,9 @@ def test_real_size_output_equals_the_published_network(
     names_of_layers = [name.removeprefix("mid_") for name in arrays if name.startswith("mid_") and "shape" not in name]
     assert len(names_of_layers) == 7
     middle: dict[str, Tensor] = {}
+    ours = {adapter_name(key): key for key in adapter.state_dict()}
     for name in names_of_layers:
-        module = adapter.get_submodule(adapter_key(f"{name}.0.x").removesuffix(".0.x"))
+        module = adapter.get_submodule(module_in(name, ours))
         module.register_forward_hook(lambda _m, _i, out, name=name: middle.update({name: out}))
     with torch.no_grad():
         found = adapter.forward_map(features, unit("adapter/vision_emb", (32, 1280))[None].to(dtype))
@@ -111,8 +112,8 @@ def test_scaled_down_widths_of_the_joint_parity_run_are_reached_by_arguments(ref
             norm_groups=14,
         )
     names = {k: s for k, s in reference_keys["tiny_joint_keys"].items() if k.startswith("vision_encoder.")}
-    want = {adapter_key(k.removeprefix("vision_encoder.")): s for k, s in names.items()}
-    assert {key: list(weight.shape) for key, weight in adapter.state_dict().items()} == want
+    want = {k.removeprefix("vision_encoder."): s for k, s in names.items()}
+    assert {adapter_name(key): list(weight.shape) for key, weight in adapter.state_dict().items()} == want
 
 
 def test_output_size_is_cond_dim_and_map_shape(small: CNNAdapter) -> None:

@@ -9,18 +9,14 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from networks.autoencoders import Autoencoder, ConditionEncoder, PixelShuffleAutoencoder, SVDAutoencoder
-from networks.checkpoints.autoencoder_keys import (
-    condition_encoder_weights,
-    first_stage_weights,
-    published_condition_encoder_weights,
-)
-from networks.checkpoints.keys import PREFIX_BY_PART
 from networks.component_config import build
 from networks.errors import NetworkError
 from networks.text import SeededTextEncoder
 from networks.video_model import VideoModel
 from networks.video_unet import VideoUNet
-from tests.goldens import check
+from tests.goldens import check, published_autoencoder
+from videopolicy.conversion.autoencoder_names import autoencoder_name, is_attention_matrix
+from videopolicy.conversion.names import PREFIX_BY_PART
 
 Fill = Callable[[Mapping[str, Sequence[int]]], dict[str, Tensor]]
 SMALL: dict[str, Any] = {"block_out_channels": (32, 64), "layers_per_block": 1}
@@ -95,7 +91,7 @@ def test_real_size_autoencoder_is_the_published_one(
 ) -> None:
     arrays, autoencoder = parity_arrays("vae_full"), SVDAutoencoder()
     weights = part(reference_keys["full_size_keys"], "first_stage", fill_by_rule)
-    autoencoder.vae.load_state_dict(first_stage_weights(weights))
+    autoencoder.vae.load_state_dict(published_autoencoder(autoencoder.vae, weights))
     scale = autoencoder.scaling_factor
     pictures = 0.5 * unit("vae/image", (3, 3, 64, 64))
     mode = autoencoder.encode(pictures, sample=False) / scale
@@ -118,12 +114,13 @@ def test_conditions_of_a_video_are_the_published_ones(
     arrays, widths = parity_arrays("conditioner_tiny"), (32, 64, 128, 128)
     autoencoder = SVDAutoencoder(separate_condition_encoder=True, block_out_channels=widths)
     assert autoencoder.condition_encoder is not None
-    own = dict(autoencoder.condition_encoder.state_dict())
-    shapes = {key: value.shape for key, value in published_condition_encoder_weights(own).items()}
+    own = autoencoder.condition_encoder.state_dict()
+    shapes = {autoencoder_name(key): tuple(value.shape) for key, value in own.items()}
+    shapes = {name: (*shape, 1, 1) if is_attention_matrix(name) else shape for name, shape in shapes.items()}
     prefix = PREFIX_BY_PART["condition_encoder"]
     filled = fill_by_rule({prefix + key: shape for key, shape in shapes.items()})
-    weights = condition_encoder_weights({key.removeprefix(prefix): value for key, value in filled.items()})
-    autoencoder.condition_encoder.load_state_dict(weights)
+    weights = {key.removeprefix(prefix): value for key, value in filled.items()}
+    autoencoder.condition_encoder.load_state_dict(published_autoencoder(autoencoder.condition_encoder, weights))
     unet = VideoUNet(block_out_channels=(32,), num_attention_heads=(2,), cross_attention_dim=16)
     video = VideoModel(unet, autoencoder, SeededTextEncoder(16), num_views=3, num_frames=8)
     names = ["cond/cond_frames", "cond/cond_frames_2", "cond/cond_frames_3", "cond/cond_frames_4"]

@@ -27,7 +27,7 @@ from tests.goldens import (
     check,
     joint_model,
     load_by_rule,
-    our_key,
+    our_keys,
 )
 
 pytestmark = pytest.mark.golden
@@ -117,9 +117,9 @@ def test_loss_and_gradients_are_the_published_ones(
     gradients = {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
     limit = 2e-3 if dtype == torch.float32 else 1e-6
     names = np.load(parity_dir / "joint_tiny.npz")["grad_names"].tolist()
-    shares = {}
+    shares, keys = {}, our_keys(model)
     for name, norm, mean in zip(names, arrays["grad_l2"], arrays["grad_mean"], strict=True):
-        gradient = gradients[our_key(name)]
+        gradient = gradients[keys[name]]
         shares[f"grad_l2 {name}"] = (gradient.norm() - norm) / norm
         shares[f"grad_mean {name}"] = (gradient.mean() - mean) / (norm / gradient.numel() ** 0.5)  # of an element
     for part, prefix in {"video_unet": "video.unet.", "adapter": "adapter.", "action": "action_unet."}.items():

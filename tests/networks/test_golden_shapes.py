@@ -10,19 +10,12 @@ from torch import Tensor, nn
 from networks.action_unet import ActionUNet
 from networks.adapter import CNNAdapter
 from networks.autoencoders import SVDAutoencoder
-from networks.checkpoints.keys import action_unet_key, adapter_key
 from networks.video_unet import TapShape, VideoUNet
-from tests.goldens import ACTION, ADAPTER
+from tests.goldens import ACTION, ADAPTER, module_in
+from videopolicy.conversion.names import action_unet_name, adapter_name
 
 pytestmark = pytest.mark.golden
 PAPER_TAPS = [TapShape(320, 32, 32), TapShape(640, 16, 16), TapShape(1280, 8, 8)] + [TapShape(1280, 4, 4)] * 2
-
-
-def our_module(published: str) -> tuple[str, str]:
-    """Which network a published layer is in, and its name there."""
-    if published.startswith(ADAPTER):
-        return "adapter", adapter_key(published.removeprefix(ADAPTER) + ".0.x").removesuffix(".0.x")
-    return "action", action_unet_key(published.removeprefix(ACTION) + ".x").removesuffix(".x")
 
 
 def test_every_layer_has_the_published_input_and_output(reference_keys: dict[str, Any]) -> None:
@@ -30,9 +23,11 @@ def test_every_layer_has_the_published_input_and_output(reference_keys: dict[str
         networks: dict[str, nn.Module] = {"adapter": CNNAdapter(PAPER_TAPS, 3, 8, 1280), "action": ActionUNet()}
         maps = [torch.empty(1, 3, 8, tap.channels, tap.height, tap.width) for tap in PAPER_TAPS]
         emb, action, cond = torch.empty(1, 1280), torch.empty(1, 32, 7), torch.empty(1, 6720)
+    ours = {ADAPTER + adapter_name(key): key for key in networks["adapter"].state_dict()}
+    ours |= {ACTION + action_unet_name(key): key for key in networks["action"].state_dict()}
     found: dict[str, list[list[int]]] = {}
     for published in reference_keys["full_shapes"]:
-        network, name = our_module(published)
+        network, name = "adapter" if published.startswith(ADAPTER) else "action", module_in(published, ours)
 
         def record(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, published: str = published) -> None:
             found[published] = [list(inputs[0].shape), list(output.shape)]

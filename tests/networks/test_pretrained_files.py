@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLTemporalDecoder
 from safetensors.torch import save_file
 
 from networks import NetworkError, OpenCLIPTextEncoder, SVDAutoencoder, VideoUNet
-from networks.checkpoints.source import read_source
+from videopolicy.conversion.source import read_source
 
 SMALL = {
     "in_channels": 8,

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks.checkpoints.keys import unet_key
 from networks.errors import NetworkError
 from networks.video_unet import TapShape, VideoUNet
-from tests.goldens import ACTION, ADAPTER, DTYPES, TAPS, check
+from tests.goldens import ACTION, ADAPTER, DTYPES, TAPS, check, published_weights
+from videopolicy.conversion.names import unet_name
 
 TINY: dict[str, Any] = {
     "block_out_channels": (32, 64, 128, 128),
@@ -38,7 +38,7 @@ def published_tiny(
 ) -> Callable[[torch.dtype], VideoUNet]:
     keys = {k: s for k, s in reference_keys["tiny_joint_keys"].items() if not k.startswith((ADAPTER, ACTION))}
     unet = VideoUNet(**TINY)
-    unet.load_state_dict({unet_key(key): weight for key, weight in fill_by_rule(keys).items()})
+    unet.load_state_dict(published_weights(unet, unet_name, fill_by_rule(keys)))
     return lambda dtype: copy.deepcopy(unet).requires_grad_(False).to(dtype)
 
 

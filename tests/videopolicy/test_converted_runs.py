@@ -12,9 +12,6 @@ import yaml
 from torch import Tensor
 
 from networks import Conditioning, read_checkpoint
-from networks.checkpoints.conversion import plan, published_table
-from networks.checkpoints.keys import PREFIX_BY_PART
-from networks.checkpoints.source import Source
 from policies import load_policy
 from simulators import SimulatorConfig
 from tests.networks.conftest import _unit as unit
@@ -22,6 +19,9 @@ from tests.networks.conftest import parity_arrays
 from tests.reference_parts import first_stage_only, tiny_reference_networks
 from tests.simulators.conftest import counting
 from tests.videopolicy.conftest import ROOT, VIDEO, tiny_overlay
+from videopolicy.conversion.names import PREFIX_BY_PART
+from videopolicy.conversion.plan import plan, published_table
+from videopolicy.conversion.source import Source
 from videopolicy.experiment.skeleton import skeleton
 from videopolicy.lightning_cli import main as lightning
 from videopolicy.main import main
@@ -61,13 +61,21 @@ def experiment(tmp_path: Path, robocasa_file: Callable[..., Path]) -> list[str]:
 
 
 @pytest.fixture
+def part_file(experiment: list[str], tmp_path: Path) -> list[str]:
+    """The small experiment's video model alone."""
+    overlay = yaml.safe_load(Path(experiment[-1]).read_text())
+    (tmp_path / "video.yaml").write_text(yaml.safe_dump(overlay["model"]["init_args"]["video"]))
+    return ["--model.video", str(tmp_path / "video.yaml")]
+
+
+@pytest.fixture
 def small_weights(experiment: list[str]) -> dict[str, Tensor]:
     """A published stage-2 checkpoint of the small networks."""
     generator = torch.Generator().manual_seed(0)
-    shapes = {name: weight.shape for name, weight in skeleton(experiment[1::2], "action").state_dict().items()}
-    weights = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    stage = skeleton(experiment[1::2], "action")
+    weights = {name: 0.1 * torch.randn(w.shape, generator=generator) for name, w in stage.state_dict().items()}
     source = Source("small", "native", weights)
-    table = published_table(source, plan(source))
+    table = published_table(source, plan(source, stage))
     return table | {PREFIX_BY_PART["text"] + "logit_scale": torch.ones(())}
 
 
@@ -86,7 +94,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def converted(tmp_path: Path, weights: Mapping[str, Tensor], experiment: list[str]) -> Path:
-    """A published file through the real verb, with the experiment's description where one is given."""
+    """A published file through the real verb, whole with an experiment, or bare with a video model's part file."""
     torch.save({"state_dict": dict(weights)}, tmp_path / "published.ckpt")
     files = ["--input", str(tmp_path / "published.ckpt"), "--output", str(tmp_path / "converted.ckpt"), "--force"]
     assert main(["convert", "--from", "reference", "--to", "native", *files, *experiment]) == 0
@@ -203,10 +211,11 @@ def test_weights_without_a_description_are_refused_where_one_is_needed(
     tmp_path: Path,
     small_weights: dict[str, Tensor],
     experiment: list[str],
+    part_file: list[str],
     run: Callable[..., str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    path = converted(tmp_path, first_stage_only(small_weights), [])
+    path = converted(tmp_path, first_stage_only(small_weights), part_file)
     fit = ("fit", *experiment, "--stage", "action", "--rollout", "null")
     assert "convert it again with the experiment" in run(*fit, "--handoff", path, status=2)
     validate = ("validate", *experiment, "--stage", "video", "--rollout", "null")
@@ -229,10 +238,14 @@ def test_a_handoff_file_of_other_networks_or_cameras_is_refused_key_by_key(
 
 
 def test_video_weights_alone_start_a_video_stage_and_what_is_absent_is_listed(
-    tmp_path: Path, small_weights: dict[str, Tensor], experiment: list[str], run: Callable[..., str]
+    tmp_path: Path,
+    small_weights: dict[str, Tensor],
+    experiment: list[str],
+    part_file: list[str],
+    run: Callable[..., str],
 ) -> None:
     weights = {name: w for name, w in first_stage_only(small_weights).items() if "open_clip" not in name}
-    path = converted(tmp_path, weights, [])
+    path = converted(tmp_path, weights, part_file)
     fit = ("fit", *experiment, "--stage", "video", "--run_dir", "run", "--rollout", "null")
     done = run(*fit, "--ckpt_path", path)
     assert "not in the file, so they keep their own: text tower" in done

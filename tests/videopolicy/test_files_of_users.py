@@ -16,7 +16,8 @@ from .test_converted_runs import small_networks
 
 LIFT = str(ROOT / "experiments" / "lift.yaml")
 ROBOCASA = str(ROOT / "experiments" / "robocasa.yaml")
-CONVERT = ["convert", "--from", "reference", "--to", "native", "--input", "weights.ckpt"]
+CONVERT = ["convert", "--from", "reference", "--to", "native", "--input", "weights.ckpt", "--model.video"]
+CONVERT += [str(ROOT / "experiments" / "networks" / "svd.yaml")]
 
 
 @pytest.fixture

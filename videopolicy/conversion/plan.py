@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from files.errors import UserError
-from networks.checkpoints.autoencoder_keys import fold_quant_conv, quant_conv
-from networks.checkpoints.keys import PREFIX_BY_PART
-from networks.checkpoints.layout import (
+from videopolicy.conversion.autoencoder_names import fold_quant_conv, quant_conv
+from videopolicy.conversion.layout import (
     LABEL_BY_PART,
     NATIVE_PREFIX_BY_PART,
     Weight,
@@ -20,7 +20,8 @@ from networks.checkpoints.layout import (
     is_extra,
     part_of,
 )
-from networks.checkpoints.source import Source
+from videopolicy.conversion.names import PREFIX_BY_PART
+from videopolicy.conversion.source import Source
 
 LISTED = 50  # names of a kind in one message
 OURS_ALONE = ("video.preconditioning.", "standardizer.", "action_preconditioning.")
@@ -63,21 +64,24 @@ class Plan:
     parts: list[PartSummary] = field(default_factory=list)
 
 
-def plan(source: Source, ignore: Sequence[str] = ()) -> Plan:
+def plan(source: Source, model: Any, ignore: Sequence[str] = ()) -> Plan:  # noqa: ANN401 - as `expected_weights`
     """Find the place of every weight of a file.
 
     Args:
         source: The file.
+        model: Networks that the weights are of, as `expected_weights` takes them; a part of them that the file lacks as
+            a whole is not asked for.
         ignore: Patterns (``*`` and ``?``) of names that may be missing, unknown or misshaped; they are left out.
 
     Raises:
-        UserError: The U-Net is not there, a weight is missing, unknown or misshaped, or a pattern forgives none.
+        UserError: The U-Net is not there, the file has a part that the networks lack, a weight is missing,
+            unknown or misshaped, or a pattern forgives none.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in source.weights.items()}
     if not any(part_of(name, source.naming) == "unet" for name in shapes):
         prefix = {"published": PREFIX_BY_PART, "native": NATIVE_PREFIX_BY_PART}[source.naming]["unet"]
         raise UserError(f"{source.path}: holds no video U-Net (names that start with {source.shown(prefix)!r}).")
-    expected = _expected(source, shapes)
+    expected = _expected(source, shapes, expected_weights(model))
     ours_alone = [name for name in shapes if source.naming == "native" and name.startswith(OURS_ALONE)]
     problems = _problems(expected, shapes, set(ours_alone), source)
     forgiven = {name for name in problems if any(fnmatchcase(source.shown(name), pattern) for pattern in ignore)}
@@ -157,19 +161,34 @@ def _fold(table: dict[str, Tensor], left: dict[str, Tensor]) -> None:
         table[names[0]], table[names[1]] = fold_quant_conv(ends[0], ends[1], table[names[0]], table[names[1]])
 
 
-def _expected(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Weight]:
+def _expected(source: Source, shapes: Mapping[str, tuple[int, ...]], weights: Sequence[Weight]) -> dict[str, Weight]:
     """By name in the file: every weight that must be there.
 
     A native file need not hold what our networks lack; it keeps its published name there.
     """
-    weights = expected_weights(shapes, source.naming)
-    expected = {name: weight for weight in weights if (name := weight.name(source.naming)) is not None}
+    there = {part_of(name, source.naming) for name in shapes}
+    if lacking := [part for part in LABEL_BY_PART if part in there - {weight.part for weight in weights}]:
+        raise UserError(
+            f"{source.path}: has {' and '.join(LABEL_BY_PART[part] for part in lacking)}, which the networks given "
+            f"have not; {_advice(lacking)}"
+        )
+    named = {weight.name(source.naming): weight for weight in weights if weight.part in there}
+    expected = {name: weight for name, weight in named.items() if name is not None}
     extras = {name for name, weight in expected.items() if is_extra(weight)}
     if extras.isdisjoint(shapes):
         expected = {name: weight for name, weight in expected.items() if name not in extras}
     is_free = {name for name, weight in expected.items() if weight.native is None} - extras
     absent = is_free - shapes.keys() if source.naming == "native" else set()
     return {name: weight for name, weight in expected.items() if name not in absent}
+
+
+def _advice(lacking: Sequence[str]) -> str:
+    if "condition_encoder" in lacking:
+        return (
+            "for a condition encoder of its own add --model.video experiments/networks/reference.yaml, or set "
+            "separate_condition_encoder: true."
+        )
+    return "give the experiment that these weights were trained with (-c)."
 
 
 def _problems(
@@ -192,8 +211,8 @@ def _message(source: Source, wrong: Mapping[str, tuple[str, str]]) -> str:
         if names:
             kinds.append(f"{kind}: {_listed(names)}")
     return (
-        f"{source.path}: {len(wrong)} of its weights do not fit: {'; '.join(kinds)}. Give a whole checkpoint, or "
-        "name with --ignore what may be left out."
+        f"{source.path}: {len(wrong)} of its weights do not fit: {'; '.join(kinds)}. Give a whole checkpoint and the "
+        "experiment that it was trained with, or name with --ignore what may be left out."
     )
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from files.errors import UserError
-from networks.checkpoints.conversion import native_tables, plan, published_table
-from networks.checkpoints.source import Source, read_source
+from networks import SeededTextEncoder, SVDAutoencoder, VideoModel
 from networks.video_unet import VideoUNet
-from tests.reference_parts import AUTOENCODER, UNET, first_stage_only
+from tests.reference_parts import AUTOENCODER, UNET, first_stage_only, reference_model
+from videopolicy.conversion.plan import native_tables, plan, published_table
+from videopolicy.conversion.source import Source, read_source
 
 TEXT = "conditioner.embedders.0.open_clip.model."
 SIZES = {"block_out_channels": (32, 64), "num_attention_heads": (2, 2), "layers_per_block": 1}
@@ -39,42 +41,50 @@ def pipeline(tmp_path: Path) -> Path:
     return tmp_path / "svd"
 
 
+@pytest.fixture
+def networks(pipeline: Path) -> SimpleNamespace:
+    """The networks of that folder."""
+    autoencoder = SVDAutoencoder(**AUTOENCODER)
+    unet = VideoUNet.from_pretrained(str(pipeline))
+    return SimpleNamespace(video=VideoModel(unet, autoencoder, SeededTextEncoder(24), num_views=1, num_frames=2))
+
+
 def stored(folder: Path) -> dict[str, Tensor]:
     return {key: tensor for path in sorted(folder.glob("*.safetensors")) for key, tensor in load_file(path).items()}
 
 
-def test_a_diffusers_folder_becomes_ours_and_published(pipeline: Path) -> None:
+def test_a_diffusers_folder_becomes_ours_and_published(pipeline: Path, networks: SimpleNamespace) -> None:
     assert len(list((pipeline / "unet").glob("*.safetensors"))) > 1
     source = read_source("svd", str(pipeline))
-    state, extras = native_tables(source, plan(source))
+    state, extras = native_tables(source, plan(source, networks))
     unet, vae = stored(pipeline / "unet"), stored(pipeline / "vae")
     wanted = {f"video.unet.unet.{key}": w for key, w in unet.items()}
     wanted |= {f"video.autoencoder.vae.{key}": w for key, w in vae.items()}
     assert state.keys() == wanted.keys()
     assert all(torch.equal(state[name], w) and state[name].dtype == w.dtype for name, w in wanted.items())
     assert extras == {}
-    VideoUNet.from_pretrained(str(pipeline)).load_state_dict(
+    networks.video.unet.load_state_dict(
         {name.removeprefix("video.unet."): w for name, w in state.items() if name.startswith("video.unet.")}
     )
 
     native = Source("native.ckpt", "native", state)
-    table = published_table(native, plan(native))
+    table = published_table(native, plan(native, networks))
     assert torch.equal(table[UNET + "input_blocks.0.0.weight"], unet["conv_in.weight"])
     query = "mid_block.attentions.0.to_q.weight"
     assert torch.equal(table["first_stage_model.encoder.mid.attn_1.q.weight"][..., 0, 0], vae[f"encoder.{query}"])
     again = Source("published.ckpt", "published", dict(table))
-    back = native_tables(again, plan(again))[0]
+    back = native_tables(again, plan(again, networks))[0]
     folded = ("quant_conv", "encoder.conv_out")  # a random quant_conv is multiplied into the convolution before it
     assert all(torch.equal(back[name], w) for name, w in wanted.items() if not any(f in name for f in folded))
 
 
-def test_problems_of_a_diffusers_folder_have_diffusers_names(pipeline: Path) -> None:
+def test_problems_of_a_diffusers_folder_have_diffusers_names(pipeline: Path, networks: SimpleNamespace) -> None:
     weights = stored(pipeline / "vae")
     del weights["encoder.conv_in.bias"]
     save_file(weights, pipeline / "vae" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(UserError, match=r"missing: vae/encoder\.conv_in\.bias\. "):
-        plan(read_source("svd", str(pipeline)))
-    plan(read_source("svd", str(pipeline)), ["vae/encoder.conv_in.*"])
+        plan(read_source("svd", str(pipeline)), networks)
+    plan(read_source("svd", str(pipeline)), networks, ["vae/encoder.conv_in.*"])
 
 
 def test_a_folder_without_a_part_is_named(pipeline: Path, tmp_path: Path) -> None:
@@ -85,8 +95,8 @@ def test_a_folder_without_a_part_is_named(pipeline: Path, tmp_path: Path) -> Non
 
 def test_a_hub_id_that_cannot_be_reached_is_one_sentence() -> None:
     code = (
-        "from networks.checkpoints.source import read_source\n"
-        "from networks.errors import UserError\n"
+        "from videopolicy.conversion.source import read_source\n"
+        "from files.errors import UserError\n"
         "try: read_source('svd', 'nobody/no-such-video-model')\n"
         "except UserError as error: print(error)"
     )
@@ -116,7 +126,7 @@ def test_the_original_file_becomes_ours_and_comes_back_without_its_vision_tower(
 ) -> None:
     path, weights = original
     source = read_source("svd", str(path))
-    found = plan(source)
+    found = plan(source, reference_model())
     assert (found.parts[-1].label, found.parts[-1].keys, found.parts[-1].parameters) == (
         "vision tower, not used",
         5,
@@ -124,7 +134,7 @@ def test_the_original_file_becomes_ours_and_comes_back_without_its_vision_tower(
     )
     state, extras = native_tables(source, found)
     native = Source("native.ckpt", "native", {**state, **extras})
-    table = published_table(native, plan(native))
+    table = published_table(native, plan(native, reference_model()))
     assert table.keys() == weights.keys()
     assert all(torch.equal(table[name], w) for name, w in weights.items())
 
@@ -150,7 +160,7 @@ def test_a_file_of_another_kind_is_refused_with_the_right_option(
 ) -> None:
     torch.save({"state_dict": dict(reference_weights)}, tmp_path / "published.ckpt")
     source = read_source("reference", str(tmp_path / "published.ckpt"))
-    torch.save({"state_dict": native_tables(source, plan(source))[0]}, tmp_path / "native.ckpt")
+    torch.save({"state_dict": native_tables(source, plan(source, reference_model()))[0]}, tmp_path / "native.ckpt")
     assert "is no native file but a reference one; give --from reference" in refusal(
         "native", tmp_path / "published.ckpt"
     )

@@ -1,21 +1,26 @@
 """Published weights become ours and come back bit by bit; what is missing, unknown or misshaped is named."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
 from files.errors import UserError
-from networks.checkpoints.conversion import PartSummary, cast, native_tables, plan, published_table
-from networks.checkpoints.layout import expected_weights
-from networks.checkpoints.source import Source
-from tests.reference_parts import UNET, first_stage_only
+from tests.reference_parts import UNET, first_stage_only, reference_model
+from videopolicy.conversion.plan import PartSummary, Plan, cast, native_tables, published_table
+from videopolicy.conversion.plan import plan as plan_for
+from videopolicy.conversion.source import Source
 
 Weights = Mapping[str, Tensor]
 LABEL = UNET + "label_emb.0.0.weight"
 TEXT = "conditioner.embedders.0.open_clip.model."
 CONDITION = "conditioner.embedders.3.encoder."
+
+
+def plan(source: Source, ignore: Sequence[str] = ()) -> Plan:
+    return plan_for(source, reference_model(), ignore)
 
 
 def published(weights: Weights) -> Source:
@@ -167,10 +172,6 @@ def test_without_a_u_net_there_is_nothing_to_convert(reference_weights: Weights)
     assert "holds no video U-Net" in refusal(weights)
 
 
-def test_a_fragment_is_refused_in_a_sentence(reference_weights: Weights) -> None:
-    assert "too few weights of the video U-Net" in refusal({LABEL: reference_weights[LABEL]})
-
-
 @pytest.mark.parametrize("name", ["video.preconditioning.std", "standardizer.mean_0"])
 def test_statistics_that_the_published_networks_lack_are_refused_by_name(reference_weights: Weights, name: str) -> None:
     state, extras, _ = there_and_back(reference_weights)
@@ -218,45 +219,9 @@ def test_only_floating_point_weights_are_cast() -> None:
     ]
 
 
-def test_full_size_names_and_shapes_are_expected_exactly(reference_keys: dict[str, dict[str, list[int]]]) -> None:
-    full = {name: tuple(shape) for name, shape in reference_keys["full_size_keys"].items()}
-    weights = expected_weights(full, "published")
-    assert {w.published: w.published_shape for w in weights if w.published is not None} == full
-    native = {w.name("native") or "": w.shape("native") for w in weights}
-    assert set(expected_weights(native, "native")) == set(weights)
-
-
-@pytest.mark.parametrize("layers", [1, 3])
-def test_sizes_of_other_networks_are_read_too(
-    layers: int, shapes_of_unet: Callable[[int], dict[str, tuple[int, ...]]]
-) -> None:
-    shapes = shapes_of_unet(layers)
-    native = expected_weights(shapes, "native")
-    assert {weight.native: weight.native_shape for weight in native} == shapes
-    again = expected_weights({w.published or "": w.published_shape for w in native}, "published")
-    assert set(again) == set(native)
-
-
-@pytest.fixture
-def shapes_of_unet() -> Callable[[int], dict[str, tuple[int, ...]]]:
-    """Shapes of a three-level U-Net with attention at its deepest level only."""
-    from networks.video_unet import VideoUNet
-
-    def build(layers: int) -> dict[str, tuple[int, ...]]:
-        plain, cross = "Block" + "SpatioTemporal", "Block" + "SpatioTemporal"
-        with torch.device("meta"):
-            unet = VideoUNet(
-                in_channels=6,
-                out_channels=3,
-                block_out_channels=(32, 64, 96),
-                layers_per_block=layers,
-                num_attention_heads=(1, 2, 3),
-                cross_attention_dim=20,
-                addition_time_embed_dim=10,
-                down_block_types=(f"Down{plain}", f"Down{plain}", f"CrossAttnDown{cross}"),
-                up_block_types=(f"CrossAttnUp{cross}", f"Up{plain}", f"Up{plain}"),
-                transformer_layers_per_block=2,
-            )
-        return {f"video.unet.{name}": tuple(weight.shape) for name, weight in unet.state_dict().items()}
-
-    return build
+def test_a_part_that_the_networks_lack_is_named(reference_weights: Weights) -> None:
+    video = SimpleNamespace(video=reference_model().video)
+    with pytest.raises(UserError, match=r"weights\.ckpt: has adapter and action U-Net, which the networks given"):
+        plan_for(published(reference_weights), video)
+    found = plan_for(published(first_stage_only(reference_weights)), video)
+    assert len(found.weights) == len(first_stage_only(reference_weights))

@@ -13,8 +13,8 @@ from transformers.utils import cached_file
 
 from files.errors import UserError
 from networks.checkpoints.file import read_checkpoint, read_safetensors
-from networks.checkpoints.keys import PREFIX_BY_PART
-from networks.checkpoints.layout import Naming, part_of
+from videopolicy.conversion.layout import Naming, part_of
+from videopolicy.conversion.names import PREFIX_BY_PART
 
 Kind = Literal["svd", "reference", "native"]
 Advance = Callable[[int], object]
