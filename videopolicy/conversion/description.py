@@ -116,7 +116,8 @@ def networks_of(source: Source, video: Path | None) -> Any:  # noqa: ANN401 - as
         UserError: Neither says what they are.
     """
     policy = source.description.get("policy")
-    described = current_description(policy)["init_args"] if policy else {"video": source.description.get("network")}
+    network = {"video": source.description.get("network")}
+    described: Mapping[str, Any] = current_description(policy)["init_args"] if policy else network
     if video is not None:
         part = without_weights(read_part(video))
         part["init_args"] = {**part.get("init_args", {}), "num_views": 1, "num_frames": 1}  # they change no shape
