@@ -13,6 +13,7 @@ from files.differences import differing_keys
 from files.errors import UserError
 from lightning_modules import Stage, plain_network
 from networks import read_checkpoint
+from policies.checkpoint import current_description
 
 PARTS = {  # names in a stage's state dict, and what they are; any of these parts may be absent as a whole
     "video.unet.": "video U-Net",
@@ -54,7 +55,8 @@ class StageFile:
     @property
     def network(self) -> dict[str, Any] | None:
         """Description of the video network, where the file has one; the names of pretrained weights left out."""
-        found = self.document.get("network") or self.document.get("policy", {}).get("video")
+        policy = self.document.get("policy")
+        found = self.document.get("network") or (policy and current_description(policy)["init_args"].get("video"))
         return None if found is None else plain_network(found)
 
     @property

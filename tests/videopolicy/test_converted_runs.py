@@ -110,7 +110,7 @@ def test_converted_network_gives_the_published_outputs(
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(published_networks(robocasa_file())))
     experiment = ["-c", str(ROBOCASA), "-c", str(tmp_path / "tiny.yaml")]
     arrays = parity_arrays("joint_tiny")
-    network = load_policy(converted(tmp_path, reference_weights, experiment)).network
+    network = load_policy(converted(tmp_path, reference_weights, experiment)).joint
     sigma = arrays["den_sigma"]
     noisy_video = sigma.view(2, 1, 1, 1, 1) * unit("joint/noised_video", (50, 4, 32, 32)).unflatten(0, (2, 25))
     noisy_action = sigma.view(2, 1, 1) * unit("joint/noised_action", (64, 7)).unflatten(0, (2, 32))
