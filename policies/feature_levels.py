@@ -7,6 +7,16 @@ from typing import Any
 from files.errors import UserError
 from networks import LogNormalNoise, Sampler, describe
 
+FORMER_ARGUMENTS = {  # of ActionStage before version 0.2, and how the same is said now
+    "noise_levels": "features: {class_path: SharedLevels} or FixedLevel",
+    "standardize_features": "features: {class_path: FixedLevel, init_args: {standardize: true}}",
+    "action_draws": "features: {class_path: FixedLevel, init_args: {draws: ...}}",
+    "video_sigma": "features: {class_path: FixedLevel, init_args: {sigma: ...}}",
+    "video_steps": "features: {class_path: FixedLevel, init_args: {steps: ...}}",
+    "video_sigma_end": "features: {class_path: FixedLevel, init_args: {sigma_end: ...}}",
+    "video_noise": "features: {class_path: RandomLevel, init_args: {noise: ...}}",
+}
+
 
 class FeatureLevels:
     """Base of the variants, which an experiment names under ``model.init_args.features``.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from jsonargparse import ArgumentParser
 
 from files.nearest import nearest
+from policies import FORMER_ARGUMENTS
 from videopolicy.experiment.override_values import BARE
 
 _UNKNOWN_KEY = re.compile(r"(?:Group '(.+)' does not accept option|Option) '(.+?)'")
@@ -81,6 +82,8 @@ def _unknown_argument(complaint: Complaint) -> str | None:
         key, class_path = f"{key}.init_args", inside[0]
     options = argument_names(class_path) if class_path else []
     hint = nearest(match[1], options) if options else "remove it."
+    if match[1] in FORMER_ARGUMENTS:
+        hint = f"say {FORMER_ARGUMENTS[match[1]]}."
     return f"{key}.{match[1]}: {(class_path or key).rpartition('.')[2]} takes no argument {match[1]!r}; {hint}"
 
 
