@@ -183,7 +183,7 @@ SLIPS = {
     "--model.video.class_path networks.VideoModl": "model.init_args.video.class_path: no class 'VideoModl'; "
     "did you mean 'VideoModel'?",
     "--trainer.callbacks [Timr]": "trainer.callbacks.class_path: no class 'Timr'; did you mean 'Timer'?",
-    "--stages.action.model.noise_levels shared": "takes no argument 'noise_levels'; say features: {class_path: SharedLevels}",
+    "--stages.action.model.noise_levels shared": "argument 'noise_levels'; say features: {class_path: SharedLevels}",
     "--stages.action.model.tap [1]": "model.init_args.tap: ActionStage takes no argument 'tap'; did you mean 'taps'?",
     "--rollout.num_episode 3": "rollout.num_episode: no such key; did you mean 'rollout.num_episodes'?",
     "--rollout.protocol.execute_stepz 3": "did you mean 'rollout.protocol.execute_steps'?",
