@@ -8,15 +8,11 @@ from datamodules.sources import LiberoDataModule, RoboCasaDataModule, RobosuiteD
 from datamodules.statistics import ActionStatistics
 from datamodules.windows import WindowDataset
 from datamodules.writer import Demo, RobomimicWriter
-from files.errors import UserError
-
-DatasetError = UserError  # its earlier name
 
 __all__ = [
     "ActionStatistics",
     "Batch",
     "ColourJitter",
-    "DatasetError",
     "Demo",
     "DemoDataModule",
     "LiberoDataModule",

@@ -7,7 +7,6 @@ from networks.checkpoints.file import read_checkpoint
 from networks.component_config import build, config_of, describe
 from networks.conditioning import Conditioning
 from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise, mean_over_rows
-from networks.errors import CheckpointError, NetworkError
 from networks.feature_standardizer import FeatureStandardizer
 from networks.joint_denoiser import JointDenoiser
 from networks.lora import LoRA
@@ -23,7 +22,6 @@ __all__ = [
     "AdapterStage",
     "Autoencoder",
     "CNNAdapter",
-    "CheckpointError",
     "ConditionEncoder",
     "Conditioning",
     "EDMPreconditioning",
@@ -31,7 +29,6 @@ __all__ = [
     "JointDenoiser",
     "LoRA",
     "LogNormalNoise",
-    "NetworkError",
     "OpenCLIPTextEncoder",
     "PixelShuffleAutoencoder",
     "Preconditioning",

@@ -8,8 +8,8 @@ import diffusers
 import torch
 from torch import Tensor
 
+from files.errors import UserError
 from networks.component_config import describe
-from networks.errors import NetworkError
 from networks.randomness import generators
 
 Denoise = Callable[[tuple[Tensor, ...], Tensor], tuple[Tensor, ...]]
@@ -48,7 +48,7 @@ class Sampler:
         scheduler_options: Further arguments of that class.
 
     Raises:
-        NetworkError: A value out of range, or a scheduler or option that does not exist.
+        UserError: A value out of range, or a scheduler or option that does not exist.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Sampler:
         scheduler_options: dict[str, Any] | None = None,
     ) -> None:
         if num_steps < 1 or not 0 < sigma_min <= sigma_max or rho <= 0:
-            raise NetworkError(
+            raise UserError(
                 f"sampler: num_steps {num_steps}, sigma_min {sigma_min}, sigma_max {sigma_max}, rho {rho}; "
                 "needed are num_steps >= 1, 0 < sigma_min <= sigma_max and rho > 0."
             )
@@ -134,13 +134,13 @@ class Sampler:
         Its training schedule is set to have exactly our levels, so that every class understands them.
         """
         if self.scheduler not in SCHEDULERS:
-            raise NetworkError(f"sampler: no scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}.")
+            raise UserError(f"sampler: no scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}.")
         cls = getattr(diffusers, self.scheduler)
         sigmas = self.sigmas()
         ours = {"num_train_timesteps": self.num_steps, "trained_betas": _betas(sigmas), "prediction_type": "sample"}
         known = set(inspect.signature(cls.__init__).parameters) - {"self", *ours}
         if unknown := sorted(set(self.scheduler_options) - known):
-            raise NetworkError(
+            raise UserError(
                 f"sampler: {self.scheduler} has no option {unknown} for scheduler_options; it has {sorted(known)}."
             )
         defaults = {name: value for name, value in SCHEDULER_DEFAULTS.items() if name in known}

@@ -7,7 +7,7 @@ from diffusers.models.resnet import SpatioTemporalResBlock
 from diffusers.models.transformers.transformer_temporal import TransformerSpatioTemporalModel
 from torch import nn
 
-from networks.errors import NetworkError
+from files.errors import UserError
 from networks.pretrained_unet import load_pretrained
 
 NUM_IDS = 3  # frames per second, motion bucket, noise on the conditioning frame
@@ -24,7 +24,7 @@ def build_unet(config: dict[str, Any], pretrained: str | None, zero_init: bool) 
         zero_init: Start every residual branch and the output at zero; pretrained weights replace it.
 
     Raises:
-        NetworkError: The arguments contradict one another or the pretrained network.
+        UserError: The arguments contradict one another or the pretrained network.
     """
     _check_widths(config)
     if pretrained is None:
@@ -63,13 +63,13 @@ def _check_widths(config: dict[str, Any]) -> None:
     widths, heads = config["block_out_channels"], config["num_attention_heads"]
     for name in ("num_attention_heads", "down_block_types", "up_block_types"):
         if len(config[name]) != len(widths):
-            raise NetworkError(
+            raise UserError(
                 f"video U-Net: {name} has {len(config[name])} entries but block_out_channels has {len(widths)}; "
                 "give one a level."
             )
     for width, num_heads in zip(widths, heads, strict=True):
         if width % NUM_GROUPS or width % num_heads:
-            raise NetworkError(
+            raise UserError(
                 f"video U-Net: block_out_channels has {width} with {num_heads} heads; "
                 f"a width must be a multiple of {NUM_GROUPS} and of its number of heads."
             )

@@ -6,11 +6,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from files.errors import UserError
 from networks.autoencoders import Autoencoder
 from networks.component_config import config_of, describe
 from networks.conditioning import Conditioning
 from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise
-from networks.errors import NetworkError
 from networks.noise import seeded_noise
 from networks.sampling import Sampler, guided
 from networks.text import TextEncoder
@@ -35,7 +35,7 @@ class VideoModel(nn.Module):
         condition_noise: Standard deviation of the Gaussian noise on conditioning images, and the third id.
 
     Raises:
-        NetworkError: The parts do not fit one another.
+        UserError: The parts do not fit one another.
     """
 
     def __init__(
@@ -279,7 +279,7 @@ class VideoModel(nn.Module):
 
     def _require_layout(self, what: str, images: Tensor, leading: tuple[int, ...]) -> None:
         if images.shape[1 : 1 + len(leading)] != leading:
-            raise NetworkError(
+            raise UserError(
                 f"video model: {what} are {tuple(images.shape)}, but it has {self.num_views} views of "
                 f"{self.num_frames} frames; set num_views and num_frames to those of the data."
             )
@@ -294,13 +294,13 @@ class VideoModel(nn.Module):
         }
         for name, (value, reason) in wanted.items():
             if unet[name] != value:
-                raise NetworkError(f"video model: unet.{name} is {unet[name]} but must be {value}: {reason}.")
+                raise UserError(f"video model: unet.{name} is {unet[name]} but must be {value}: {reason}.")
         if self.num_views < 1 or self.num_frames < 1:
-            raise NetworkError(
+            raise UserError(
                 f"video model: num_views {self.num_views}, num_frames {self.num_frames}; both must be at least 1."
             )
         if isinstance(self.preconditioning, ResidualPreconditioning) and not self.autoencoder.same_space:
-            raise NetworkError(
+            raise UserError(
                 f"video model: ResidualPreconditioning needs an autoencoder whose condition latents lie in the space "
                 f"of its latents, which {type(self.autoencoder).__name__}'s do not; use EDMPreconditioning."
             )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_dataclass
 from torch.utils.checkpoint import checkpoint
 
-from networks.errors import NetworkError
+from files.errors import UserError
 from networks.pretrained_unet import read_config
 from networks.svd_unet import build_unet
 
@@ -70,7 +70,7 @@ class VideoUNet(nn.Module):
         config: The constructor's arguments that shape the network.
 
     Raises:
-        NetworkError: The arguments contradict one another or the pretrained network.
+        UserError: The arguments contradict one another or the pretrained network.
     """
 
     def __init__(
@@ -270,7 +270,7 @@ class VideoUNet(nn.Module):
 
     def _require_taps(self, taps: Sequence[int]) -> None:
         if missing := sorted(set(taps) - set(range(self.num_taps))):
-            raise NetworkError(
+            raise UserError(
                 f"video U-Net: no tap {missing}; it has taps 0 to {self.num_taps - 1} "
                 f"({self.num_taps // 2} input and {self.num_taps // 2} output blocks). Choose taps among these."
             )

@@ -16,13 +16,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 from torch import Tensor
 
+from files.errors import UserError
 from lightning_modules import Stage
 from networks.checkpoints.file import write_checkpoint, write_safetensors
 from videopolicy.conversion.description import Description, networks_of
 from videopolicy.conversion.layout import part_of
 from videopolicy.conversion.plan import PartSummary, Plan, cast, native_tables, plan, published_table
 from videopolicy.conversion.source import REFERENCE_ONLY, Source, read_source
-from videopolicy.errors import CommandError
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -82,30 +82,30 @@ def require_usable(args: argparse.Namespace) -> None:
     """Refuse arguments that do not go together, before anything is read.
 
     Raises:
-        CommandError: The output is there, has the wrong ending, or an option has no use.
+        UserError: The output is there, has the wrong ending, or an option has no use.
     """
     endings = {"native": (".ckpt",), "reference": (".ckpt", ".safetensors")}[args.layout]
     if args.output.suffix not in endings:
-        raise CommandError(f"--output {args.output}: a {args.layout} file ends in {' or '.join(endings)}.")
+        raise UserError(f"--output {args.output}: a {args.layout} file ends in {' or '.join(endings)}.")
     if args.output.is_dir():
-        raise CommandError(f"--output {args.output}: is a folder; give a file.")
+        raise UserError(f"--output {args.output}: is a folder; give a file.")
     if args.output.exists() and not args.force:
-        raise CommandError(f"{args.output}: is there already; give another --output, or --force to replace it.")
+        raise UserError(f"{args.output}: is there already; give another --output, or --force to replace it.")
     if args.statistics and (args.layout != "native" or not args.config):
-        raise CommandError(
+        raise UserError(
             "--statistics: of no use without an experiment and --to native; add -c experiments/robocasa.yaml."
         )
     if args.kind != "native" and not args.config and not args.video:
-        raise CommandError(
+        raise UserError(
             f"--from {args.kind}: such a file does not say how large its networks are; give the experiment (-c "
             "experiments/robocasa.yaml), or for a video network alone --model.video experiments/networks/svd.yaml."
         )
     try:
         args.output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandError(f"--output {args.output}: cannot be written ({error.strerror}); choose another.") from None
+        raise UserError(f"--output {args.output}: cannot be written ({error.strerror}); choose another.") from None
     if not os.access(args.output.parent, os.W_OK):
-        raise CommandError(f"--output {args.output}: its folder is read-only; choose another.")
+        raise UserError(f"--output {args.output}: its folder is read-only; choose another.")
 
 
 def networks(source: Source, args: argparse.Namespace, description: Description | None) -> Any:  # noqa: ANN401

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.experiment.command_line import CommandLine, add_overrides, parse
 from videopolicy.experiment.files import STAGES
 
@@ -70,13 +70,13 @@ def require_writable(path: Path) -> None:
     """Fail before minutes of counting, not after.
 
     Raises:
-        CommandError: Nothing can be written there.
+        UserError: Nothing can be written there.
     """
     try:
         with path.open("a"):
             pass
     except OSError as error:
-        raise CommandError(f"--json {path}: cannot be written ({error.strerror}); choose another file.") from None
+        raise UserError(f"--json {path}: cannot be written ({error.strerror}); choose another file.") from None
 
 
 def document(line: CommandLine, stages: dict[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from files.errors import UserError
 from networks.action_unet import ActionUNet
-from networks.errors import NetworkError
 from tests.goldens import DTYPES, check, published_weights
 from videopolicy.conversion.names import action_unet_name
 
@@ -85,19 +85,19 @@ def test_a_small_network_learns_one_chunk() -> None:
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(NetworkError, match="choose a multiple of 4"):
+    with pytest.raises(UserError, match="choose a multiple of 4"):
         ActionUNet(action_horizon=30)
-    with pytest.raises(NetworkError, match="no multiples of num_groups"):
+    with pytest.raises(UserError, match="no multiples of num_groups"):
         small(widths=(16, 30))
-    with pytest.raises(NetworkError, match="odd"):
+    with pytest.raises(UserError, match="odd"):
         small(kernel_size=4)
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
     unet = small()
-    with pytest.raises(NetworkError, match=r"built for \(8, 7\)"):
+    with pytest.raises(UserError, match=r"built for \(8, 7\)"):
         unet(torch.randn(1, 8, 6), torch.randn(1, 12), torch.randn(1, 10))
-    with pytest.raises(NetworkError, match="cond_dim is 10"):
+    with pytest.raises(UserError, match="cond_dim is 10"):
         unet(torch.randn(1, 8, 7), torch.randn(1, 12), torch.randn(1, 11))
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from files.errors import UserError
 from networks.adapter import AdapterStage, CNNAdapter
 from networks.component_config import build, describe
-from networks.errors import NetworkError
 from networks.video_unet import TapShape
 from tests.goldens import DTYPES, check, module_in, published_weights
 from videopolicy.conversion.names import adapter_name
@@ -168,22 +168,22 @@ def test_blocks_start_as_their_shortcut(small: CNNAdapter) -> None:
 
 def test_maps_that_do_not_fit_are_refused(small: CNNAdapter) -> None:
     features, emb = small_inputs()
-    with pytest.raises(NetworkError, match="built for"):
+    with pytest.raises(UserError, match="built for"):
         small(features[:1], emb)
-    with pytest.raises(NetworkError, match="built for"):
+    with pytest.raises(UserError, match="built for"):
         small([feature[:, :1] for feature in features], emb)
-    with pytest.raises(NetworkError, match="2 rows for 4 frames"):
+    with pytest.raises(UserError, match="2 rows for 4 frames"):
         small(features, emb[:, :2])
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(NetworkError, match="fine to coarse"):
+    with pytest.raises(UserError, match="fine to coarse"):
         CNNAdapter(SMALL_TAPS[::-1], 2, 4, 24, **SMALL)
-    with pytest.raises(NetworkError, match="at least one of each"):
+    with pytest.raises(UserError, match="at least one of each"):
         CNNAdapter([], 2, 4, 24)
-    with pytest.raises(NetworkError, match="tap_widths"):
+    with pytest.raises(UserError, match="tap_widths"):
         CNNAdapter(SMALL_TAPS, 2, 4, 24, **{**SMALL, "tap_widths": (32,)})
-    with pytest.raises(NetworkError, match="not a multiple of its 40 groups"):
+    with pytest.raises(UserError, match="not a multiple of its 40 groups"):
         CNNAdapter(SMALL_TAPS, 2, 4, 24)
 
 

@@ -8,9 +8,9 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from files.errors import UserError
 from networks.autoencoders import Autoencoder, ConditionEncoder, PixelShuffleAutoencoder, SVDAutoencoder
 from networks.component_config import build
-from networks.errors import NetworkError
 from networks.text import SeededTextEncoder
 from networks.video_model import VideoModel
 from networks.video_unet import VideoUNet
@@ -63,12 +63,12 @@ def test_pixel_shuffle_condition_is_in_the_space_of_its_latents() -> None:
 
 @pytest.mark.parametrize("autoencoder", [PixelShuffleAutoencoder(8), SVDAutoencoder(**SMALL)])
 def test_image_size_must_divide(autoencoder: Autoencoder) -> None:
-    with pytest.raises(NetworkError, match="multiples of"):
+    with pytest.raises(UserError, match="multiples of"):
         autoencoder.encode(images(size=15))
 
 
 def test_wrong_pixel_shuffle_settings_are_refused() -> None:
-    with pytest.raises(NetworkError, match="std positive"):
+    with pytest.raises(UserError, match="std positive"):
         PixelShuffleAutoencoder(std=(1.0, 0.0, 1.0))
 
 
@@ -201,14 +201,14 @@ def test_weights_load_from_a_pipeline_folder_and_from_the_autoencoders_own(
     again = SVDAutoencoder(str(tmp_path / "pipeline" / "vae"), **SMALL)
     assert torch.equal(again.decode(torch.ones(1, 4, 2, 2), 1), small.decode(torch.ones(1, 4, 2, 2), 1))
     assert build(loaded.config, load_pretrained=False).config["init_args"]["pretrained"] is None
-    with pytest.raises(NetworkError, match="make them equal"):
+    with pytest.raises(UserError, match="make them equal"):
         SVDAutoencoder(str(tmp_path / "pipeline"))
 
 
 def test_missing_pretrained_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(NetworkError, match="no AutoencoderKLTemporalDecoder could be loaded"):
+    with pytest.raises(UserError, match="no AutoencoderKLTemporalDecoder could be loaded"):
         SVDAutoencoder(str(tmp_path))
-    with pytest.raises(NetworkError, match="separate_condition_encoder"):
+    with pytest.raises(UserError, match="separate_condition_encoder"):
         SVDAutoencoder(condition_pretrained=str(tmp_path))
 
 

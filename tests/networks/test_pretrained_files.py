@@ -10,7 +10,8 @@ import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from safetensors.torch import save_file
 
-from networks import NetworkError, OpenCLIPTextEncoder, SVDAutoencoder, VideoUNet
+from files.errors import UserError
+from networks import OpenCLIPTextEncoder, SVDAutoencoder, VideoUNet
 from videopolicy.conversion.source import read_source
 
 SMALL = {
@@ -53,11 +54,11 @@ def test_a_text_tower_is_found_in_its_folder(
 
 def test_a_folder_without_a_text_tower_and_a_damaged_file_are_one_sentence(tiny_clip: str, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(NetworkError, match=r"is a folder with notes\.txt; it has none of open_clip_model\.safetensors"):
+    with pytest.raises(UserError, match=r"is a folder with notes\.txt; it has none of open_clip_model\.safetensors"):
         OpenCLIPTextEncoder(tiny_clip, pretrained=str(tmp_path))
     for name in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"):
         (tmp_path / name).write_bytes(b"12345")
-        with pytest.raises(NetworkError, match="is damaged or no file of weights"):
+        with pytest.raises(UserError, match="is damaged or no file of weights"):
             OpenCLIPTextEncoder(tiny_clip, pretrained=str(tmp_path / name))
 
 
@@ -105,7 +106,7 @@ def test_a_single_file_of_another_layout_names_the_way(tmp_path: Path) -> None:
         lambda: VideoUNet(**SMALL, pretrained=str(tmp_path / "svd.safetensors")),  # type: ignore[arg-type]
         lambda: SVDAutoencoder(pretrained=str(tmp_path / "svd.safetensors")),
     ):
-        with pytest.raises(NetworkError, match="is a single file without a config"):
+        with pytest.raises(UserError, match="is a single file without a config"):
             load()
 
 
@@ -113,15 +114,15 @@ def test_a_folder_without_weights_is_one_sentence(pipeline: Callable[[str | None
     folder = pipeline("fp16")
     shutil.rmtree(folder / "vae")
     next((folder / "unet").glob("*.safetensors")).unlink()
-    with pytest.raises(NetworkError, match="video U-Net: cannot load"):
+    with pytest.raises(UserError, match="video U-Net: cannot load"):
         VideoUNet(**SMALL, pretrained=str(folder))  # type: ignore[arg-type]
-    with pytest.raises(NetworkError, match="autoencoder: no AutoencoderKLTemporalDecoder could be loaded"):
+    with pytest.raises(UserError, match="autoencoder: no AutoencoderKLTemporalDecoder could be loaded"):
         SVDAutoencoder(pretrained=str(folder))
 
 
 def test_a_hub_id_without_a_connection_is_one_sentence(tiny_clip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(NetworkError, match=r"cannot load `somebody/svd`"):
+    with pytest.raises(UserError, match=r"cannot load `somebody/svd`"):
         VideoUNet(**SMALL, pretrained="somebody/svd")  # type: ignore[arg-type]
-    with pytest.raises(NetworkError, match=r"could be loaded from `somebody/svd`"):
+    with pytest.raises(UserError, match=r"could be loaded from `somebody/svd`"):
         SVDAutoencoder(pretrained="somebody/svd")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks.errors import NetworkError
+from files.errors import UserError
 from networks.video_unet import TapShape, VideoUNet
 from tests.goldens import ACTION, ADAPTER, DTYPES, TAPS, check, published_weights
 from videopolicy.conversion.names import unet_name
@@ -148,16 +148,16 @@ def test_features_run_no_block_past_the_last_tap(small: VideoUNet) -> None:
 
 
 def test_an_unknown_tap_is_refused_with_those_there(small: VideoUNet) -> None:
-    with pytest.raises(NetworkError, match=r"no tap \[8\]; it has taps 0 to 7"):
+    with pytest.raises(UserError, match=r"no tap \[8\]; it has taps 0 to 7"):
         small.features(*small_inputs(), taps=(3, 8))
-    with pytest.raises(NetworkError, match=r"no tap \[-1\]"):
+    with pytest.raises(UserError, match=r"no tap \[-1\]"):
         small(*small_inputs(), taps=(-1,))
 
 
 def test_a_width_that_diffusers_cannot_group_is_refused() -> None:
-    with pytest.raises(NetworkError, match="multiple of 32"):
+    with pytest.raises(UserError, match="multiple of 32"):
         VideoUNet(block_out_channels=(40, 64), num_attention_heads=(2, 4))
-    with pytest.raises(NetworkError, match="num_attention_heads has 4 entries"):
+    with pytest.raises(UserError, match="num_attention_heads has 4 entries"):
         VideoUNet(block_out_channels=(32, 64))
 
 
@@ -178,9 +178,9 @@ def test_a_saved_network_is_loaded_with_its_weights(small: VideoUNet, tmp_path: 
 
 def test_a_saved_network_of_other_widths_is_refused(small: VideoUNet, tmp_path: Path) -> None:
     small.unet.save_pretrained(tmp_path)
-    with pytest.raises(NetworkError, match=r"in_channels 6 \(not 8\)"):
+    with pytest.raises(UserError, match=r"in_channels 6 \(not 8\)"):
         VideoUNet(**{**SMALL, "in_channels": 8}, pretrained=str(tmp_path))
-    with pytest.raises(NetworkError, match="cannot load"):
+    with pytest.raises(UserError, match="cannot load"):
         VideoUNet(pretrained=str(tmp_path / "nothing"))
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from callbacks import SimulationRollout
-from networks import NetworkError
+from files.errors import UserError
 from policies import SharedLevels, VideoPolicy, load_policy
 from simulators import SimulatorConfig, SimulatorError
 from tests.simulators.conftest import counting
@@ -118,7 +118,7 @@ def test_sampling_options_change_the_policy_and_are_part_of_its_fingerprint(tmp_
         run(*arguments, "--output", output)
     with pytest.raises(CommandError, match=r"--action-steps, --video-steps: --policy zero samples nothing"):
         run(*arguments, "--policy", "zero", "--action-steps", 4, "--video-steps", 0)
-    with pytest.raises(NetworkError, match="no scheduler 'Nobody'"):
+    with pytest.raises(UserError, match="no scheduler 'Nobody'"):
         run(*arguments, "--action-scheduler", "Nobody")
 
 

@@ -1,6 +1,0 @@
-"""Earlier names of the one error of the user."""
-
-from files.errors import UserError
-
-NetworkError = UserError
-CheckpointError = UserError
