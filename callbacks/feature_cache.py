@@ -22,7 +22,8 @@ from datamodules.demos import DemoEntry
 from datamodules.frozen_cache import CacheWriter
 from files.errors import UserError
 from files.hashes import file_identity
-from lightning_modules import ActionStage, plain_network
+from lightning_modules import ActionStage
+from networks.component_config import plain_network
 from networks.weight_hashes import fingerprint, state_sha256
 from policies import Features, FixedLevel, VideoPolicy
 from policies.video_inputs import conditioning_of

@@ -21,9 +21,10 @@ from files.differences import differing_keys
 from files.errors import UserError
 from files.hashes import file_sha256
 from files.writing import sync, write_json
-from lightning_modules import ActionStage, Stage, VideoStage, plain_network
+from lightning_modules import ActionStage, Stage, VideoStage
 from networks import VideoModel
 from networks.checkpoints.file import write_safetensors
+from networks.component_config import plain_network
 from networks.weight_hashes import fingerprint, state_sha256
 
 MANIFEST = "manifest.json"

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from files.differences import differing_keys
 from files.errors import UserError
-from lightning_modules import Stage, plain_network
+from lightning_modules import Stage
 from networks import read_checkpoint
+from networks.component_config import plain_network
 from policies.checkpoint import current_description
 
 PARTS = {  # names in a stage's state dict, and what they are; any of these parts may be absent as a whole

@@ -1,7 +1,6 @@
 """The stages as LightningModules: optimizers, logging, validation and checkpoints."""
 
 from lightning_modules.action_stage import ActionStage
-from lightning_modules.differences import differing_keys, plain_network
 from lightning_modules.joint_stage import JointStage
 from lightning_modules.lean_adam import adam_8bit
 from lightning_modules.policy_stage import PolicyStage
@@ -19,6 +18,4 @@ __all__ = [
     "TrapezoidalLR",
     "VideoStage",
     "adam_8bit",
-    "differing_keys",
-    "plain_network",
 ]

@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader, Subset
 
 from datamodules import Batch, Preprocessing
 from datamodules.demo_origin import DemoOrigin, origin_of
+from files.differences import differing_keys
 from files.errors import UserError
-from lightning_modules.differences import differing_keys, plain_network
 from lightning_modules.sharding import shard
 from networks import LoRA, ResidualPreconditioning, VideoModel
+from networks.component_config import plain_network
 from networks.randomness import stream_seed
 from networks.weight_hashes import latent_key
 from policies import current_description

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -88,3 +89,15 @@ def _build_nested(value: Any, load_pretrained: bool) -> Any:  # noqa: ANN401 - J
         return [_build_nested(item, load_pretrained) for item in value]
     described = isinstance(value, Mapping) and "class_path" in value
     return build(value, load_pretrained) if described else value
+
+
+def plain_network(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's description without the names of pretrained weights, which do not matter where weights are given."""
+
+    def cleared(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        if isinstance(value, Mapping):
+            return {key: None if key.endswith("pretrained") else cleared(item) for key, item in value.items()}
+        return [cleared(item) for item in value] if isinstance(value, list) else value
+
+    result: dict[str, Any] = cleared(json.loads(json.dumps(config)))
+    return result
