@@ -202,9 +202,8 @@ def experiments(folder: Path) -> None:
     for part in (target / "trainer").glob("*.yaml"):
         content = yaml.safe_load(part.read_text()) | {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
         part.write_text(yaml.safe_dump(content))
-    video = small_experiment("robocasa")["model"]["init_args"]["video"]
-    (target / "networks" / "reference.yaml").write_text(yaml.safe_dump(video))
-    (target / "networks" / "svd.yaml").write_text(yaml.safe_dump(small_svd()))
+    for name in ("reference", "svd"):
+        (target / "networks" / f"{name}.yaml").write_text(yaml.safe_dump(small_video(name == "reference")))
     demo = tiny_overlay(ROOT / "experiments" / "lift.yaml", Path("unused"), 2)
     demo["data"]["init_args"].pop("paths")
     demo["data"]["init_args"]["image_size"] = 64  # as the demo collects them
@@ -231,10 +230,12 @@ def small_experiment(name: str) -> dict[str, Any]:
     return overlay
 
 
-def small_svd() -> dict[str, Any]:
-    """The small video model with one autoencoder for all pictures, as Stable Video Diffusion has it."""
+def small_video(separate_condition_encoder: bool) -> dict[str, Any]:
+    """The small video model as a part file, with an encoder for the conditioning frame or as SVD has it."""
     video: dict[str, Any] = small_experiment("robocasa")["model"]["init_args"]["video"]
-    video["init_args"]["autoencoder"]["init_args"]["separate_condition_encoder"] = False
+    video["init_args"]["autoencoder"]["init_args"]["separate_condition_encoder"] = separate_condition_encoder
+    links = {"num_views": "${len:${data.init_args.cameras}}", "num_frames": "${data.init_args.num_frames}"}
+    video["init_args"] |= links
     return video
 
 
@@ -350,7 +351,7 @@ class Workplace:
         )
 
     def _stable_video_diffusion(self) -> None:
-        folder, parts = self.folder / "weights" / "svd", small_svd()["init_args"]
+        folder, parts = self.folder / "weights" / "svd", small_video(False)["init_args"]
         build(parts["unet"]).unet.save_pretrained(folder / "unet")
         build(parts["autoencoder"]).vae.half().save_pretrained(folder / "vae")
 
