@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,14 @@ from benchmarks.parts.curve import Cost, Row, draw, holds_reference, kind_of, ta
 from benchmarks.parts.networks import policy_request
 from benchmarks.parts.turns import Setting, take_turns, time_runs
 from policies import SharedLevels, VideoPolicy, load_policy
+from rollouts.statistics import TaskSummary
 from videopolicy.errors import CommandError
+from videopolicy.evaluation.prepared import prepare
+from videopolicy.evaluation.request import EvaluationRequest
+from videopolicy.evaluation.results_directory import read_evaluation
+from videopolicy.evaluation.run import evaluate, say_warnings
 from videopolicy.evaluation.sampling_overrides import SamplingOverrides
 from videopolicy.hardware import hardware
-from videopolicy.main import main as videopolicy
 from videopolicy.profiling.counting import flop
 from videopolicy.versions import git_commit
 
@@ -62,9 +66,12 @@ def main(words: Sequence[str] | None = None) -> int:
         console.width = 110  # a file has room for the whole table
     names = chosen_points(args)
     costs = replan_costs(args, names)  # refuses a checkpoint of another kind before anything is evaluated
-    outcomes = [evaluated(args, name) for name in names]
+    totals = [evaluated(args, name, console) for name in names]
     published = costs.get("published")
-    rows = [Row(name, *outcome, costs[name]) for name, outcome in zip(names, outcomes, strict=True)]
+    rows = [
+        Row(name, total.successes, total.episodes, total.low, total.high, costs[name])
+        for name, total in zip(names, totals, strict=True)
+    ]
     console.print(table(rows, published))
     (args.output / "curve.png").write_bytes(draw(rows, published, args.protocol))
     console.print(f"curve: {args.output}/curve.png", soft_wrap=True)
@@ -104,20 +111,22 @@ def chosen_points(args: argparse.Namespace) -> list[str]:
     return asked
 
 
-def evaluated(args: argparse.Namespace, name: str) -> tuple[int, int, float, float]:
-    """Solved episodes of a point, episodes, and the ends of the interval; what is there already is not run again.
-
-    Raises:
-        CommandError: The evaluation failed; it has said why.
-    """
-    words = ["evaluate", "--checkpoint", str(getattr(args, kind_of(name))), "--protocol", args.protocol]
-    words += ["--episodes", str(args.episodes), "--device", args.device, "--output", str(args.output / name)]
-    for option, value in POINTS[name].given().items():
-        words += [f"--{option.replace('_', '-')}", str(value)]
-    if status := videopolicy([*words, *args.rest]):
-        raise CommandError(f"{name}: `videopolicy evaluate` ended with status {status}.")
-    total = json.loads((args.output / name / "results.json").read_text())["total"]
-    return total["successes"], total["episodes"], total["low"], total["high"]
+def evaluated(args: argparse.Namespace, name: str, console: Console) -> TaskSummary:
+    """All episodes of a point; what is there already is not run again."""
+    request = replace(
+        EvaluationRequest.parse(args.rest),
+        checkpoint=getattr(args, kind_of(name)),
+        protocol=args.protocol,
+        episodes=args.episodes,
+        device=args.device,
+        output=args.output / name,
+        **POINTS[name].given(),
+    )
+    console.rule(name)
+    prepared = prepare(request)
+    say_warnings(prepared.protocol, console)
+    evaluate(prepared, request, args.output / name, console)
+    return read_evaluation(args.output / name).summary.total
 
 
 def policy_of(args: argparse.Namespace, name: str, sampling: SamplingOverrides) -> VideoPolicy:

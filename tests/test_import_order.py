@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from videopolicy.main import VERBS
+
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {"videopolicy": 6, "callbacks": 5, "lightning_modules": 4, "policies": 3, "rollouts": 3} | dict.fromkeys(
     ("networks", "datamodules", "simulators"), 2
@@ -132,3 +134,16 @@ def test_only_the_commands_know_jsonargparse() -> None:
         if name == "jsonargparse"
     }
     assert users <= {"videopolicy"}
+
+
+def test_no_module_imports_a_verb() -> None:
+    """What two verbs share lies below them; `main` alone starts one, by its name."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in [*modules("videopolicy"), *modules("benchmarks")]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        if name.removeprefix("videopolicy.") in VERBS and name.startswith("videopolicy.")
+    ]
+    assert not wrong

@@ -10,11 +10,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from policies import load_policy
 from rollouts import EpisodeResult, summarize
 from videopolicy.demo_controls import Controls, ControlsPlan, last_checkpoint, roll_out, run_command
 from videopolicy.errors import CommandError
-from videopolicy.evaluate import checkpoint_identity
 from videopolicy.evaluation.live_table import success_table
 from videopolicy.experiment.command_line import add_overrides, parse
 
@@ -92,8 +90,7 @@ def _results(args: argparse.Namespace, run_dir: Path, console: Console) -> dict[
         run_command(*fit, "--run_dir", str(run_dir / "trained"), *common)
         console.rule(f"3  {args.episodes} held-out episodes for each policy")
         checkpoint = last_checkpoint(run_dir / "trained")
-        policy, identity = load_policy(checkpoint), checkpoint_identity(checkpoint)
-        trained = roll_out(policy, identity, checkpoint, run_dir / "rollouts" / "trained", args.episodes, console)
+        trained = roll_out(checkpoint, run_dir / "rollouts" / "trained", args.episodes, console=console)
         console.print("waiting for the controls" if controls.is_running() else "the controls are done")
         return {"trained": trained, **controls.results()}
 

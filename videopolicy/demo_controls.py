@@ -28,12 +28,13 @@ from networks.randomness import isolated_stream, stream_seed
 from policies import Policy, build_policy, load_policy
 from rollouts import Actor, EpisodeResult, ReplayPolicy
 from videopolicy.errors import CommandError
-from videopolicy.evaluate import checkpoint_identity
+from videopolicy.evaluation.held_out import FIRST_SEED
+from videopolicy.evaluation.prepared import Prepared
 from videopolicy.evaluation.protocol import stored_protocol
+from videopolicy.evaluation.request import EvaluationRequest, checkpoint_identity
 from videopolicy.evaluation.run import evaluate
 from videopolicy.experiment.processes import end_with_parent
 
-FIRST_SEED = 200_000  # neither demos (from 0) nor the rollouts during training (from 100,000) start there
 CONTROLS = ("without_stage1", "untrained", "replay")
 
 
@@ -124,15 +125,16 @@ def _run_controls(plan: ControlsPlan, sender: Connection) -> None:
 
 def _roll_out_control(plan: ControlsPlan, name: str) -> list[EpisodeResult]:
     checkpoint = last_checkpoint(plan.run_dir / "without_stage1")
-    policy: Actor
+    output = plan.run_dir / "rollouts" / name
     if name == "without_stage1":
-        policy, identity = load_policy(checkpoint), checkpoint_identity(checkpoint)
-    elif name == "untrained":
-        policy = untrained_policy(checkpoint, plan.seed)
+        return roll_out(checkpoint, output, plan.episodes)
+    control: tuple[Actor, dict[str, Any]]
+    if name == "untrained":
         identity = {**checkpoint_identity(checkpoint, name), "seed": plan.seed}
+        control = untrained_policy(checkpoint, plan.seed), identity
     else:
-        policy, identity = ReplayPolicy(demo_actions(plan.demos)), checkpoint_identity(plan.demos, name)
-    return roll_out(policy, identity, checkpoint, plan.run_dir / "rollouts" / name, plan.episodes)
+        control = ReplayPolicy(demo_actions(plan.demos)), checkpoint_identity(plan.demos, name)
+    return roll_out(checkpoint, output, plan.episodes, control)
 
 
 def last_checkpoint(run_dir: Path) -> Path:
@@ -141,20 +143,28 @@ def last_checkpoint(run_dir: Path) -> Path:
 
 
 def roll_out(
-    policy: Actor,
-    identity: dict[str, Any],
     checkpoint: Path,
     output: Path,
     num_episodes: int,
+    control: tuple[Actor, dict[str, Any]] | None = None,
     console: Console | None = None,
 ) -> list[EpisodeResult]:
-    """Held-out episodes of the task that a checkpoint was judged by during training."""
+    """Held-out episodes of the task that a checkpoint was rolled out on during training.
+
+    Args:
+        checkpoint: Of the policy, or of the training that the control's episodes are like.
+        output: The results directory.
+        num_episodes: Of the task.
+        control: A policy and what names it, in place of the checkpoint's own.
+        console: Where progress is shown.
+    """
     stored = read_checkpoint(checkpoint).get("rollout")
     if stored is None:
         raise CommandError(f"{checkpoint}: was trained without rollouts; leave `rollout` in the experiment.")
     protocol = replace(stored_protocol(stored, "demo"), episodes_per_task=num_episodes, first_seed=FIRST_SEED)
-    workers = 1 if console is None else 2
-    return evaluate(policy, identity, protocol, output, workers, videos=2, console=console)
+    request = EvaluationRequest(checkpoint, device="cpu", workers=1 if console is None else 2)
+    policy, identity = control or (load_policy(checkpoint), request.identity())
+    return evaluate(Prepared(policy, identity, protocol), request, output, console)
 
 
 def untrained_policy(checkpoint: Path, seed: int) -> Policy:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,9 +14,10 @@ from rollouts import EpisodeResult
 from rollouts.worker_process import check_simulator
 from simulators import SimulatorConfig
 from simulators.variations import KINDS
-from videopolicy import evaluate as evaluate_verb
 from videopolicy.errors import CommandError
-from videopolicy.evaluation.run import evaluate
+from videopolicy.evaluation.prepared import prepare
+from videopolicy.evaluation.request import EvaluationRequest
+from videopolicy.evaluation.run import evaluate, exit_status, say_warnings
 from videopolicy.evaluation.variation_curve import Curve, Place, write_curve
 
 STANDARD = "standard"
@@ -26,7 +26,7 @@ STANDARD = "standard"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments: those of `evaluate`, kinds and levels."""
-    evaluate_verb.add_arguments(parser)
+    EvaluationRequest.add_arguments(parser)
     parser.add_argument(
         "--kinds", default=",".join(KINDS), help=f"what to vary, comma separated (default {','.join(KINDS)})"
     )
@@ -40,37 +40,34 @@ def run(args: argparse.Namespace) -> int:
         CommandError: The options do not say what to do.
         SimulatorError: The simulator cannot vary one of the kinds.
     """
-    if args.output is None:
+    request = EvaluationRequest.of(args)
+    if request.output is None:
         raise CommandError("no --output DIR; every kind and level gets a folder in it, beside curve.png.")
     kinds, levels = read_kinds(args.kinds), read_levels(args.levels)
-    policy, identity, protocol = evaluate_verb.prepare(args)
+    prepared, console = prepare(request), Console(markup=False)
+    protocol = prepared.protocol
     if twice := [kind for kind in kinds if kind in protocol.simulator.variation]:
         raise CommandError(f"--variation and --kinds both name {twice}; vary a kind in one of them only.")
     require_able(protocol.simulator, kinds, levels)
-    console = Console(markup=False)
-    evaluate_verb.say_warnings(protocol, console)
-    videos = sys.maxsize if args.record else args.videos
-    curve = Curve(dict(identity), protocol.name, protocol.episodes_per_task, protocol.simulator.to_dict())
+    say_warnings(protocol, console)
+    curve = Curve(dict(prepared.identity), protocol.name, protocol.episodes_per_task, protocol.simulator.to_dict())
     everything: list[EpisodeResult] = []
     try:
         for point in points(kinds, levels):
             console.print(f"{point.kind or STANDARD} {point.level:g}", style="bold")
             variation = {**protocol.simulator.variation, **({point.kind: point.level} if point.kind else {})}
             varied = replace(protocol, simulator=replace(protocol.simulator, variation=variation))
-            folder = args.output / point.folder
-            results = evaluate(
-                policy, identity, varied, folder, args.workers, videos, args.device, console, args.threads
-            )
+            results = evaluate(replace(prepared, protocol=varied), request, request.output / point.folder, console)
             everything += results
             curve.add(point, results)
-            write_curve(curve, args.output)
+            write_curve(curve, request.output)
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command goes on with what is missing in {args.output}", markup=False)
+        console.print(f"stopped; the same command goes on with what is missing in {request.output}", markup=False)
         return 130
     console.print(curve.table())
     say = partial(console.print, soft_wrap=True, markup=False)
-    say(f"curve: {args.output}/curve.png, .md, .json")
-    return evaluate_verb.require_outcome(everything, say)
+    say(f"curve: {request.output}/curve.png, .md, .json")
+    return exit_status(everything, say)
 
 
 def read_kinds(text: str) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from rich.table import Table
+
+from videopolicy.evaluation.pictures import as_png, draw_rates
+from videopolicy.evaluation.tables import between, terminal_table
 
 REFERENCE = "shared_30"  # the point whose success a cheaper one should reach
 KINDS = {"one_pass": "tab:blue", "partial": "tab:green", "shared": "tab:orange"}  # beginnings of names, and colours
@@ -59,18 +62,20 @@ def kind_of(name: str) -> str:
 
 def table(rows: Sequence[Row], published: Cost | None) -> Table:
     """One line a point."""
-    shown = Table(title="Success against the cost of a replan")
-    columns = ("point", "solved", "Wilson 95 %", "s per replan", "GFLOP", "published / this", f"holds {REFERENCE}")
-    for column in columns:
-        shown.add_column(column, justify="left" if column == "point" else "right", no_wrap=True)
+    header = ("point", "solved", "Wilson 95 %", "s per replan", "GFLOP", "published / this", f"holds {REFERENCE}")
+    cells = []
     for row in rows:
         ratio = "" if published is None else f"{published.flop / row.cost.flop:.1f}"
         held = {True: "yes", False: "no", None: ""}[holds_reference(row, rows)]
-        solved, interval = f"{row.successes}/{row.episodes}", f"{row.low:.2f} to {row.high:.2f}"
-        shown.add_row(row.name, solved, interval, f"{row.cost.seconds:.3f}", f"{row.cost.flop / 1e9:.3f}", ratio, held)
+        solved, interval = f"{row.successes}/{row.episodes}", between(row.low, row.high, digits=2)
+        cells.append([row.name, solved, interval, *_cost(row.cost), ratio, held])
     if published is not None:
-        shown.add_row("published", "", "", f"{published.seconds:.3f}", f"{published.flop / 1e9:.3f}", "1", "")
-    return shown
+        cells.append(["published", "", "", *_cost(published), "1", ""])
+    return terminal_table("Success against the cost of a replan", header, cells, names=("point", ""))
+
+
+def _cost(cost: Cost) -> tuple[str, str]:
+    return f"{cost.seconds:.3f}", f"{cost.flop / 1e9:.3f}"
 
 
 def holds_reference(row: Row, rows: Sequence[Row]) -> bool | None:
@@ -83,11 +88,7 @@ def holds_reference(row: Row, rows: Sequence[Row]) -> bool | None:
 
 def draw(rows: Sequence[Row], published: Cost | None, protocol: str) -> bytes:
     """Success with its interval over seconds and over FLOPs per replan, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(10.0, 4.2), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     draw_panel(left, rows, [row.cost.seconds for row in rows], None if published is None else published.seconds)
     draw_panel(right, rows, [row.cost.flop / 1e9 for row in rows], None if published is None else published.flop / 1e9)
@@ -96,21 +97,17 @@ def draw(rows: Sequence[Row], published: Cost | None, protocol: str) -> bytes:
     left.set_ylabel("success rate, 95 % Wilson interval")
     figure.suptitle(f"{protocol}: success against the cost of a replan", fontsize=10)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return as_png(figure)
 
 
-def draw_panel(axes: Any, rows: Sequence[Row], places: Sequence[float], published: float | None) -> None:  # noqa: ANN401 - matplotlib's
+def draw_panel(axes: Axes, rows: Sequence[Row], places: Sequence[float], published: float | None) -> None:
     """Points of every kind with their labels, and where the published procedure stands."""
     for (kind, colour), mark in zip(KINDS.items(), "o^s", strict=True):
         points = [(x, row) for x, row in zip(places, rows, strict=True) if row.kind == kind and row.episodes]
         if not points:
             continue
         points.sort(key=lambda point: point[0])
-        x, rates = [place for place, _ in points], [row.rate for _, row in points]
-        bars = [[row.rate - row.low for _, row in points], [row.high - row.rate for _, row in points]]
-        axes.errorbar(x, rates, bars, label=kind.replace("_", " "), color=colour, marker=mark, capsize=3)
+        draw_rates(axes, points, label=kind.replace("_", " "), color=colour, marker=mark)
         for number, (place, row) in enumerate(points):  # neighbours cost nearly the same: labels by turns above, below
             label = row.name.removeprefix(f"{kind}_").replace("_", " ")
             axes.annotate(label, (place, row.rate), (4, (6, -12)[number % 2]), textcoords="offset points", fontsize=8)

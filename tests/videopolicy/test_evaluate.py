@@ -19,6 +19,8 @@ from tests.simulators.conftest import counting
 from tests.stage_parts import fit, lift_datamodule, measured_by, quiet_trainer, tiny_action_stage, tiny_video_model
 from videopolicy import evaluate
 from videopolicy.errors import CommandError
+from videopolicy.evaluation.prepared import prepare
+from videopolicy.evaluation.request import EvaluationRequest
 from videopolicy.evaluation.sampling_overrides import SamplingOverrides
 
 __all__ = ["counting"]  # a fixture
@@ -100,9 +102,8 @@ def test_single_options_override_and_are_part_of_the_fingerprint(tmp_path: Path,
 def test_sampling_options_change_the_policy_and_are_part_of_its_fingerprint(tmp_path: Path, checkpoint: Path) -> None:
     arguments = ("--checkpoint", checkpoint, "--workers", 1, "--videos", 0, "--device", "cpu", "--episodes", 1)
     changed = ("--action-steps", 5, "--action-scheduler", "DPMSolverMultistepScheduler", "--video-steps", 1)
-    parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
-    policy, identity, _ = evaluate.prepare(parser.parse_args([str(a) for a in (*arguments, *changed)]))
+    prepared = prepare(EvaluationRequest.parse([str(word) for word in (*arguments, *changed)]))
+    policy, identity = prepared.policy, prepared.identity
     assert isinstance(policy, VideoPolicy)
     assert (policy.sampler.num_steps, policy.sampler.scheduler) == (5, "DPMSolverMultistepScheduler")
     assert (policy.sampler.sigma_max, policy.features.config["init_args"]["steps"]) == (20.0, 1)
@@ -147,19 +148,12 @@ def test_a_policy_without_rollouts_needs_a_protocol_that_fits_it(
     fitting = protocol(cameras=["left", *CAMERAS])
     with pytest.raises(CommandError, match=r"gives 4 actions .* executes 9; add --execute-steps 2"):
         run(*common, "--protocol", fitting, "--execute-steps", 9)
+    more = protocol(cameras=["left", *reversed(CAMERAS)])
+    narrowed = prepare(EvaluationRequest(last, protocol=str(more), device="cpu"))
+    assert narrowed.protocol.simulator.cameras == CAMERAS  # no picture is drawn that the policy does not look at
     with pytest.raises(SimulatorError, match=r"gives 7 numbers an action, but task 'up' takes 2"):
         run(*common, "--protocol", fitting)
     assert not (tmp_path / "out" / "results.jsonl").exists()  # no episode was begun
-
-
-def test_a_protocol_draws_only_the_cameras_that_the_policy_looks_at(
-    tmp_path: Path, checkpoint: Path, protocol: Callable[..., Path]
-) -> None:
-    fitting = protocol(cameras=["left", *reversed(CAMERAS)], options={"goal": -1e9})
-    run("--checkpoint", checkpoint, "--device", "cpu", "--workers", 1, "--protocol", fitting, "--videos", 0,
-        "--output", tmp_path / "out")  # fmt: skip
-    document = json.loads((tmp_path / "out" / "protocol.json").read_text())
-    assert document["protocol"]["simulator"]["cameras"] == CAMERAS
 
 
 def test_a_protocol_file_and_a_policy_without_checkpoint(
@@ -203,20 +197,6 @@ def test_a_rerun_does_only_what_is_missing(
     anew = [{key: value for key, value in line.items() if key not in timing} for line in lines(fresh)]
     order = lambda line: (line["task"], line["seed"])  # noqa: E731
     assert sorted(kept, key=order) == sorted(anew, key=order)
-
-
-def test_a_line_that_a_kill_cut_is_repaired_and_said(
-    tmp_path: Path, protocol: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "out"
-    common = ("--protocol", protocol(), "--policy", "zero", "--videos", 0, "--output", output, "--tasks", "0")
-    run(*common)
-    whole = lines(output)
-    path = output / "results.jsonl"
-    path.write_bytes(path.read_bytes()[:-30])
-    run(*common)
-    assert "a kill had cut its last line" in " ".join(capsys.readouterr().out.split())
-    assert [line["seed"] for line in lines(output)] == [line["seed"] for line in whole]
 
 
 def test_variation_reaches_the_simulator_or_is_refused(tmp_path: Path, protocol: Callable[..., Path]) -> None:

@@ -11,6 +11,7 @@ from datamodules.demo_origin import DemoOrigin, TaskOrigin
 from simulators import EpisodeSpec, SimulatorConfig
 
 Numbers = frozenset[int]
+FIRST_SEED = 200_000  # neither demos (from 0) nor the rollouts during training (from 100,000) start there
 
 
 @dataclass(frozen=True)

@@ -194,22 +194,3 @@ def stored_protocol(stored: Mapping[str, Any], name: str) -> Protocol:
         groups={group: list(members) for group, members in (stored.get("groups") or {}).items()},
         timeout_s=stored.get("timeout_s", Protocol.timeout_s),  # an older checkpoint does not say
     )
-
-
-def read_variation(words: Sequence[str]) -> dict[str, float]:
-    """Levels of variation from what follows every `--variation`: ``KIND=LEVEL``, or ``KIND`` for level 1.
-
-    Raises:
-        UserError: A level is no number, or a kind comes twice.
-    """
-    levels: dict[str, float] = {}
-    for word in words:
-        kind, _, text = word.partition("=")
-        try:
-            level = float(text) if "=" in word else 1.0
-        except ValueError as error:
-            raise UserError(f"--variation {word}: {text!r} is no number; write for instance {kind}=1.5.") from error
-        if kind in levels:
-            raise UserError(f"--variation {word}: {kind} is given twice; give each kind once.")
-        levels[kind] = level
-    return levels

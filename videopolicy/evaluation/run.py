@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,12 @@ from rich.console import Console
 from callbacks.clips import side_by_side, write_clip
 from callbacks.demo_differences import WORDS, unseen_words, words_warning
 from policies import Policy
-from rollouts import Actor, EpisodeResult, RolloutEngine
+from rollouts import EpisodeResult, RolloutEngine
 from rollouts.worker_process import ask_once
 from videopolicy.evaluation.live_table import LiveTable
+from videopolicy.evaluation.prepared import Prepared
 from videopolicy.evaluation.protocol import Protocol
+from videopolicy.evaluation.request import EvaluationRequest
 from videopolicy.evaluation.results_directory import ResultsDirectory, open_directory
 from videopolicy.evaluation.threads import policy_threads
 from videopolicy.hardware import hardware
@@ -29,36 +31,24 @@ FRAME_STRIDE = 4  # steps between filmed frames of a policy that has no video ho
 
 
 def evaluate(
-    policy: Actor,
-    identity: Mapping[str, Any],
-    protocol: Protocol,
-    output: Path,
-    workers: int,
-    videos: int = 0,
-    device: str = "cpu",
-    console: Console | None = None,
-    threads: int | None = None,
+    prepared: Prepared, request: EvaluationRequest, output: Path, console: Console | None = None
 ) -> list[EpisodeResult]:
     """Run a protocol's episodes into a results directory, leaving out those that are there.
 
     Args:
-        policy: Anything with `act`.
-        identity: What names it in ``protocol.json``: ``kind``, ``sha256`` and so on.
-        protocol: With its tasks named.
+        prepared: Policy and protocol.
+        request: Of which workers, threads, device and number of videos are read.
         output: The results directory.
-        workers: Simulator processes.
-        videos: Episodes to film, of the first.
-        device: Where the policy runs, for the record.
         console: Where progress is shown; None shows none.
-        threads: Torch threads of the policy; None has them chosen (`policy_threads`).
 
     Returns:
         One result for each of the protocol's episodes.
     """
+    policy, protocol = prepared.policy, prepared.protocol
     episodes = protocol.episodes()
     with (
-        policy_threads(threads, workers, device),
-        open_directory(output, identity, protocol.to_dict(), versions(protocol, device)) as directory,
+        policy_threads(request.threads, request.workers, request.device),
+        open_directory(output, prepared.identity, protocol.to_dict(), versions(protocol, request.device)) as directory,
     ):
         say = partial(console.print, markup=False, soft_wrap=True) if console is not None else print
         for note in directory.notes:
@@ -69,19 +59,35 @@ def evaluate(
         stride = policy.data.frame_stride if isinstance(policy, Policy) else FRAME_STRIDE
         engine = RolloutEngine(
             protocol.simulator,
-            num_workers=workers,
+            num_workers=request.workers,
             execute_steps=protocol.execute_steps,
             timeout_s=protocol.timeout_s,
-            record_episodes=videos,
+            record_episodes=request.videos,
             record_stride=stride,
         )
         with engine, LiveTable(console or Console(quiet=True), episodes, known.values()) as table:
-            this_run = _Run(directory, table, workers)
+            this_run = _Run(directory, table, request.workers)
             plain = console is not None and not console.is_terminal
             results = engine.run(policy, episodes, known, progress=plain, on_result=this_run.keep)
         note_words(directory.document["protocol"], protocol, list(directory.results().values()))
         directory.write_summary(this_run.record())
     return results
+
+
+def say_warnings(protocol: Protocol, console: Console) -> None:
+    """Say before the first episode what the rates will have to be read with."""
+    for warning in protocol.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+
+
+def exit_status(results: Sequence[EpisodeResult], say: Callable[[str], None]) -> int:
+    """0, or 1 with a sentence if every episode ended in an error."""
+    if any(result.success is not None for result in results):
+        return 0
+    first = next((result.error for result in results if result.error), None)
+    reason = (first or "no reason given").strip().splitlines()[0]
+    say(f"none of the {len(results)} episodes could be run ({reason}); mend this, the same command tries again")
+    return 1
 
 
 class _Run:

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from networks import Sampler, config_of
-from networks.sampling import SCHEDULERS
 from policies import FixedLevel, Policy, RandomLevel, SharedLevels, VideoPolicy
 from videopolicy.errors import CommandError
-
-
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options; what is not given stays the checkpoint's."""
-    group = parser.add_argument_group("sampling", "in place of the checkpoint's own; part of protocol.json")
-    group.add_argument("--action-steps", type=int, metavar="N", help="denoising steps of the actions")
-    group.add_argument(
-        "--action-scheduler", metavar="NAME", help=f"one of {', '.join(SCHEDULERS)}; with shared levels the video's too"
-    )
-    group.add_argument("--guidance", type=float, metavar="G", help="classifier-free guidance; 1 does without")
-    group.add_argument(
-        "--video-steps",
-        type=int,
-        metavar="N",
-        help="denoising steps of the video: with shared levels of both; else before the features are read, 0 for none",
-    )
 
 
 @dataclass(frozen=True)
@@ -44,11 +26,6 @@ class SamplingOverrides:
     action_scheduler: str | None = None
     guidance: float | None = None
     video_steps: int | None = None
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> SamplingOverrides:
-        """From a command line that `add_sampling_arguments` declared."""
-        return cls(args.action_steps, args.action_scheduler, args.guidance, args.video_steps)
 
     def given(self) -> dict[str, Any]:
         """Name -> value of what is changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,10 @@ from rollouts.statistics import TaskSummary
 from videopolicy.errors import CommandError
 from videopolicy.evaluation.identity import fingerprint, require_same_protocol
 from videopolicy.evaluation.pictures import rates_by_task, rates_over
-from videopolicy.evaluation.results_directory import Evaluation
+from videopolicy.evaluation.request import EvaluationRequest
+from videopolicy.evaluation.results_directory import PROTOCOL, Evaluation
 from videopolicy.evaluation.tables import between, interval, rate
 from videopolicy.reports.contents import Contents, Titled
-from videopolicy.reports.repeat import command_of
 from videopolicy.reports.videos import Clip, VideoBudget
 
 MAX_ROWS = 600  # episodes of an outcome; the rest is counted and said
@@ -97,7 +98,28 @@ def episode(item: Titled, result: EpisodeResult, place: str, budget: VideoBudget
     """An episode at a place of the page."""
     video = item.evaluation.video(result)
     clip = budget.embed(video, place) if video else None
-    return Episode(result, clip, video, command_of(item.evaluation, item.checkpoint, result))
+    return Episode(result, clip, video, again(item, result))
+
+
+def again(item: Titled, result: EpisodeResult) -> str | None:
+    """The command that runs this one episode again, with a video; None where no command makes the policy.
+
+    The protocol is the file that the evaluation wrote: one of the same name may be another today, and no option says
+    what a training's rollouts or a protocol of the user's own are.
+    """
+    evaluation = item.evaluation
+    folder = evaluation.path if evaluation.path.is_dir() else evaluation.path.parent
+    identity = evaluation.policy if evaluation.policy.get("path") else evaluation.policy | {"path": item.checkpoint}
+    request = EvaluationRequest.of_identity(
+        identity,
+        protocol=str(folder / PROTOCOL) if evaluation.document else None,
+        tasks=result.task,
+        episodes=1,
+        first_seed=result.seed,
+        workers=1,
+        output=folder / "repeat" / f"{result.task}_seed{result.seed}",
+    )
+    return None if request is None else shlex.join(request.command())
 
 
 def solved(total: TaskSummary) -> list[str]:

@@ -23,7 +23,6 @@ from videopolicy.evaluation.protocol import (
     find_protocol,
     protocol_names,
     read_protocol,
-    read_variation,
     select_tasks,
     stored_protocol,
 )
@@ -237,12 +236,3 @@ def test_a_checkpoints_rollouts_become_a_protocol_with_episodes_a_task(
     found = stored_protocol(stored, "last")
     assert (found.episodes_per_task, found.first_seed, found.execute_steps) == (3, 7, 3)
     assert found.groups == {"held_out": ["down"]}
-
-
-def test_variation_is_read_from_words() -> None:
-    assert read_variation(["position=1.5", "appearance"]) == {"position": 1.5, "appearance": 1.0}
-    assert read_variation([]) == {}
-    with pytest.raises(UserError, match="'much' is no number"):
-        read_variation(["camera=much"])
-    with pytest.raises(UserError, match="camera is given twice"):
-        read_variation(["camera", "camera=2"])
