@@ -29,9 +29,9 @@ from rich.console import Console
 from benchmarks.parts.curve import Cost, Row, draw, holds_reference, kind_of, table
 from benchmarks.parts.networks import policy_request
 from benchmarks.parts.turns import Setting, take_turns, time_runs
+from files.errors import UserError
 from policies import SharedLevels, VideoPolicy, load_policy
 from rollouts.statistics import TaskSummary
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.prepared import prepare
 from videopolicy.evaluation.request import EvaluationRequest
 from videopolicy.evaluation.results_directory import read_evaluation
@@ -99,12 +99,12 @@ def chosen_points(args: argparse.Namespace) -> list[str]:
     """Points that were asked for, or all that the checkpoints allow.
 
     Raises:
-        CommandError: A name is unknown, or its checkpoint is not given.
+        UserError: A name is unknown, or its checkpoint is not given.
     """
     possible = [name for name in POINTS if getattr(args, kind_of(name)) is not None]
     asked = possible if args.points is None else args.points.split(",")
     if not asked or (wrong := [name for name in asked if name not in possible]):
-        raise CommandError(
+        raise UserError(
             f"--points {args.points}: {wrong if asked else 'none'} cannot be run; with the checkpoints given there are "
             f"{possible}. Give --one-pass, --partial and --shared for the others."
         )
@@ -133,15 +133,15 @@ def policy_of(args: argparse.Namespace, name: str, sampling: SamplingOverrides) 
     """The policy of a point.
 
     Raises:
-        CommandError: Its checkpoint was trained for other points.
+        UserError: Its checkpoint was trained for other points.
     """
     checkpoint, kind = getattr(args, kind_of(name)), kind_of(name)
     policy = load_policy(checkpoint, args.device)
     if not isinstance(policy, VideoPolicy):
-        raise CommandError(f"{checkpoint}: holds a {type(policy).__name__}; the curve is of a VideoPolicy.")
+        raise UserError(f"{checkpoint}: holds a {type(policy).__name__}; the curve is of a VideoPolicy.")
     if (found := kind_of_policy(policy)) != kind:
         option = found.replace("_", "-")
-        raise CommandError(f"{checkpoint}: was trained for other points than {name}; give it as --{option}.")
+        raise UserError(f"{checkpoint}: was trained for other points than {name}; give it as --{option}.")
     sampling.apply(policy)
     return policy
 
@@ -173,7 +173,7 @@ def replan_costs(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Co
         settings.append(setting("published", "shared_30", PUBLISHED, film=True))
     take_turns(settings, device, args.turns)
     if failed := next((one for one in settings if one.failure), None):
-        raise CommandError(f"a replan of {failed.name}: {failed.failure}; leave the point out with --points.")
+        raise UserError(f"a replan of {failed.name}: {failed.failure}; leave the point out with --points.")
     found = {one.name: one.to_dict() for one in settings}
     return {name: Cost(d["median_s"], d["fastest_s"], d["slowest_s"], flops[name]) for name, d in found.items()}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from files.errors import UserError
 from rollouts import EpisodeResult, summarize
 from videopolicy.demo_controls import Controls, ControlsPlan, last_checkpoint, roll_out, run_command
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.live_table import success_table
 from videopolicy.experiment.command_line import add_overrides, parse
 
@@ -46,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
     console = Console(markup=False)
     start = time.monotonic()
     if args.episodes < 1:
-        raise CommandError(f"--episodes {args.episodes}: must be 1 or more.")
+        raise UserError(f"--episodes {args.episodes}: must be 1 or more.")
     run_dir: Path = args.run_dir or Path(f"runs/demo_seed{args.seed}" if args.seed else "runs/demo")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CommandError(f"--run-dir {run_dir}: cannot be made ({error.strerror}); choose another.") from None
+        raise UserError(f"--run-dir {run_dir}: cannot be made ({error.strerror}); choose another.") from None
     try:
         results = _results(args, run_dir, console)
     except KeyboardInterrupt:

@@ -23,11 +23,11 @@ import torch
 from rich.console import Console
 
 from datamodules import Preprocessing
+from files.errors import UserError
 from networks import read_checkpoint
 from networks.randomness import isolated_stream, stream_seed
 from policies import Policy, build_policy, load_policy
 from rollouts import Actor, EpisodeResult, ReplayPolicy
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.held_out import FIRST_SEED
 from videopolicy.evaluation.prepared import Prepared
 from videopolicy.evaluation.protocol import stored_protocol
@@ -85,12 +85,12 @@ class Controls:
         """Wait for them: control -> its episodes.
 
         Raises:
-            CommandError: They failed.
+            UserError: They failed.
         """
         try:
             results: dict[str, list[EpisodeResult]] = self._receiver.recv()
         except EOFError:
-            raise CommandError(f"the controls failed; what they printed is in {self.plan.log}.") from None
+            raise UserError(f"the controls failed; what they printed is in {self.plan.log}.") from None
         return results
 
     def __enter__(self) -> Controls:
@@ -160,7 +160,7 @@ def roll_out(
     """
     stored = read_checkpoint(checkpoint).get("rollout")
     if stored is None:
-        raise CommandError(f"{checkpoint}: was trained without rollouts; leave `rollout` in the experiment.")
+        raise UserError(f"{checkpoint}: was trained without rollouts; leave `rollout` in the experiment.")
     protocol = replace(stored_protocol(stored, "demo"), episodes_per_task=num_episodes, first_seed=FIRST_SEED)
     request = EvaluationRequest(checkpoint, device="cpu", workers=1 if console is None else 2)
     policy, identity = control or (load_policy(checkpoint), request.identity())
@@ -187,7 +187,7 @@ def run_command(module: str, *arguments: str, output: TextIO | None = None) -> N
     """Run a command of ours to its end.
 
     Raises:
-        CommandError: It failed.
+        UserError: It failed.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # two processes, two cores
     command = [sys.executable, "-m", module, *arguments]
@@ -200,4 +200,4 @@ def run_command(module: str, *arguments: str, output: TextIO | None = None) -> N
         raise
     if code:
         name = {"videopolicy.main": "videopolicy", "videopolicy.lightning_cli": "lightning"}[module]
-        raise CommandError(f"`{shlex.join([name, *arguments])}` failed with exit code {code}; see above.")
+        raise UserError(f"`{shlex.join([name, *arguments])}` failed with exit code {code}; see above.")

@@ -10,11 +10,11 @@ from functools import partial
 
 from rich.console import Console
 
+from files.errors import UserError
 from rollouts import EpisodeResult
 from rollouts.worker_process import check_simulator
 from simulators import SimulatorConfig
 from simulators.variations import KINDS
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.prepared import prepare
 from videopolicy.evaluation.request import EvaluationRequest
 from videopolicy.evaluation.run import evaluate, exit_status, say_warnings
@@ -37,17 +37,17 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate every point that is not there yet, and draw the curve after each.
 
     Raises:
-        CommandError: The options do not say what to do.
+        UserError: The options do not say what to do.
         SimulatorError: The simulator cannot vary one of the kinds.
     """
     request = EvaluationRequest.of(args)
     if request.output is None:
-        raise CommandError("no --output DIR; every kind and level gets a folder in it, beside curve.png.")
+        raise UserError("no --output DIR; every kind and level gets a folder in it, beside curve.png.")
     kinds, levels = read_kinds(args.kinds), read_levels(args.levels)
     prepared, console = prepare(request), Console(markup=False)
     protocol = prepared.protocol
     if twice := [kind for kind in kinds if kind in protocol.simulator.variation]:
-        raise CommandError(f"--variation and --kinds both name {twice}; vary a kind in one of them only.")
+        raise UserError(f"--variation and --kinds both name {twice}; vary a kind in one of them only.")
     require_able(protocol.simulator, kinds, levels)
     say_warnings(protocol, console)
     curve = Curve(dict(prepared.identity), protocol.name, protocol.episodes_per_task, protocol.simulator.to_dict())
@@ -74,13 +74,13 @@ def read_kinds(text: str) -> list[str]:
     """Kinds of variation from what follows `--kinds`.
 
     Raises:
-        CommandError: A kind is unknown or comes twice; lists those there are.
+        UserError: A kind is unknown or comes twice; lists those there are.
     """
     kinds = [word.strip() for word in text.split(",")]
     if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise CommandError(f"--kinds {text}: unknown {unknown}; there are {','.join(KINDS)}.")
+        raise UserError(f"--kinds {text}: unknown {unknown}; there are {','.join(KINDS)}.")
     if len(set(kinds)) < len(kinds):
-        raise CommandError(f"--kinds {text}: name each kind once.")
+        raise UserError(f"--kinds {text}: name each kind once.")
     return kinds
 
 
@@ -88,16 +88,16 @@ def read_levels(text: str) -> list[float]:
     """Levels, growing, with 0 among them, from what follows `--levels`.
 
     Raises:
-        CommandError: One is no number or below 0.
+        UserError: One is no number or below 0.
     """
     try:
         levels = {float(word) for word in text.split(",")}
     except ValueError as error:
-        raise CommandError(f"--levels {text}: not numbers; write for instance 0,0.5,1,1.5.") from error
+        raise UserError(f"--levels {text}: not numbers; write for instance 0,0.5,1,1.5.") from error
     if wrong := [level for level in levels if not math.isfinite(level) or level < 0]:
-        raise CommandError(f"--levels {text}: {wrong} are no levels; a level is a finite number, 0 or more.")
+        raise UserError(f"--levels {text}: {wrong} are no levels; a level is a finite number, 0 or more.")
     if levels <= {0.0}:
-        raise CommandError(f"--levels {text}: nothing to vary; name a level above 0.")
+        raise UserError(f"--levels {text}: nothing to vary; name a level above 0.")
     return sorted(levels | {0.0})
 
 

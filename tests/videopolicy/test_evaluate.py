@@ -18,7 +18,6 @@ from simulators import SimulatorConfig, SimulatorError
 from tests.simulators.conftest import counting
 from tests.stage_parts import fit, lift_datamodule, measured_by, quiet_trainer, tiny_action_stage, tiny_video_model
 from videopolicy import evaluate
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.prepared import prepare
 from videopolicy.evaluation.request import EvaluationRequest
 from videopolicy.evaluation.sampling_overrides import SamplingOverrides
@@ -93,9 +92,9 @@ def test_single_options_override_and_are_part_of_the_fingerprint(tmp_path: Path,
     run(*arguments, *given)
     seeds = sorted((line["task"], line["seed"]) for line in lines(output))
     assert seeds == [("down", 7), ("down", 8), ("up", 7), ("up", 8)]
-    with pytest.raises(CommandError, match=r"protocol\.execute_steps: 2 there, 3 now"):
+    with pytest.raises(UserError, match=r"protocol\.execute_steps: 2 there, 3 now"):
         run(*arguments, *given, "--execute-steps", 3)
-    with pytest.raises(CommandError, match=r"policy\.kind: 'checkpoint' there, 'zero' now"):
+    with pytest.raises(UserError, match=r"policy\.kind: 'checkpoint' there, 'zero' now"):
         run(*arguments, *given, "--policy", "zero")  # under the checkpoint's own protocol
 
 
@@ -113,11 +112,11 @@ def test_sampling_options_change_the_policy_and_are_part_of_its_fingerprint(tmp_
     output = tmp_path / "first"
     run(*arguments, "--action-steps", 3, "--output", output)
     assert json.loads((output / "protocol.json").read_text())["policy"]["sampling"] == {"action_steps": 3}
-    with pytest.raises(CommandError, match=r"policy\.sampling\.action_steps: 3 there, 4 now"):
+    with pytest.raises(UserError, match=r"policy\.sampling\.action_steps: 3 there, 4 now"):
         run(*arguments, "--action-steps", 4, "--output", output)
-    with pytest.raises(CommandError, match=r"policy\.sampling\.action_steps: 3 there, None now"):
+    with pytest.raises(UserError, match=r"policy\.sampling\.action_steps: 3 there, None now"):
         run(*arguments, "--output", output)
-    with pytest.raises(CommandError, match=r"--action-steps, --video-steps: --policy zero samples nothing"):
+    with pytest.raises(UserError, match=r"--action-steps, --video-steps: --policy zero samples nothing"):
         run(*arguments, "--policy", "zero", "--action-steps", 4, "--video-steps", 0)
     with pytest.raises(UserError, match="no scheduler 'Nobody'"):
         run(*arguments, "--action-scheduler", "Nobody")
@@ -129,7 +128,7 @@ def test_with_shared_levels_film_and_actions_take_the_same_steps(checkpoint: Pat
     policy.features = SharedLevels()
     SamplingOverrides(video_steps=7, guidance=1.5).apply(policy)
     assert (policy.sampler.num_steps, policy.sampler.guidance) == (7, 1.5)
-    with pytest.raises(CommandError, match=r"--action-steps 5 and --video-steps 7: .* give one of them"):
+    with pytest.raises(UserError, match=r"--action-steps 5 and --video-steps 7: .* give one of them"):
         SamplingOverrides(action_steps=5, video_steps=7).apply(policy)
 
 
@@ -141,12 +140,12 @@ def test_a_policy_without_rollouts_needs_a_protocol_that_fits_it(
     last = tmp_path / "last.ckpt"
     trainer.save_checkpoint(last)
     common = ("--checkpoint", last, "--device", "cpu", "--workers", 1, "--output", tmp_path / "out")
-    with pytest.raises(CommandError, match=r"names no simulator; give --protocol NAME \(.*libero10"):
+    with pytest.raises(UserError, match=r"names no simulator; give --protocol NAME \(.*libero10"):
         run(*common)
-    with pytest.raises(CommandError, match=r"was trained on cameras .* without \['agentview'"):
+    with pytest.raises(UserError, match=r"was trained on cameras .* without \['agentview'"):
         run(*common, "--protocol", protocol())
     fitting = protocol(cameras=["left", *CAMERAS])
-    with pytest.raises(CommandError, match=r"gives 4 actions .* executes 9; add --execute-steps 2"):
+    with pytest.raises(UserError, match=r"gives 4 actions .* executes 9; add --execute-steps 2"):
         run(*common, "--protocol", fitting, "--execute-steps", 9)
     more = protocol(cameras=["left", *reversed(CAMERAS)])
     narrowed = prepare(EvaluationRequest(last, protocol=str(more), device="cpu"))
@@ -208,11 +207,11 @@ def test_variation_reaches_the_simulator_or_is_refused(tmp_path: Path, protocol:
 
 
 def test_what_to_do_is_said_where_policy_or_protocol_is_missing(protocol: Callable[..., Path]) -> None:
-    with pytest.raises(CommandError, match="give --checkpoint FILE, or --policy scripted"):
+    with pytest.raises(UserError, match="give --checkpoint FILE, or --policy scripted"):
         run("--protocol", "lift")
-    with pytest.raises(CommandError, match=r"no protocol: give --protocol NAME \(.*lift"):
+    with pytest.raises(UserError, match=r"no protocol: give --protocol NAME \(.*lift"):
         run("--policy", "random")
-    with pytest.raises(CommandError, match="leave one of them out"):
+    with pytest.raises(UserError, match="leave one of them out"):
         run("--policy", "random", "--protocol", protocol(), "--simulator", "robosuite")
-    with pytest.raises(CommandError, match=r"there are 2 tasks: 0 up, 1 down"):
+    with pytest.raises(UserError, match=r"there are 2 tasks: 0 up, 1 down"):
         run("--policy", "random", "--protocol", protocol(), "--tasks", "7")

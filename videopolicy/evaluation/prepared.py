@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from files.errors import UserError
 from networks import read_checkpoint
 from policies import Policy, load_policy
 from rollouts import Actor, RandomPolicy, ScriptedPolicy, ZeroPolicy
 from simulators import SimulatorConfig
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.fairness import compared_with_demos, judged_fairly, picture_size
 from videopolicy.evaluation.held_out import FIRST_SEED
 from videopolicy.evaluation.identity import fingerprint
@@ -46,8 +46,7 @@ def prepare(request: EvaluationRequest) -> Prepared:
     """Load the policy and complete the protocol.
 
     Raises:
-        CommandError: The options do not say what to do, or contradict one another.
-        NetworkError: The checkpoint cannot be used.
+        UserError: The options do not say what to do or contradict one another, or the checkpoint cannot be used.
         SimulatorError: The simulator cannot be used.
     """
     file = None if request.protocol is None else find_protocol(request.protocol)
@@ -83,13 +82,13 @@ def blind_policy(kind: str, execute_steps: int) -> Actor:
 
 def _require_consistent(request: EvaluationRequest) -> None:
     if request.policy == "checkpoint" and request.checkpoint is None:
-        raise CommandError("no policy: give --checkpoint FILE, or --policy scripted, random or zero.")
+        raise UserError("no policy: give --checkpoint FILE, or --policy scripted, random or zero.")
     if request.checkpoint is None and (request.as_in_training or request.words == "demos"):
         option = "--as-in-training" if request.as_in_training else "--words demos"
-        raise CommandError(f"{option}: only a checkpoint knows its training; give --checkpoint FILE, or leave it out.")
+        raise UserError(f"{option}: only a checkpoint knows its training; give --checkpoint FILE, or leave it out.")
     if request.policy != "checkpoint" and request.sampling.given():
         options = ", ".join(f"--{name.replace('_', '-')}" for name in request.sampling.given())
-        raise CommandError(f"{options}: --policy {request.policy} samples nothing; leave them out.")
+        raise UserError(f"{options}: --policy {request.policy} samples nothing; leave them out.")
 
 
 def _chosen(
@@ -108,7 +107,7 @@ def _chosen(
     if file is not None:
         protocol = read_protocol(file) if data is None else read_protocol(file, picture_size(document, data))
         if request.simulator not in (None, protocol.simulator.name):
-            raise CommandError(
+            raise UserError(
                 f"--simulator {request.simulator}: protocol {protocol.name!r} is of {protocol.simulator.name}; "
                 "leave one of them out."
             )
@@ -126,8 +125,8 @@ def _chosen(
         return Protocol("command line", "options of the command line", simulator, 20, FIRST_SEED, steps)
     known = ", ".join(protocol_names())
     if request.checkpoint is None:
-        raise CommandError(f"no protocol: give --protocol NAME ({known}), or a --checkpoint that was rolled out.")
-    raise CommandError(
+        raise UserError(f"no protocol: give --protocol NAME ({known}), or a --checkpoint that was rolled out.")
+    raise UserError(
         f"{request.checkpoint}: trained without rollouts, so it names no simulator; give --protocol NAME ({known}), "
         "or --simulator and --tasks."
     )
@@ -153,12 +152,12 @@ def _require_fit(network: Policy, protocol: Protocol, checkpoint: Path | None) -
     """Fail before the first episode if the policy wants pictures that the protocol does not draw."""
     data = network.data
     if missing := [camera for camera in data.cameras if camera not in protocol.simulator.cameras]:
-        raise CommandError(
+        raise UserError(
             f"{checkpoint}: was trained on cameras {list(data.cameras)}, but protocol {protocol.name!r} has "
             f"{list(protocol.simulator.cameras)}, without {missing}; add them to a protocol file of your own."
         )
     if protocol.execute_steps > data.action_horizon:
-        raise CommandError(
+        raise UserError(
             f"{checkpoint}: gives {data.action_horizon} actions at a time, but protocol {protocol.name!r} executes "
             f"{protocol.execute_steps}; add --execute-steps {max(data.action_horizon // 2, 1)}."
         )

@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
+from files.errors import UserError
 from files.hashes import file_sha256
 from networks.inference import CompileMode, Precision
 from networks.sampling import SCHEDULERS
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.protocol import protocol_names
 from videopolicy.evaluation.sampling_overrides import SamplingOverrides
 
@@ -82,7 +82,7 @@ class EvaluationRequest:
         """From a command line that `add_arguments` declared.
 
         Raises:
-            CommandError: A level of variation is no number, or a kind comes twice.
+            UserError: A level of variation is no number, or a kind comes twice.
         """
         given = {item.name: getattr(args, item.name) for item in fields(cls)}
         return cls(**{**given, "variation": read_variation(given["variation"])})
@@ -204,7 +204,7 @@ def read_variation(words: Sequence[str]) -> dict[str, float]:
     """Levels of variation from what follows every `--variation`: ``KIND=LEVEL``, or ``KIND`` for level 1.
 
     Raises:
-        CommandError: A level is no number, or a kind comes twice.
+        UserError: A level is no number, or a kind comes twice.
     """
     levels: dict[str, float] = {}
     for word in words:
@@ -214,8 +214,8 @@ def read_variation(words: Sequence[str]) -> dict[str, float]:
         except ValueError:
             level = math.nan
         if math.isnan(level):
-            raise CommandError(f"--variation {word}: {text!r} is no number; write for instance {kind}=1.5.")
+            raise UserError(f"--variation {word}: {text!r} is no number; write for instance {kind}=1.5.")
         if kind in levels:
-            raise CommandError(f"--variation {word}: {kind} is given twice; give each kind once.")
+            raise UserError(f"--variation {word}: {kind} is given twice; give each kind once.")
         levels[kind] = level
     return levels

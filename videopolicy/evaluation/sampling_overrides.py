@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from files.errors import UserError
 from networks import Sampler, config_of
 from policies import FixedLevel, Policy, RandomLevel, SharedLevels, VideoPolicy
-from videopolicy.errors import CommandError
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,13 @@ class SamplingOverrides:
         """Change how a loaded policy samples.
 
         Raises:
-            CommandError: With shared levels the two numbers of steps differ, or the policy has no sampler.
+            UserError: With shared levels the two numbers of steps differ, or the policy has no sampler.
             NetworkError: A value that the sampler or the features refuse.
         """
         if not self.given():
             return
         if not isinstance(policy, VideoPolicy):
-            raise CommandError(
-                f"{', '.join(self.given())}: only a VideoPolicy samples so, not {type(policy).__name__}."
-            )
+            raise UserError(f"{', '.join(self.given())}: only a VideoPolicy samples so, not {type(policy).__name__}.")
         steps, features = self.action_steps, policy.features
         if isinstance(features, SharedLevels):
             steps = self._joint_steps()
@@ -61,7 +59,7 @@ class SamplingOverrides:
     def _joint_steps(self) -> int | None:
         given = {steps for steps in (self.action_steps, self.video_steps) if steps is not None}
         if len(given) > 1:
-            raise CommandError(
+            raise UserError(
                 f"--action-steps {self.action_steps} and --video-steps {self.video_steps}: this checkpoint denoises "
                 "video and actions together (features: SharedLevels); give one of them."
             )

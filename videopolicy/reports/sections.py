@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from files.errors import UserError
 from rollouts import Comparison, EpisodeResult, compare
 from rollouts.statistics import TaskSummary
-from videopolicy.errors import CommandError
 from videopolicy.evaluation.identity import fingerprint, require_same_protocol
 from videopolicy.evaluation.pictures import rates_by_task, rates_over
 from videopolicy.evaluation.request import EvaluationRequest
@@ -261,13 +261,13 @@ def paired(a: Titled, b: Titled, budget: VideoBudget) -> Paired:
     """Compare two evaluations episode by episode.
 
     Raises:
-        CommandError: They followed different protocols, or share no episode that both could run.
+        UserError: They followed different protocols, or share no episode that both could run.
     """
     first, second = a.evaluation, b.evaluation
     notes = require_same_protocol([first.path, second.path], [first.document, second.document])
     counts = compare(first.results, second.results)
     if not counts.total.episodes:
-        raise CommandError(
+        raise UserError(
             f"{first.path} and {second.path}: no episode in common, so nothing can be paired; "
             "evaluate both with the same tasks, --episodes and --first-seed."
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.evaluation.request import HELP, EvaluationRequest, read_variation
 
 EVERYTHING = EvaluationRequest(
@@ -63,5 +63,5 @@ def test_a_policy_without_networks_is_named_by_its_kind_and_a_control_by_no_opti
 def test_variation_is_read_from_words() -> None:
     assert read_variation(["position=1.5", "appearance"]) == {"position": 1.5, "appearance": 1.0}
     for words, message in ((["camera=much"], "'much' is no number"), (["camera", "camera=2"], "given twice")):
-        with pytest.raises(CommandError, match=message):
+        with pytest.raises(UserError, match=message):
             read_variation(words)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from videopolicy.errors import CommandError
+from files.errors import UserError
 from videopolicy.evaluation import threads
 
 
@@ -41,5 +41,5 @@ def test_the_number_holds_while_it_lasts_even_if_it_ends_badly() -> None:
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert (seen, torch.get_num_threads()) == ([before + 1], before)
-    with pytest.raises(CommandError, match="--threads 0"), threads.policy_threads(0, 1, "cpu"):
+    with pytest.raises(UserError, match="--threads 0"), threads.policy_threads(0, 1, "cpu"):
         pass
