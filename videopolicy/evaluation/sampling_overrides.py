@@ -36,7 +36,7 @@ class SamplingOverrides:
 
         Raises:
             UserError: With shared levels the two numbers of steps differ, or the policy has no sampler.
-            NetworkError: A value that the sampler or the features refuse.
+            UserError: A value that the sampler or the features refuse.
         """
         if not self.given():
             return

@@ -1,5 +1,0 @@
-"""Earlier names of the one error of the user."""
-
-from files.errors import UserError
-
-CommandError = UserError
