@@ -5,9 +5,9 @@
 
 Settings, all of them a user's:
 
-- film: the published procedure: film and actions denoised together (experiments/ablations/shared_levels.yaml) with
-  guidance, the film decoded;
-- shared: the same, with no film asked for;
+- film: the published procedure: video and actions denoised together (experiments/ablations/shared_levels.yaml) with
+  guidance, the video decoded;
+- shared: the same, with no video asked for;
 - one_pass: independent noise levels without guidance (experiments/ablations/independent_noise.yaml): one pass of the
   video network as far as the last tap, then the steps of the action network;
 - shared and one_pass again in half precision (`--precision`) and compiled (`--compile`).

@@ -41,10 +41,10 @@ def grid(rows: Sequence[tuple[str, Sequence[npt.NDArray[np.uint8]]]]) -> npt.NDA
 
 
 def side_by_side(recording: Recording) -> npt.NDArray[np.uint8]:
-    """A rollout with what the policy imagined below what happened.
+    """A rollout with what the policy predicted below what happened.
 
-    A prediction is shown to its end before the next one is taken up, so the lower row is open-loop imagination over the
-    whole video horizon, not a copy of the last observation.
+    A prediction is shown to its end before the next one is taken up, so the lower row is an open-loop prediction
+    over the whole video horizon, not a copy of the last observation.
 
     Args:
         recording: Pictures of one episode.
@@ -56,8 +56,8 @@ def side_by_side(recording: Recording) -> npt.NDArray[np.uint8]:
     rows: list[tuple[str, Sequence[npt.NDArray[np.uint8]]]] = [(f"executed: {', '.join(recording.cameras)}", executed)]
     if recording.predictions:
         shown = _shown_predictions(recording)
-        imagined = [np.stack([frames[view] for frames in shown]) for view in range(len(recording.cameras))]
-        rows.append(("predicted", [_like(clip, executed[0]) for clip in imagined]))
+        predicted = [np.stack([frames[view] for frames in shown]) for view in range(len(recording.cameras))]
+        rows.append(("predicted", [_like(clip, executed[0]) for clip in predicted]))
     return grid(rows)
 
 

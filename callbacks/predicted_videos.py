@@ -1,4 +1,4 @@
-"""Stage 1 to look at: what the model imagined beside what happened."""
+"""Stage 1 to look at: what the model predicted beside what happened."""
 
 from __future__ import annotations
 

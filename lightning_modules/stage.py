@@ -54,7 +54,7 @@ class Stage(LightningModule):
     Attributes:
         preprocessing: Camera layout, window and action statistics; taken from the datamodule at set-up and from the
             checkpoint on load, so that a checkpoint is all that a rollout needs.
-        demo_origin: Which episodes the demos were and how they were filmed; travels in the checkpoint too.
+        demo_origin: Which episodes the demos were and how they were rendered; travels in the checkpoint too.
         learns_actions: Whether the demos' actions are used; the datamodule leaves ``video_only_tasks`` out if so.
         lora: How the video U-Net is adapted; None trains its own weights.
     """

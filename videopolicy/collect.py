@@ -1,4 +1,4 @@
-"""`videopolicy collect`: scripted experts film demos in a simulator."""
+"""`videopolicy collect`: demos of a scripted expert, recorded in a simulator."""
 
 from __future__ import annotations
 
@@ -154,9 +154,9 @@ def collect_file(
     tasks = list(dict.fromkeys(spec.task for spec in episodes))
     env_name = tasks[0] if len(tasks) == 1 else config.suite
     log = ResultsFile(path.with_suffix(".episodes.jsonl"))
-    filmed = {"simulator": config.to_dict(), "expert": asdict(settings), "versions": ask_once(config, "versions")}
-    mark = settings_mark(filmed)
-    with open_demos(path, env_name, filmed) as writer:
+    recorded = {"simulator": config.to_dict(), "expert": asdict(settings), "versions": ask_once(config, "versions")}
+    mark = settings_mark(recorded)
+    with open_demos(path, env_name, recorded) as writer:
         kept = set(writer.attributes("episode"))
         failed = {key for key, result in log.load().items() if result.success is False and _is_of(result, mark)}
         todo = [spec for spec in episodes if spec.key not in kept | failed]

@@ -14,19 +14,19 @@ from files.hashes import json_sha256
 
 
 @contextmanager
-def open_demos(path: Path, env_name: str, filmed: Mapping[str, Any]) -> Iterator[RobomimicWriter]:
+def open_demos(path: Path, env_name: str, recorded: Mapping[str, Any]) -> Iterator[RobomimicWriter]:
     """The demo file, new or to go on with.
 
     Args:
         path: The file.
         env_name: Its task or suite.
-        filmed: How its demos are made: ``simulator``, ``expert`` and ``versions``.
+        recorded: How its demos are made: ``simulator``, ``expert`` and ``versions``.
 
     Raises:
         UserError: The file is none of ours, or its demos were made in another way; it is left as it is.
     """
-    with RobomimicWriter(path, env_name, filmed) as writer:
-        require_same_settings(path, writer.env_kwargs, filmed)
+    with RobomimicWriter(path, env_name, recorded) as writer:
+        require_same_settings(path, writer.env_kwargs, recorded)
         yield writer
 
 
@@ -34,7 +34,7 @@ _FREE = ("simulator.tasks", "simulator.python", "simulator.gl")
 """Settings that may differ between the demos of a file; what `python` leads to stands in the versions."""
 
 
-def require_same_settings(path: Path, there: Mapping[str, Any], filmed: Mapping[str, Any]) -> None:
+def require_same_settings(path: Path, there: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
     """Refuse to mix demos that were made in different ways, naming what differs.
 
     Raises:
@@ -44,7 +44,7 @@ def require_same_settings(path: Path, there: Mapping[str, Any], filmed: Mapping[
         raise UserError(f"{path}: its demos were not made by `videopolicy collect`; choose another output.")
     known = {  # a file may be older than a setting
         part: {key: value for key, value in settings.items() if key in there[part] or part == "versions"}
-        for part, settings in filmed.items()
+        for part, settings in recorded.items()
         if part in there
     }
     old, new = flatten(there), flatten(known)
@@ -54,7 +54,7 @@ def require_same_settings(path: Path, there: Mapping[str, Any], filmed: Mapping[
         raise UserError(f"{path}: its demos were collected with {listed}; use the same options or another output.")
 
 
-def settings_mark(filmed: Mapping[str, Any]) -> str:
+def settings_mark(recorded: Mapping[str, Any]) -> str:
     """Of the settings that a failed episode failed under; with others it is tried again."""
-    kept = {key: value for key, value in flatten(filmed).items() if key not in _FREE}
+    kept = {key: value for key, value in flatten(recorded).items() if key not in _FREE}
     return json_sha256(kept, 16)

@@ -14,7 +14,7 @@ from videopolicy.lightning_cli import is_users_mistake
 
 VERBS = {
     "demo": "collect Lift demos, train both stages, and compare the policy with its controls",
-    "collect": "film demos of a task with a scripted expert",
+    "collect": "record demos of a task with a scripted expert",
     "inspect": "show tasks, demos, cameras, instructions, action ranges and problems of demo files",
     "convert": "turn Stable Video Diffusion or published weights into a checkpoint of ours, and back",
     "evaluate": "roll a policy out by a protocol and report success rates with 95 % Wilson intervals",

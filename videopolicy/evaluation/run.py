@@ -27,7 +27,7 @@ from videopolicy.hardware import hardware
 from videopolicy.versions import describe_environment
 
 PACKAGES = ("torch", "lightning", "diffusers", "transformers", "open_clip_torch", "numpy", "videopolicy")
-FRAME_STRIDE = 4  # steps between filmed frames of a policy that has no video horizon of its own
+FRAME_STRIDE = 4  # steps between recorded frames of a policy that has no video horizon of its own
 
 
 def evaluate(
@@ -102,7 +102,7 @@ class _Run:
         self._start = time.monotonic()
 
     def keep(self, result: EpisodeResult) -> None:
-        """Film first: once its line is written, an episode does not run again."""
+        """The video first: once its line is written, an episode does not run again."""
         if result.recording is not None:
             write_clip(self.directory.video(result), side_by_side(result.recording))
             result.recording = None  # pictures of a whole protocol do not fit into memory

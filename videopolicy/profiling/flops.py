@@ -84,7 +84,7 @@ class Replan:
         video: What it adds when the predicted video is wanted as pictures.
         steps: Calls of the denoiser.
         guidance: Whether each of them computes the unconditional half too.
-        published: The same by the published procedure: film and actions denoised together in every pass.
+        published: The same by the published procedure: video and actions denoised together in every pass.
     """
 
     by_part: dict[str, int]
