@@ -208,7 +208,7 @@ class DemoDataModule(LightningDataModule):
 
     @property
     def tasks_by_use(self) -> dict[str, list[str]]:
-        """Tasks whose actions are learned (``learned``), whose videos alone are (``video_only``), neither (``unseen``)."""
+        """Tasks by what is learned: actions (``learned``), videos alone (``video_only``), nothing (``unseen``)."""
         self.setup()
         learned = sorted(self._demo_set().tasks - set(self.video_only_tasks))
         return {"learned": learned, "video_only": self.video_only_tasks, "unseen": self.evaluation_only_tasks}
