@@ -108,7 +108,6 @@ SHORT = {
 BEFORE = {
     "make train-action EXPERIMENT=robocasa": "make train-video EXPERIMENT=robocasa",
     "make train-action": "make train-video",
-    "lightning fit -c experiments/robocasa.yaml --stage action --run_dir": "make train-video EXPERIMENT=robocasa",
 }
 """Start of a command -> the one that the page has run before it."""
 

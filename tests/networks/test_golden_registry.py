@@ -12,6 +12,7 @@ import pytest
 pytestmark = pytest.mark.golden
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS, DATA = "tests/networks/", "tests/datamodules/"
+NAMES = "tests/videopolicy/test_published_names.py::"
 
 UNET = NETWORKS + "test_video_unet.py::test_output_and_taps_equal_the_published_network"
 FRAMEWISE = NETWORKS + "test_video_unet.py::test_frames_with_their_own_context_equal_the_published_network"
@@ -53,10 +54,10 @@ TEST_BY_ARRAY = {
     "dataset_small": {r"action_(min|max)|\w+_(pose|tokens|frame_mean|jpg|cond)": WINDOWS},
 }
 TEST_BY_TABLE = {
-    "full_size_keys": NETWORKS + "checkpoints/test_keys.py::test_parts_join_to_the_published_table",
+    "full_size_keys": NAMES + "test_the_experiments_networks_are_the_published_ones_name_by_name_and_shape_by_shape",
     "tiny_joint_keys": NETWORKS + "test_golden_joint.py::tiny",
-    "unet_to_diffusers": NETWORKS + "checkpoints/test_keys.py::test_unet_keys_are_diffusers_names",
-    "first_stage_to_diffusers": NETWORKS + "checkpoints/test_keys.py::test_first_stage_keys_are_diffusers_names",
+    "unet_to_diffusers": NAMES + "test_names_are_diffusers_own",
+    "first_stage_to_diffusers": NAMES + "test_names_are_diffusers_own",
     "parameters": NETWORKS + "test_golden_shapes.py::test_every_network_has_the_published_number_of_parameters",
     "flops": "tests/videopolicy/test_profile.py",
     "full_shapes": NETWORKS + "test_golden_shapes.py::test_every_layer_has_the_published_input_and_output",

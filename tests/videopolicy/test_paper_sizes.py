@@ -35,7 +35,7 @@ def test_networks_have_the_papers_parameters(name: str, num_cameras: int, heads:
     data = stage.data
     assert (len(data.cameras), data.image_size, data.frame_stride, data.action_horizon) == (num_cameras, 256, 4, 32)
     assert stage.video.latent_shape(256) == (1 + 8 * num_cameras, 4, 32, 32)
-    shapes = [(shape.channels, shape.height, shape.width) for shape in stage.tap_shapes()]
+    shapes = [(shape.channels, shape.height, shape.width) for shape in stage.policy.tap_shapes()]
     assert shapes == [(channels, size, size) for channels, size in reversed(TAPS.values())]
     assert stage.policy.adapter.cond_dim == 6720
     trained = {id(p) for group in stage.configure_optimizers().param_groups for p in group["params"]}

@@ -46,7 +46,8 @@ def test_the_experiments_networks_are_the_published_ones_name_by_name_and_shape_
 
 @pytest.mark.parametrize(("part", "start"), [("unet", "unet."), ("first_stage", "")])
 def test_names_are_diffusers_own(part: str, start: str, weights: list[Weight], reference_keys: dict[str, Any]) -> None:
-    table: dict[str, str] = reference_keys[f"{part}_to_diffusers"]
+    name_of_table = {"unet": "unet_to_diffusers", "first_stage": "first_stage_to_diffusers"}[part]
+    table: dict[str, str] = reference_keys[name_of_table]
     native = {"unet": "video.unet.", "first_stage": "video.autoencoder.vae."}[part]
     ours = {weight.published: weight.native for weight in weights if weight.part == part}
     prefix = PREFIX_BY_PART[part]
