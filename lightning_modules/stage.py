@@ -23,7 +23,7 @@ from networks.component_config import plain_network
 from networks.randomness import stream_seed
 from networks.weight_hashes import latent_key
 from policies import current_description
-from policies.video_inputs import conditioning_of, latents_of
+from policies.video_inputs import encoded
 
 
 def adam_1e5(params: Any) -> torch.optim.Optimizer:  # noqa: ANN401 - an optimizer's params are an iterable of many kinds
@@ -236,9 +236,8 @@ class Stage(LightningModule):
             batch = self.transfer_batch_to_device(batch, self.device, 0)
             if batch.has_frames:
                 batch.frames = self.data.to_float(batch.frames)
-            seeds = batch.windows.tolist()
-            anchor = conditioning_of(video, batch, seeds).anchor
-            preconditioning.update(latents_of(video, batch, seeds), anchor)
+            latents, conditioning = encoded(video, batch, batch.windows.tolist())
+            preconditioning.update(latents, conditioning.anchor)
         preconditioning.finish()
 
     # --- predictions of a validation epoch ------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from lightning_modules.stage import Stage, adam_1e5
 from lightning_modules.video_scores import VideoScores
 from networks import LogNormalNoise, LoRA, Sampler, VideoModel, seeded_noise
 from networks.conditioning import DropoutScope
-from policies.video_inputs import conditioning_of, draw_seeds, latents_of, require_fit
+from policies.video_inputs import conditioning_of, draw_seeds, encoded, require_fit
 
 
 class VideoStage(Stage):
@@ -102,8 +102,7 @@ class VideoStage(Stage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One denoising step on latents of true videos."""
-        latents = latents_of(self.video, batch, draw_seeds(batch, self.training))
-        conditioning = conditioning_of(self.video, batch, draw_seeds(batch, self.training))
+        latents, conditioning = encoded(self.video, batch, draw_seeds(batch, self.training))
         sigma = self.noise.sample(len(batch), device=latents.device)
         conditioning = conditioning.dropout(self.condition_dropout, scope=self.dropout_scope)
         loss = self.video.loss(latents, torch.randn_like(latents), sigma, conditioning).mean()
@@ -127,7 +126,7 @@ class VideoStage(Stage):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses at fixed levels with draws named by the window; sampled videos for the first windows."""
         seeds = batch.windows.tolist()
-        latents, conditioning = latents_of(self.video, batch, seeds), conditioning_of(self.video, batch, seeds)
+        latents, conditioning = encoded(self.video, batch, seeds)
         noise = seeded_noise(latents.shape[1:], seeds, "video", latents.device)
         losses = {}
         for level in self.val_sigmas:

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from datamodules import Batch
 from files.errors import UserError
-from networks import ActionUNet, CNNAdapter, Conditioning, LogNormalNoise, Sampler, VideoModel, seeded_noise
-from networks.conditioning import DropoutScope
+from networks import Conditioning, VideoModel, seeded_noise
 from policies.policy import mean_action_loss
-from policies.video_inputs import conditioning_of, draw_seeds, latents_of
-from policies.video_policy import ActionUNetFactory, AdapterFactory, VideoPolicy
+from policies.video_inputs import draw_seeds, encoded
+from policies.video_policy import VideoPolicy
 
 
 class JointPolicy(VideoPolicy):
@@ -25,19 +24,10 @@ class JointPolicy(VideoPolicy):
 
     Args:
         video: The video model, which is trained.
-        adapter: As `VideoPolicy`.
-        action_unet: As `VideoPolicy`.
-        taps: As `VideoPolicy`.
-        noise: Distribution of the noise level in training.
-        condition_dropout: As `VideoPolicy`.
-        dropout_scope: As `VideoPolicy`.
         video_weight: Weight of the video rows' mean in the loss that is trained, the rest goes to the actions' mean.
             None weighs by rows as published: F to A, 25 to 32.
-        mask_padding: As `VideoPolicy`.
-        adapter_lr_scale: As `VideoPolicy`.
-        action_lr_scale: As `VideoPolicy`.
-        sampler: How video and actions are sampled.
         val_sigmas: Noise levels of the validation losses.
+        **policy: Further arguments of `VideoPolicy`, without those of an action head alone.
 
     Raises:
         UserError: A value is out of range.
@@ -46,33 +36,11 @@ class JointPolicy(VideoPolicy):
     def __init__(
         self,
         video: VideoModel,
-        adapter: AdapterFactory = CNNAdapter,
-        action_unet: ActionUNetFactory = ActionUNet,
-        taps: Sequence[int] = (9, 13, 16, 19, 22),
-        noise: LogNormalNoise | None = None,
-        condition_dropout: float = 0.1,
-        dropout_scope: DropoutScope = "frame",
         video_weight: float | None = None,
-        mask_padding: bool = False,
-        adapter_lr_scale: float = 5.0,
-        action_lr_scale: float = 5.0,
-        sampler: Sampler | None = None,
         val_sigmas: Sequence[float] = (0.1, 0.5, 2.0, 10.0, 100.0),
+        **policy: Any,  # noqa: ANN401 - the constructor of VideoPolicy has their types
     ) -> None:
-        super().__init__(
-            video,
-            adapter,
-            action_unet,
-            taps,
-            noise=noise,
-            condition_dropout=condition_dropout,
-            dropout_scope=dropout_scope,
-            mask_padding=mask_padding,
-            adapter_lr_scale=adapter_lr_scale,
-            action_lr_scale=action_lr_scale,
-            sampler=sampler,
-            val_sigmas=val_sigmas,
-        )
+        super().__init__(video, features=None, action_weight=1.0, video_sampler=None, val_sigmas=val_sigmas, **policy)
         if video_weight is not None and not 0.0 <= video_weight < 1.0:
             raise UserError(
                 f"model.init_args.video_weight is {video_weight}; it must be at least 0 and less than 1, or null "
@@ -95,9 +63,7 @@ class JointPolicy(VideoPolicy):
 
         In evaluation mode the means over `val_sigmas`, and the balance is the published one by rows.
         """
-        seeds = draw_seeds(batch, self.training)
-        latents = latents_of(self.video, batch, seeds)
-        conditioning = conditioning_of(self.video, batch, seeds)
+        latents, conditioning = encoded(self.video, batch, draw_seeds(batch, self.training))
         if self.training:
             sigma = self.noise.sample(len(batch), device=latents.device)
             conditioning = self.drop(conditioning)

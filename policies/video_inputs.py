@@ -41,6 +41,11 @@ def latents_of(video: VideoModel, batch: Batch, seeds: Sequence[int] | None) -> 
     return video.encode(batch.frames, seeds=seeds)
 
 
+def encoded(video: VideoModel, batch: Batch, seeds: Sequence[int] | None) -> tuple[Tensor, Conditioning]:
+    """Latents of the true frames, and what they are conditioned on."""
+    return latents_of(video, batch, seeds), conditioning_of(video, batch, seeds)
+
+
 def require_fit(video: VideoModel, preprocessing: Preprocessing) -> None:
     """Check that a video model has the views and frames of the data.
 

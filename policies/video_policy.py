@@ -268,21 +268,27 @@ class VideoPolicy(Policy):
             return {"loss": self.action_loss(batch, sigma, noise)}
         noise = seeded_noise(batch.actions.shape[1:], batch.windows.tolist(), "action", self.device)
         levels = [batch.actions.new_full((len(batch),), level) for level in self.val_sigmas]
-        return {"loss": torch.stack([self.action_loss(batch, sigma, noise) for sigma in levels]).mean()}
+        read = None if isinstance(self.features, SharedLevels) else self.batch_features(batch)  # once for all levels
+        return {"loss": torch.stack([self.action_loss(batch, sigma, noise, read) for sigma in levels]).mean()}
 
-    def action_loss(self, batch: Batch, sigma: Tensor, noise: Tensor) -> Tensor:
+    def action_loss(
+        self, batch: Batch, sigma: Tensor, noise: Tensor, read: tuple[Features, Tensor] | None = None
+    ) -> Tensor:
         """Weighted denoising error of the action chunk, mean over draws, steps and dimensions.
 
         Args:
             batch: B windows.
             sigma: Noise levels (K * B,): the first draw of every window, then the second, and so on.
             noise: Unit noise (K * B, A, D).
+            read: The features and their level's embedding, where they are there already.
         """
         draws = len(sigma) // len(batch)
         actions = batch.actions.repeat(draws, 1, 1)
         noisy = actions + sigma.view(-1, 1, 1) * noise
-        shared = isinstance(self.features, SharedLevels)
-        features, emb = self.true_video_features(batch, sigma) if shared else self.batch_features(batch)
+        if read is None:
+            shared = isinstance(self.features, SharedLevels)
+            read = self.true_video_features(batch, sigma) if shared else self.batch_features(batch)
+        features, emb = read
         denoised = self.joint.denoise_action(noisy, sigma, features, emb)
         weight = self.joint.action_loss_weight(sigma).view(-1, 1)
         rows = weight * (denoised - actions).square().mean(dim=-1)  # (K * B, A)

@@ -31,14 +31,11 @@ NUM_FRAMES = 2
 QUICK = Sampler(num_steps=2, sigma_max=20.0, sigma_min=0.02, guidance=1.0)
 
 
-def tiny_video_model(
-    num_views: int = 2, num_frames: int = NUM_FRAMES, residual: bool = True, seed: int = 0
-) -> VideoModel:
-    """A video model of 16-pixel images that does everything the paper's does."""
-    torch.manual_seed(seed)
-    unet = VideoUNet(
-        in_channels=2 * 48,
-        out_channels=48,
+def tiny_unet(latent_channels: int = 4) -> VideoUNet:
+    """A video U-Net of eight taps whose last layers are not zero."""
+    return VideoUNet(
+        in_channels=2 * latent_channels,
+        out_channels=latent_channels,
         block_out_channels=(32, 32),
         layers_per_block=1,
         num_attention_heads=(2, 2),
@@ -46,8 +43,15 @@ def tiny_video_model(
         addition_time_embed_dim=8,
         zero_init=False,
     )
+
+
+def tiny_video_model(
+    num_views: int = 2, num_frames: int = NUM_FRAMES, residual: bool = True, seed: int = 0
+) -> VideoModel:
+    """A video model of 16-pixel images that does everything the paper's does."""
+    torch.manual_seed(seed)
     return VideoModel(
-        unet,
+        tiny_unet(48),
         PixelShuffleAutoencoder(factor=4),
         SeededTextEncoder(embed_dim=16, width=16, heads=2, layers=1),
         num_views=num_views,

@@ -12,7 +12,7 @@ from torch import Tensor
 from datamodules import Batch
 from lightning_modules import ActionStage, JointStage, Stage, VideoStage
 from networks import seeded_noise
-from policies.video_inputs import conditioning_of, latents_of
+from policies.video_inputs import encoded
 from tests.stage_parts import (
     fit,
     lift_datamodule,
@@ -38,13 +38,13 @@ def action_step(self: ActionStage, batch: Batch, batch_idx: int) -> Tensor:
 
 
 def video_step(self: VideoStage, batch: Batch, batch_idx: int) -> Tensor:
-    latents, conditioning = latents_of(self.video, batch, None), conditioning_of(self.video, batch, None)
+    latents, conditioning = encoded(self.video, batch, None)
     noise = seeded_noise(latents.shape[1:], batch.windows.tolist(), "video", self.device)
     return self.video.loss(latents, noise, levels(batch), conditioning).mean()
 
 
 def joint_step(self: JointStage, batch: Batch, batch_idx: int) -> Tensor:
-    latents, conditioning = latents_of(self.video, batch, None), conditioning_of(self.video, batch, None)
+    latents, conditioning = encoded(self.video, batch, None)
     seeds = batch.windows.tolist()
     noise = seeded_noise(latents.shape[1:], seeds, "video", self.device)
     action_noise = seeded_noise(batch.actions.shape[1:], seeds, "action", self.device)

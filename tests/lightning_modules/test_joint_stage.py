@@ -14,7 +14,7 @@ from files.errors import UserError
 from lightning_modules import JointStage
 from networks import mean_over_rows
 from policies import load_policy
-from policies.video_inputs import conditioning_of, latents_of
+from policies.video_inputs import encoded
 from simulators import SimulatorConfig
 from tests.policies.test_acting import request
 from tests.stage_parts import fit, lift_datamodule, measured_by, quiet_trainer, tiny_joint_stage, tiny_video_model
@@ -51,7 +51,7 @@ def test_the_loss_is_the_mean_over_all_video_and_action_rows(
     stage, batch = attached(lift_data), one_batch(lift_data)
     loss = training_loss(stage, batch, monkeypatch)
     torch.manual_seed(3)  # the step's own draws, in its order
-    latents, conditioning = latents_of(stage.video, batch, None), conditioning_of(stage.video, batch, None)
+    latents, conditioning = encoded(stage.video, batch, None)
     sigma = stage.policy.noise.sample(len(batch))
     conditioning = stage.policy.drop(conditioning)
     noise = torch.randn_like(latents), torch.randn_like(batch.actions)

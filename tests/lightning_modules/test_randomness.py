@@ -15,7 +15,7 @@ from callbacks import TrainableWeightAveraging
 from datamodules import RobosuiteDataModule
 from datamodules.augmentation import PAPER_JITTER
 from lightning_modules import Stage
-from networks import LogNormalNoise, SeededTextEncoder, SVDAutoencoder, VideoModel, VideoUNet
+from networks import LogNormalNoise, SeededTextEncoder, SVDAutoencoder, VideoModel
 from policies import SharedLevels
 from tests.stage_parts import (
     fit,
@@ -23,6 +23,7 @@ from tests.stage_parts import (
     quiet_trainer,
     tiny_action_stage,
     tiny_joint_stage,
+    tiny_unet,
     tiny_video_model,
     tiny_video_stage,
 )
@@ -143,16 +144,7 @@ def svd_video_model() -> VideoModel:
     """A video model with a posterior: Stable Video Diffusion's autoencoder, slim."""
     torch.manual_seed(0)
     autoencoder = SVDAutoencoder(block_out_channels=(32, 32), layers_per_block=1)
-    unet = VideoUNet(
-        in_channels=8,
-        out_channels=4,
-        block_out_channels=(32, 32),
-        layers_per_block=1,
-        num_attention_heads=(2, 2),
-        cross_attention_dim=16,
-        addition_time_embed_dim=8,
-        zero_init=False,
-    )
+    unet = tiny_unet()
     text = SeededTextEncoder(embed_dim=16, width=16, heads=2, layers=1)
     return VideoModel(unet, autoencoder, text, num_views=2, num_frames=2, condition_noise=0.02)
 

@@ -15,21 +15,14 @@ from networks.conditioning import Conditioning
 from networks.sampling import Sampler
 from networks.text import SeededTextEncoder
 from networks.video_model import VideoModel
-from networks.video_unet import VideoUNet
 from policies import VideoPolicy, build_policy
 from tests.policy_parts import attached
+from tests.stage_parts import tiny_unet
 
 
 def small_policy(**changes: Any) -> VideoPolicy:  # noqa: ANN401
     torch.manual_seed(0)
-    unet = VideoUNet(
-        block_out_channels=(32, 32),
-        layers_per_block=1,
-        num_attention_heads=(2, 2),
-        cross_attention_dim=16,
-        addition_time_embed_dim=8,
-        zero_init=False,
-    )
+    unet = tiny_unet()
     svd = SVDAutoencoder(block_out_channels=(32, 32), layers_per_block=1)
     video = VideoModel(unet, svd, SeededTextEncoder(16), num_views=2, num_frames=2)
     shapes = unet.tap_shapes(8)

@@ -13,7 +13,7 @@ from datamodules import Batch, ColourJitter, RobosuiteDataModule
 from datamodules.frozen_cache import CacheWriter
 from files.errors import UserError
 from lightning_modules import Stage
-from networks import PixelShuffleAutoencoder, SVDAutoencoder, VideoModel, VideoUNet
+from networks import PixelShuffleAutoencoder, SVDAutoencoder, VideoModel
 from policies import FeatureLevels, FixedLevel, SharedLevels
 from policies.video_inputs import latents_of
 from tests.stage_parts import (
@@ -23,6 +23,7 @@ from tests.stage_parts import (
     quiet_trainer,
     tiny_action_stage,
     tiny_joint_stage,
+    tiny_unet,
     tiny_video_model,
     tiny_video_stage,
 )
@@ -39,16 +40,7 @@ def svd_video_model(condition_noise: float = 0.0) -> VideoModel:
     autoencoder = SVDAutoencoder(
         separate_condition_encoder=True, block_out_channels=(32, 32, 32), layers_per_block=1, scaling_factor=0.5
     )
-    unet = VideoUNet(
-        in_channels=8,
-        out_channels=4,
-        block_out_channels=(32, 32),
-        layers_per_block=1,
-        num_attention_heads=(2, 2),
-        cross_attention_dim=16,
-        addition_time_embed_dim=8,
-        zero_init=False,
-    )
+    unet = tiny_unet()
     return VideoModel(unet, autoencoder, text, 2, NUM_FRAMES, condition_noise=condition_noise)
 
 
