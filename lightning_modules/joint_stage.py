@@ -23,7 +23,7 @@ class JointStage(PolicyStage):
     There is no handoff: a run of this stage is a whole experiment, and its checkpoint rolls out like an action stage's.
 
     Logs beside what every policy stage does ``train/video_loss`` and ``train/action_loss``, their like on validation
-    and, from video and actions sampled together for the first windows, PSNR and SSIM. ``val/loss`` is the published
+    and, from video and actions sampled together for the first windows, `VideoScores`. ``val/loss`` is the published
     mean over all rows, whatever `video_weight` is, and ``val/action_loss`` can be compared with an action stage's
     ``val/loss``.
 
@@ -52,7 +52,7 @@ class JointStage(PolicyStage):
     ) -> None:
         super().__init__(JointPolicy(video, **policy), optimizer, lr_scheduler, num_predicted)
         self.preconditioning_windows = preconditioning_windows
-        self.scores = VideoScores()
+        self.scores = VideoScores(video.num_views)
         self.lora = lora
 
     @property
@@ -62,7 +62,7 @@ class JointStage(PolicyStage):
 
     @property
     def predicted(self) -> tuple[Tensor, Tensor] | None:
-        """True and sampled videos of this validation epoch, for `PredictedVideos` to show."""
+        """The first true and sampled videos of this validation epoch, for `PredictedVideos` to show."""
         return self.scores.videos
 
     def configure_model(self) -> None:
@@ -93,4 +93,4 @@ class JointStage(PolicyStage):
         actions, frames = self.policy.sample_batch(batch, range(len(batch)))
         assert frames is not None, "levels are shared"
         self.log_action_error(actions, batch)
-        self.scores.compare(self, batch.frames, frames.clamp(-1.0, 1.0))
+        self.scores.compare(self, batch.frames, frames.clamp(-1.0, 1.0), self.data.cameras)

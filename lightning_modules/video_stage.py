@@ -21,7 +21,7 @@ class VideoStage(Stage):
     """Fine-tune (or train from scratch) the video U-Net on demos; nothing else is trained.
 
     Logs ``train/loss``; on validation ``val/loss`` (mean over fixed noise levels with fixed noise, so that epochs can
-    be compared), ``val/loss_sigma_<s>`` for each of them, and PSNR and SSIM of sampled against true videos.
+    be compared), ``val/loss_sigma_<s>`` for each of them, and `VideoScores` of sampled against true videos.
 
     Args:
         video: The video model.
@@ -34,8 +34,8 @@ class VideoStage(Stage):
             frames of a sample together, which is the case that guidance extrapolates from.
         sampler: How validation videos are sampled.
         val_sigmas: Noise levels of the validation losses.
-        num_predicted: Videos to sample in a validation epoch, rounded up to equally many a rank; 0 leaves PSNR and
-            SSIM out.
+        num_predicted: Videos to sample in a validation epoch, rounded up to equally many a rank; 0 leaves the scores
+            of sampled videos out.
         preconditioning_windows: Windows measured before training where the preconditioning has statistics to fit.
         lora: Adapters to train in place of the U-Net's own weights; handoff and checkpoints hold their sum.
     """
@@ -52,7 +52,7 @@ class VideoStage(Stage):
         dropout_scope: DropoutScope = "frame",
         sampler: Sampler | None = None,
         val_sigmas: Sequence[float] = (0.1, 0.5, 2.0, 10.0, 100.0),
-        num_predicted: int = 4,
+        num_predicted: int = 16,
         preconditioning_windows: int = 512,
         lora: LoRA | None = None,
     ) -> None:
@@ -65,12 +65,12 @@ class VideoStage(Stage):
         self.val_sigmas = tuple(val_sigmas)
         self.num_predicted = num_predicted
         self.preconditioning_windows = preconditioning_windows
-        self.scores = VideoScores()
+        self.scores = VideoScores(video.num_views)
         self.lora = lora
 
     @property
     def predicted(self) -> tuple[Tensor, Tensor] | None:
-        """True and sampled videos of this validation epoch, for `PredictedVideos` to show."""
+        """The first true and sampled videos of this validation epoch, for `PredictedVideos` to show."""
         return self.scores.videos
 
     def attach(self, preprocessing: Preprocessing) -> None:
@@ -144,4 +144,5 @@ class VideoStage(Stage):
         seeds = batch.windows.tolist()
         noise = seeded_noise(self.video.latent_shape(self.data.image_size), seeds, "video", self.device)
         latents = self.video.predict_video(conditioning_of(self.video, batch, seeds), self.sampler, noise, seeds)
-        self.scores.compare(self, batch.frames, self.video.decode(latents).clamp(-1.0, 1.0))
+        predicted = self.video.decode(latents).clamp(-1.0, 1.0)
+        self.scores.compare(self, batch.frames, predicted, self.data.cameras)
