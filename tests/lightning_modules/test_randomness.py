@@ -161,7 +161,7 @@ def test_validation_of_one_checkpoint_is_the_same_number_twice(
         torch.manual_seed(seed)
         data = lift_datamodule(demos, val_batch_size=batch_size)
         values.append(quiet_trainer(tmp_path, 1).validate(stage, datamodule=data, verbose=False)[0])
-    assert values[0] == values[1]
+    assert values[0] == pytest.approx(values[1], rel=0, abs=0, nan_ok=True)  # no pixel moves: no skill of those
     assert values[2]["val/loss"] == pytest.approx(values[0]["val/loss"], rel=1e-4)
 
 
