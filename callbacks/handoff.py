@@ -38,7 +38,7 @@ class CheckpointHandoff(Callback):
 
     The folder holds ``video.safetensors`` (U-Net and preconditioning statistics, averaged weights if the run averages,
     with the adapters of LoRA summed in) and ``manifest.json``: SHA-256 of the weights, network config, hashes of the
-    frozen autoencoder and text tower, cameras, frame counts, action statistics. The manifest is replaced in one step
+    frozen autoencoder and text tower, cameras, frame counts. The manifest is replaced in one step
     once the weights that it speaks of are on disk, so wherever a run ends, the old handoff or the new one is whole.
 
     In stage 2 the manifest is compared key by key with the action stage's own network and data before any weight is
@@ -49,15 +49,15 @@ class CheckpointHandoff(Callback):
     ``last.ckpt``. It must describe its network and data, which are compared as a manifest's are; its autoencoder and
     text tower are loaded too.
 
+    The scale of actions is not compared: stage 1 reads no action, and stage 2 takes it from the demos whose actions it
+    learns, which may be few of those that stage 1 watched.
+
     Args:
         folder: The handoff folder, shared by both stages; or for stage 2 a checkpoint file.
-        same_statistics: Also require equal action statistics. Set to false where stage 2 trains on other demos than
-            stage 1 (the paper's generalisation study: actions of 12 tasks, videos of 24).
     """
 
-    def __init__(self, folder: str, same_statistics: bool = True) -> None:
+    def __init__(self, folder: str) -> None:
         self.folder = Path(folder).expanduser()
-        self.same_statistics = same_statistics
         self._written = False
         self._sha256 = ""
 
@@ -111,12 +111,9 @@ class CheckpointHandoff(Callback):
 
     def _require_fit(self, path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         """Refuse another network or other data, key by key."""
-        ignored = () if self.same_statistics else ("statistics",)
-        here, there = (
-            {name: {k: v for k, v in (doc.get(name) or {}).items() if k not in ignored} for name in wanted}
-            for doc in (found, wanted)
-        )
-        if wrong := differing_keys(here, there):
+        older = ("statistics",)  # an older manifest has the scale of actions, which stage 1 does not read
+        here = {name: {k: v for k, v in (found.get(name) or {}).items() if k not in older} for name in wanted}
+        if wrong := differing_keys(here, wanted):
             raise UserError(
                 f"{path}: the handoff does not fit this action stage: "
                 + "; ".join(wrong)
@@ -184,7 +181,7 @@ def describe(stage: Stage) -> dict[str, Any]:
     The frozen networks are told by their weights, which may lie anywhere; the U-Net's own travel with the handoff.
     """
     data = json.loads(json.dumps(stage.data.to_dict()))
-    keys = ("cameras", "image_size", "num_frames", "frame_stride", "statistics")
+    keys = ("cameras", "image_size", "num_frames", "frame_stride")
     return {
         "network": plain_network(stage.video.config),
         "frozen": {name: fingerprint(getattr(stage.video, name)) for name in ("autoencoder", "text_encoder")},

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from datamodules.augmentation import PAPER_JITTER, ColourJitter
 from datamodules.batch import Batch, Window
 from datamodules.cached_windows import LatentCache
-from datamodules.demo_set import DemoSet, split_demos, weigh_demos
+from datamodules.demo_set import DemoDraw, DemoSet, weigh_demos
 from datamodules.demos import DemoEntry, ReadingSettings, common_size, used_dims
 from datamodules.pictures import Orientation
 from datamodules.preprocessing import Preprocessing
@@ -47,7 +47,8 @@ class DemoDataModule(LightningDataModule):
             goes with the next action. None: what each file shows (docs/data.md); after it in LIBERO's official demos.
         action_padding: Past the end of a demo: raw zeros (published) or the last action.
         statistics: What actions are scaled by: minimum and maximum (published) or the 1 % and 99 % quantiles, of every
-            demo that ``filter_key``, ``limit_demos`` and the two lists of tasks leave, held out or not.
+            demo that ``filter_key``, ``limit_demos`` and the two lists of tasks leave, held out or not; with
+            ``action_demos`` of exactly these.
         constant_actions: A dimension that never changes is an error, or is predicted as 0 and put back.
         val_fraction: Share of each task's demos held out for validation; 0 for none.
         split_seed: Draws these demos.
@@ -58,6 +59,13 @@ class DemoDataModule(LightningDataModule):
             ``WindowSampler``). None: every window once an epoch.
         colour_jitter: Strength in training; None switches it off.
         limit_demos: Only the first so many demos of each file.
+        action_demos: Only so many demos of each task have actions: a stage that learns actions trains on these, while
+            the video stage sees the videos of all. Demos held out for validation are the same whatever the number, and
+            are not among them. None: all but those held out.
+        video_demos: Only so many demos of each task for the video stage, the same ones. None: all but those held out.
+        demo_seed: Draws both in one order per task, so that 5 lie within 10. None: ``split_seed``, so that training
+            seeds compare on the same demos; studies give the training seed, so that their intervals count which demos
+            one happens to have.
         filter_key: Only the demos of ``mask/<filter_key>``.
         video_only_tasks: Tasks that only the video stage learns from (the paper's generalisation study): their actions
             are neither trained on nor measured, and their demos are left out of a stage that learns actions.
@@ -103,6 +111,9 @@ class DemoDataModule(LightningDataModule):
         weights: dict[str, float] | None = None,
         colour_jitter: ColourJitter | None = PAPER_JITTER,
         limit_demos: int | None = None,
+        action_demos: int | None = None,
+        video_demos: int | None = None,
+        demo_seed: int | None = None,
         filter_key: str | None = None,
         video_only_tasks: list[str] | None = None,
         evaluation_only_tasks: list[str] | None = None,
@@ -122,7 +133,9 @@ class DemoDataModule(LightningDataModule):
         self.action_padding: ActionPadding = action_padding
         self.statistics: StatisticsMethod = statistics
         self.constant_actions: ConstantActions = constant_actions
-        self.val_fraction, self.split_seed = val_fraction, split_seed
+        self.draw = DemoDraw(
+            val_fraction, split_seed, action_demos, video_demos, split_seed if demo_seed is None else demo_seed
+        )
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or batch_size
         self.num_workers = num_workers
@@ -134,7 +147,7 @@ class DemoDataModule(LightningDataModule):
         self.evaluation_only_tasks = list(evaluation_only_tasks or ())
         self.latent_cache, self.latents = latent_cache, None
         self._all_demos: DemoSet | None = None
-        self._left_out: set[str] | None = None  # tasks that train_set and val_set were made without
+        self._films: bool | None = None  # whether train_set and val_set were made for a stage that films
         self.validate_without_demos = False
         self._num_pictured = 0
         self._preprocessing: Preprocessing | None = None
@@ -147,12 +160,13 @@ class DemoDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """List, check and split the demos; the same in every process.
 
-        Again for a stage that learns something else: one that learns actions gets no demos of ``video_only_tasks``.
+        Again for a stage that learns something else: one that learns actions gets no demos of ``video_only_tasks``, and
+        so many of the others as ``action_demos`` says.
 
         Raises:
             UserError: The first thing found wrong with the files or settings.
         """
-        filmed_only = set() if self._learns_to_film() else set(self.video_only_tasks)
+        films = self._learns_to_film()
         if self._preprocessing is None:
             dims = self._dims()
             self._preprocessing = Preprocessing(
@@ -164,15 +178,15 @@ class DemoDataModule(LightningDataModule):
                 action_dims=dims,
                 statistics=self._statistics(dims),
             )
-        if self._left_out != filmed_only:
-            self._choose([demo for demo in self.demos() if demo.task not in filmed_only], self._preprocessing)
-            self._left_out = filmed_only
+        if self._films != films:
+            self._choose(films, self._preprocessing)
+            self._films = films
         module = None if self.trainer is None else self.trainer.lightning_module
         self.train_set.only_current = self.val_set.only_current = not getattr(module, "uses_future_frames", True)
 
-    def _choose(self, demos: Sequence[DemoEntry], preprocessing: Preprocessing) -> None:
+    def _choose(self, films: bool, preprocessing: Preprocessing) -> None:
         """Split the demos that a stage learns from."""
-        train, val = split_demos(demos, self.val_fraction, self.split_seed)
+        train, val = self.split(films)
         self._demo_weights(train)  # an unknown task in `weights` must fail here, not at the first epoch
         if self.latent_cache is not None:
             self.latents = LatentCache(self.latent_cache, self.latent_source(self.demos()), [*train, *val])
@@ -189,6 +203,10 @@ class DemoDataModule(LightningDataModule):
     def demos(self) -> list[DemoEntry]:
         """Every demo that some stage learns from."""
         return self._demo_set().demos
+
+    def split(self, films: bool) -> tuple[list[DemoEntry], list[DemoEntry]]:
+        """Demos trained on and held out by a stage that films, or else by one that learns actions."""
+        return self._demo_set().split(films)
 
     def latent_source(self, demos: Sequence[DemoEntry]) -> dict[str, Any]:
         """What the latents of these demos depend on besides their files and the networks."""
@@ -216,7 +234,7 @@ class DemoDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Window]:
         """Shuffled (or weighted) windows; resumable mid-epoch."""
         # same on every rank, unlike torch.initial_seed() without seed_everything
-        seed = int(os.environ.get("PL_GLOBAL_SEED", self.split_seed))
+        seed = int(os.environ.get("PL_GLOBAL_SEED", self.draw.split_seed))
         sampler = WindowSampler(self.train_set, seed, self._demo_weights(self.train_set.demos))
         return ResumableLoader(
             self.train_set,
@@ -240,7 +258,7 @@ class DemoDataModule(LightningDataModule):
         num_ranks = 1 if self.trainer is None else self.trainer.world_size
         at_once = self.val_batch_size * num_ranks
         num_pictured = math.ceil(self._num_pictured / at_once) * at_once  # a batch has frames, or it has none
-        windows = ValidationWindows(self.val_set, self.split_seed, num_pictured, num_ranks)
+        windows = ValidationWindows(self.val_set, self.draw.split_seed, num_pictured, num_ranks)
         return self._loader(windows, self.val_batch_size)
 
     def picture_windows(self, count: int) -> None:
@@ -287,11 +305,13 @@ class DemoDataModule(LightningDataModule):
 
     def _check_settings(self) -> None:
         positive = ("num_frames", "frame_stride", "action_horizon", "batch_size", "val_batch_size")
-        for name in (*positive, *(n for n in ("image_size", "limit_demos") if getattr(self, n) is not None)):
-            if (value := getattr(self, name)) < 1:
+        values = {name: getattr(self, name) for name in (*positive, "image_size", "limit_demos")}
+        values |= {"action_demos": self.draw.action_demos, "video_demos": self.draw.video_demos}
+        for name, value in values.items():
+            if value is not None and value < 1:
                 raise UserError(f"data.init_args.{name} is {value}; it must be at least 1.")
-        if not 0 <= self.val_fraction < 1:
-            raise UserError(f"data.init_args.val_fraction is {self.val_fraction}; it must be from 0 to below 1.")
+        if not 0 <= self.draw.val_fraction < 1:
+            raise UserError(f"data.init_args.val_fraction is {self.draw.val_fraction}; it must be from 0 to below 1.")
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise UserError(f"data.init_args.cameras is {self.cameras}; name at least one camera, each once.")
         if both := sorted(set(self.video_only_tasks) & set(self.evaluation_only_tasks)):
@@ -312,7 +332,7 @@ class DemoDataModule(LightningDataModule):
                 self.limit_demos,
                 self.evaluation_only_tasks,
             )
-            self._all_demos = DemoSet(self.paths, self.reader, reading, self.video_only_tasks)
+            self._all_demos = DemoSet(self.paths, self.reader, reading, self.draw, self.video_only_tasks)
         return self._all_demos
 
     def _dims(self) -> tuple[int, ...]:

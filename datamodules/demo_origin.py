@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any
@@ -37,6 +37,7 @@ class TaskOrigin:
         seeds: Seeds of the episodes of the others.
         init_states: Numbers of their recorded initial states, where the simulator has such.
         instructions: Every wording, once.
+        num_with_actions: Of how many the actions are trained on; None in checkpoints that do not say.
     """
 
     num_demos: int = 0
@@ -44,6 +45,7 @@ class TaskOrigin:
     seeds: list[int] = field(default_factory=list)
     init_states: list[int] = field(default_factory=list)
     instructions: list[str] = field(default_factory=list)
+    num_with_actions: int | None = None
 
 
 @dataclass
@@ -79,37 +81,44 @@ def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def origin_of(datamodule: object) -> DemoOrigin | None:
-    """Origin of all demos that some stage learns from; None for data that is no demos of ours.
+    """Origin of all demos that some stage may learn from; None for data that is no demos of ours.
+
+    The same for every stage and any number of demos with actions, so that all are judged by the same held-out episodes.
 
     Args:
-        datamodule: Set up.
+        datamodule: The data.
     """
     if not isinstance(datamodule, DemoDataModule):
         return None
-    if datamodule.video_only_tasks:  # a stage that learns actions has left them out, but they were learned from
-        return read_origin(datamodule.demos())
-    return read_origin([*datamodule.train_set.demos, *datamodule.val_set.demos])
+    return read_origin(datamodule.demos(), datamodule.split(films=False)[0])
 
 
-def read_origin(demos: Iterable[DemoEntry]) -> DemoOrigin:
+def read_origin(demos: Iterable[DemoEntry], with_actions: Collection[DemoEntry] | None = None) -> DemoOrigin:
     """Read the origin of demos from the attributes of their files.
+
+    Args:
+        demos: Each once.
+        with_actions: Those whose actions are trained on; None: not known.
 
     Raises:
         UserError: A file or an attribute of it cannot be read.
     """
     origin = DemoOrigin()
+    acting = None if with_actions is None else set(with_actions)
     by_path: dict[str, list[DemoEntry]] = {}
     for entry in demos:
         by_path.setdefault(entry.path, []).append(entry)
     for path, entries in by_path.items():
         with open_demo_file(path) as file:
             for entry in entries:
-                _add(origin, entry, demo_group(file, entry.name))
+                task = _add(origin, entry, demo_group(file, entry.name))
+                if acting is not None:
+                    task.num_with_actions = (task.num_with_actions or 0) + (entry in acting)
     return origin
 
 
-def _add(origin: DemoOrigin, entry: DemoEntry, demo: h5py.Group) -> None:
-    """Count one demo in."""
+def _add(origin: DemoOrigin, entry: DemoEntry, demo: h5py.Group) -> TaskOrigin:
+    """Count one demo in; returns its task."""
     task = origin.tasks.setdefault(_task(entry, demo), TaskOrigin())
     task.num_demos += 1
     _once(task.instructions, entry.instruction)
@@ -128,6 +137,7 @@ def _add(origin: DemoOrigin, entry: DemoEntry, demo: h5py.Group) -> None:
         _once(origin.effects, dict(EVERY_EFFECT))
     for package, release in _releases(demo):
         _once(origin.releases.setdefault(package, []), release)
+    return task
 
 
 def _drawn_by_default(demo: h5py.Group) -> bool:

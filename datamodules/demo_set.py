@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,25 @@ from datamodules.statistics_file import load_or_compute
 from files.errors import UserError
 
 
+@dataclass(frozen=True)
+class DemoDraw:
+    """How many demos of each task a stage learns from, and which of them are held out.
+
+    Attributes:
+        val_fraction: Share held out, the same demos whatever the stage.
+        split_seed: Draws those held out.
+        action_demos: Of the others, so many whose actions are learned; None for all.
+        video_demos: So many whose videos are learned; None for all.
+        seed: Draws both in one order, so that fewer lie within more, and equally many are the same.
+    """
+
+    val_fraction: float = 0.0
+    split_seed: int = 0
+    action_demos: int | None = None
+    video_demos: int | None = None
+    seed: int = 0
+
+
 class DemoSet:
     """Every demo that some stage learns from.
 
@@ -26,6 +46,7 @@ class DemoSet:
         paths: Files, globs or folders.
         reader: Layout of the files.
         reading: Settings of reading.
+        draw: Which demos of each task a stage learns from.
         video_only_tasks: Tasks whose actions are neither learned nor measured.
 
     Attributes:
@@ -41,10 +62,13 @@ class DemoSet:
         paths: str | Sequence[str],
         reader: DemoReader,
         reading: ReadingSettings,
+        draw: DemoDraw,
         video_only_tasks: Sequence[str] = (),
     ) -> None:
         self.demos = [demo for path in find_files(paths) for demo in list_demos(path, reader, reading)]
         self.tasks = {demo.task for demo in self.demos}
+        self._draw = draw
+        self._splits: dict[bool, tuple[list[DemoEntry], list[DemoEntry]]] = {}
         self._video_only = set(video_only_tasks)
         if not self.tasks:
             raise UserError(
@@ -58,8 +82,28 @@ class DemoSet:
                 stacklevel=2,
             )
 
+    def split(self, films: bool) -> tuple[list[DemoEntry], list[DemoEntry]]:
+        """Demos that a stage trains on, and those held out from it.
+
+        Args:
+            films: Whether the stage learns from videos alone, or from actions.
+
+        Raises:
+            UserError: A task has fewer demos than wanted, or none can be held out.
+        """
+        if films not in self._splits:
+            draw, demos = self._draw, self.demos if films else self._of_action_tasks()
+            train, val = split_demos(demos, draw.val_fraction, draw.split_seed)
+            key, count = ("video_demos", draw.video_demos) if films else ("action_demos", draw.action_demos)
+            self._splits[films] = (train if count is None else draw_demos(train, val, key, count, draw.seed)), val
+        return self._splits[films]
+
     def with_actions(self) -> list[DemoEntry]:
-        """Demos whose actions are learned.
+        """Demos whose actions set the scale: all that there are, held out or not, or exactly the ``action_demos``."""
+        return self._of_action_tasks() if self._draw.action_demos is None else self.split(films=False)[0]
+
+    def _of_action_tasks(self) -> list[DemoEntry]:
+        """Demos of the tasks whose actions are learned.
 
         Raises:
             UserError: ``video_only_tasks`` names a task that is not there, or every task.
@@ -127,6 +171,35 @@ def split_demos(demos: Sequence[DemoEntry], val_fraction: float, seed: int) -> t
             "tasks to validate them."
         )
     return train, val
+
+
+def draw_demos(
+    train: Sequence[DemoEntry], val: Sequence[DemoEntry], key: str, count: int, seed: int
+) -> list[DemoEntry]:
+    """Some demos of every task, in the order of ``train``; those of a smaller count lie within those of a larger one.
+
+    Args:
+        train: Demos to draw from.
+        val: Demos held out from them.
+        key: What the setting is called.
+        count: How many of a task.
+        seed: Draws them; adding a task leaves those of the others as they were.
+
+    Raises:
+        UserError: A task has fewer.
+    """
+    drawn: set[int] = set()
+    for task in sorted({demo.task for demo in train}):
+        members = [i for i, demo in enumerate(train) if demo.task == task]
+        if count > len(members):
+            held_out = sum(demo.task == task for demo in val)
+            raise UserError(
+                f"data.init_args.{key} is {count}, but {task} has {len(members)} demo(s) to train on beside {held_out} "
+                f"held out for validation; set at most {len(members)}, or null for all, or lower val_fraction."
+            )
+        rng = np.random.default_rng([seed, zlib.crc32(task.encode()), 2])  # 2: not the split's or validation's stream
+        drawn.update(members[i] for i in rng.permutation(len(members))[:count])
+    return [demo for i, demo in enumerate(train) if i in drawn]
 
 
 def weigh_demos(demos: Sequence[DemoEntry], weights: Mapping[str, float], known: Sequence[DemoEntry]) -> list[float]:

@@ -55,7 +55,8 @@ class Stage(LightningModule):
         preprocessing: Camera layout, window and action statistics; taken from the datamodule at set-up and from the
             checkpoint on load, so that a checkpoint is all that a rollout needs.
         demo_origin: Which episodes the demos were and how they were rendered; travels in the checkpoint too.
-        learns_actions: Whether the demos' actions are used; the datamodule leaves ``video_only_tasks`` out if so.
+        learns_actions: Whether the demos' actions are used; the datamodule then gives those that have actions
+            (``video_only_tasks``, ``action_demos``).
         lora: How the video U-Net is adapted; None trains its own weights.
     """
 

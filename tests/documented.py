@@ -88,6 +88,7 @@ SHORT = {
     "videopolicy simulators check libero --suite all": "--image-size 32 --suite libero_goal",
     "videopolicy cache": "-c tiny_cache.yaml",
     "lightning fit -c experiments/robocasa.yaml --data.latent_cache": "-c tiny_cache.yaml",
+    "lightning fit -c experiments/lift.yaml --data.action_demos": "--data.action_demos 1",
     "videopolicy demo": "--episodes 1 -- -c tiny_demo.yaml",
     "lightning fit -c experiments/robocasa.yaml --stages.action.trainer.max_steps": "--trainer.max_steps 3",
     "make demo": "ARGS='--episodes 1 -- -c tiny_demo.yaml'",

@@ -64,7 +64,7 @@ def recorded(video: VideoModel | None = None, **arguments: object) -> Recorded:
 
 
 def run(folder: Path, handoff: Path, stage: ActionStage, data: RobosuiteDataModule, steps: int = 1) -> None:
-    callbacks = (CheckpointHandoff(str(handoff), same_statistics=False), FeatureCache(str(folder / "f"), batch_size=5))
+    callbacks = (CheckpointHandoff(str(handoff)), FeatureCache(str(folder / "f"), batch_size=5))
     fit(quiet_trainer(folder, steps, *callbacks), stage, data)
 
 

@@ -276,6 +276,10 @@ def test_paths_of_nothing_to_see_are_named(robomimic_file: FileFactory, tmp_path
     [
         ({"weights": {"Lfit": 2.0}}, r"names \['Lfit'\].*\['Lift', 'Stack'\]"),
         ({"filter_key": "50_demos"}, r"no filter key '50_demos'; the file has \['first_two'\]"),
+        (
+            {"action_demos": 3},
+            r"action_demos is 3, but Lift has 2 demo\(s\) to train on beside 1 held out.*at most 2, or null",
+        ),
         ({"action_dims": [0, 7]}, r"7 wide but action_dims is \[0, 7\].*0 to 6"),
         ({"video_only_tasks": ["Stck"]}, r"names \['Stck'\]"),
         ({"video_only_tasks": ["Lift", "Stack"]}, "names every task"),
@@ -313,6 +317,9 @@ def test_one_demo_cannot_be_split(robomimic_file: FileFactory) -> None:
     [
         ("num_frames", 0),
         ("frame_stride", -1),
+        ("action_demos", 0),
+        ("action_demos", -3),
+        ("video_demos", 0),
         ("image_size", 0),
         ("val_fraction", 1.0),
         ("cameras", ["a", "a"]),
@@ -403,3 +410,70 @@ def test_an_evaluation_only_task_teaches_no_stage(two_tasks: str) -> None:
 def test_a_task_is_held_out_in_one_way_and_never_are_all(two_tasks: str) -> None:
     with pytest.raises(UserError, match=r"\['Lift'\] are in video_only_tasks and in evaluation_only_tasks"):
         RobosuiteDataModule(two_tasks, video_only_tasks=["Lift"], evaluation_only_tasks=["Lift"])
+
+
+# --- few actions, many videos -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many_demos(robomimic_file: FileFactory) -> str:
+    """Two tasks of 20 and 12 demos, told apart by their lengths."""
+    robomimic_file(name="Lift.hdf5", task="Lift", lengths=tuple(range(3, 23)), seed=1)
+    return str(robomimic_file(name="Stack.hdf5", task="Stack", lengths=tuple(range(3, 15)), seed=2).parent)
+
+
+def learned(path: str, films: bool = False, **settings: object) -> tuple[set[str], set[str]]:
+    train, val = RobosuiteDataModule(path, **settings).split(films)  # type: ignore[arg-type]
+    return {str(demo) for demo in train}, {str(demo) for demo in val}
+
+
+def test_action_demos_are_nested_and_as_many_of_every_task(many_demos: str) -> None:
+    sets = [learned(many_demos, action_demos=count) for count in (1, 2, 5, 11)]
+    for (train, val), count in zip(sets, (1, 2, 5, 11), strict=True):
+        assert [sum(task in demo for demo in train) for task in ("Lift", "Stack")] == [count, count]
+        assert val == sets[0][1]
+        assert not train & val, "held-out demos are never trained on"
+    assert sets[0][0] < sets[1][0] < sets[2][0] < sets[3][0]
+    everything = learned(many_demos)
+    assert sets[3][0] < everything[0]
+    assert everything[1] == sets[0][1]
+    assert learned(many_demos, films=True, action_demos=1) == everything, "the video stage sees all videos"
+
+
+def test_another_demo_seed_draws_other_demos_and_holds_out_the_same(many_demos: str) -> None:
+    drawn = {seed: learned(many_demos, action_demos=5, demo_seed=seed) for seed in (0, 1, 2)}
+    assert drawn[0] == learned(many_demos, action_demos=5, split_seed=0), "the seed of the split unless given"
+    assert len({frozenset(train) for train, _ in drawn.values()}) == 3
+    assert drawn[0][1] == drawn[1][1] == drawn[2][1]
+
+
+def test_as_many_videos_as_actions_are_the_same_demos(many_demos: str) -> None:
+    settings = {"action_demos": 4, "video_demos": 4, "demo_seed": 7}
+    assert learned(many_demos, films=True, **settings) == learned(many_demos, **settings)
+    with pytest.raises(UserError, match=r"video_demos is 12, but Stack has 11 demo\(s\)"):
+        learned(many_demos, films=True, video_demos=12)
+
+
+def test_a_task_that_is_only_watched_needs_no_action_demos(many_demos: str) -> None:
+    train, _ = learned(many_demos, action_demos=15, video_only_tasks=["Stack"])
+    assert len(train) == 15
+    assert all("Lift" in demo for demo in train)
+
+
+def test_the_scale_of_actions_is_of_exactly_the_action_demos(many_demos: str) -> None:
+    data = RobosuiteDataModule(f"{many_demos}/Lift.hdf5", action_demos=1)
+    (demo,) = data.split(films=False)[0]
+    with h5py.File(demo.path) as file:
+        actions = file[f"data/{demo.name}/actions"][()].astype(np.float64)
+    statistics = data.preprocessing.statistics
+    assert statistics.minimum == tuple(actions.min(0))
+    assert statistics.maximum == tuple(actions.max(0))
+
+
+def test_one_datamodule_gives_each_stage_its_demos(many_demos: str, tmp_path: Path) -> None:
+    data = RobosuiteDataModule(many_demos, action_demos=2, num_frames=2, action_horizon=4, batch_size=4)
+    counts = []
+    for module in (Filmer(), Recorder(), Filmer()):
+        fit(module, data, tmp_path, max_steps=1)
+        counts.append((len(data.train_set.demos), len(data.val_set.demos)))
+    assert counts == [(29, 3), (4, 3), (29, 3)]

@@ -92,3 +92,15 @@ def test_words_of_the_data_settings_count_in_place_of_the_files(libero_file: Dem
     found = origin_of(data)
     assert found is not None
     assert [task.instructions for task in found.tasks.values()] == [["do it"]]
+
+
+def test_few_actions_leave_every_video_in_the_origin_and_are_counted(robomimic_file: DemoFile) -> None:
+    """Whoever learns from less is judged by the same held-out episodes."""
+    path = str(robomimic_file(lengths=(5, 6, 7, 8)))
+    counts = []
+    for settings in ({}, {"action_demos": 2}, {"action_demos": 1, "video_demos": 1}):
+        found = origin_of(RobosuiteDataModule(path, num_frames=2, action_horizon=2, val_fraction=0.25, **settings))
+        assert found is not None
+        (task,) = found.tasks.values()
+        counts.append((task.num_demos, task.num_with_actions))
+    assert counts == [(4, 3), (4, 2), (4, 1)], "three to train on and one held out"

@@ -241,5 +241,5 @@ def test_validate_alone_reads_the_same_order(three_tasks: str, tmp_path: Path) -
     data, model = held_out(three_tasks), Watcher()
     trainer: Trainer = quiet_trainer(tmp_path, 1, limit_val_batches=0.25)
     trainer.validate(model, data, verbose=False)
-    order = validation_order(data.val_set.demos, data.split_seed)
+    order = validation_order(data.val_set.demos, data.draw.split_seed)
     assert model.passes == [order[: 2 * int(0.25 * -(-len(order) // 2))].tolist()]
