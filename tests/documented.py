@@ -84,6 +84,7 @@ SHORT = {
     "videopolicy evaluate": "--tasks 0 --episodes 1 --max-steps 8 --execute-steps 2 --workers 1 --videos 1",
     "videopolicy variation": "--tasks 0 --episodes 1 --max-steps 8 --execute-steps 2 --workers 1 --videos 0 "
     "--levels 0,1",
+    "videopolicy video-quality": "--steps 1,2 --demos 1 --windows 1",
     "videopolicy simulators check": "--image-size 32",
     "videopolicy simulators check libero --suite all": "--image-size 32 --suite libero_goal",
     "videopolicy cache": "-c tiny_cache.yaml",

@@ -30,6 +30,7 @@ THIRD_PARTY = {
     | {"filelock", "lightning", "jsonargparse", "omegaconf", "rich", "yaml", "PIL", "imageio", "h5py"}
     | {"jinja2", "imageio_ffmpeg"}  # the report: its page, smaller videos
     | {"diffusers", "transformers"}  # published checkpoints: the image autoencoder whole, files from the hub
+    | {"torchmetrics"}  # SSIM of `video-quality`
     | {"matplotlib"},  # charts of `report` and `variation`
 }
 # What a worker process imports inside its functions, never at the top of a module.

@@ -20,6 +20,7 @@ VERBS = {
     "evaluate": "roll a policy out by a protocol and report success rates with 95 % Wilson intervals",
     "compare": "compare two evaluations over the same episodes in pairs, with an interval and McNemar's p",
     "variation": "evaluate a policy under growing variation and draw success over it",
+    "video-quality": "measure on held-out demos whether a video network films, step by step, and draw it",
     "report": "write one HTML page about an evaluation or a training run, failures first",
     "simulators": "list the simulators that there are, or check that one builds, steps and draws here",
     "profile": "tell what an experiment takes: parameters, FLOPs, memory, seconds per step and per replan",
@@ -61,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def verb(name: str) -> ModuleType:
     """The module of a verb; imported only when it is used."""
-    return importlib.import_module(f"videopolicy.{name}")
+    return importlib.import_module(f"videopolicy.{name.replace('-', '_')}")
 
 
 def overview() -> str:
     """What `videopolicy --help` prints."""
-    lines = [f"  {name:10} {said}" for name, said in VERBS.items()]
+    lines = [f"  {name:13} {said}" for name, said in VERBS.items()]
     return "\n".join(["usage: videopolicy VERB [options]", "", *lines, "", "videopolicy VERB --help says more."])
 
 
