@@ -10,7 +10,7 @@ from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditi
 from networks.feature_standardizer import FeatureStandardizer
 from networks.joint_denoiser import JointDenoiser
 from networks.lora import LoRA
-from networks.noise import LogNormalNoise, seeded_noise
+from networks.noise import LogNormalNoise, ReadLevelNoise, seeded_noise
 from networks.sampling import SCHEDULERS, Sampler, guided
 from networks.text import OpenCLIPTextEncoder, SeededTextEncoder, TextEncoder
 from networks.video_model import VideoModel
@@ -32,6 +32,7 @@ __all__ = [
     "OpenCLIPTextEncoder",
     "PixelShuffleAutoencoder",
     "Preconditioning",
+    "ReadLevelNoise",
     "ResidualPreconditioning",
     "SVDAutoencoder",
     "Sampler",

@@ -36,6 +36,37 @@ class LogNormalNoise:
         return (self.mean + self.std * torch.randn(n, device=device)).exp()
 
 
+class ReadLevelNoise(LogNormalNoise):
+    """A share of the samples at the one level at which a policy reads features, the rest log-normal.
+
+    For policies of one pass (`FixedLevel`): at their level, where the network sees no trace of the video, log-normal
+    levels seldom fall. The rest still teaches the network to sample in many steps.
+
+    Args:
+        level: The level that is read; `FixedLevel.video_sigma`.
+        share: Of the samples, within [0, 1].
+        mean: Mean of ln(sigma) of the rest.
+        std: Standard deviation of ln(sigma) of the rest.
+    """
+
+    def __init__(self, level: float = 20.0, share: float = 0.5, mean: float = 1.0, std: float = 1.6) -> None:
+        super().__init__(mean, std)
+        if level <= 0 or not 0 <= share <= 1:
+            raise UserError(f"noise levels: level {level}, share {share}; needed are level > 0 and share from 0 to 1.")
+        self.level = level
+        self.share = share
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Class and constructor arguments."""
+        return describe(self, {name: getattr(self, name) for name in ("level", "share", "mean", "std")})
+
+    def sample(self, n: int, device: torch.device | str | None = None) -> Tensor:
+        """Draw one level a sample, (n,), from torch's global stream."""
+        levels = super().sample(n, device)
+        return levels.masked_fill(torch.rand(n, device=device) < self.share, self.level)
+
+
 def seeded_noise(
     shape: Sequence[int], seeds: Sequence[int], stream: str, device: torch.device | str | None = None
 ) -> Tensor:

@@ -2,13 +2,26 @@ import pytest
 import torch
 
 from files.errors import UserError
-from networks.noise import LogNormalNoise, partly_denoised, seeded_noise
+from networks.noise import LogNormalNoise, ReadLevelNoise, partly_denoised, seeded_noise
 
 
 def test_log_of_the_levels_has_the_published_mean_and_deviation() -> None:
     logs = LogNormalNoise().sample(100_000).log()
     assert logs.mean().item() == pytest.approx(1.0, abs=0.02)
     assert logs.std().item() == pytest.approx(1.6, abs=0.02)
+
+
+def test_a_share_of_the_samples_is_at_the_level_that_is_read_and_the_rest_is_log_normal() -> None:
+    levels = ReadLevelNoise(level=20.0, share=0.25, mean=-1.0, std=0.5).sample(100_000)
+    assert (levels == 20.0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    logs = levels[levels != 20.0].log()
+    assert (logs.mean().item(), logs.std().item()) == (pytest.approx(-1.0, abs=0.01), pytest.approx(0.5, abs=0.01))
+    assert (ReadLevelNoise(share=1.0).sample(100) == 20.0).all()
+
+
+def test_a_share_is_a_share() -> None:
+    with pytest.raises(UserError, match=r"share 1\.5; needed are"):
+        ReadLevelNoise(share=1.5)
 
 
 def test_a_samples_noise_depends_on_its_own_seed_only() -> None:

@@ -25,6 +25,7 @@ PUBLISHED = [path for path in EXPERIMENTS if path.stem in ("robocasa", "robocasa
 FITS = {  # others fit every experiment
     "independent_noise": TWO_STAGES,
     "lora": TWO_STAGES,
+    "one_pass_noise": TWO_STAGES,
     "partly_denoised": TWO_STAGES,
     "several_draws": TWO_STAGES,
     "shared_levels": [path for path in EXPERIMENTS if path.stem == "lift"],
