@@ -163,6 +163,7 @@ def feature_key(policy: VideoPolicy, datamodule: Any) -> dict[str, Any]:  # noqa
         "weights": {name: fingerprint(part) for name, part in policy.video.named_children()},
         "taps": sorted(policy.taps, reverse=True),
         "levels": policy.feature_levels(),
+        "features": type(policy.features).__name__,
         "noise": state_sha256({"noise": policy.fixed_noise(1)}),
         "data": {name: value for name, value in source.items() if name != "colour_jitter"},
         "windows": {split: _describe_windows(_windows(datamodule, split)) for split in SPLITS},

@@ -95,6 +95,7 @@ class Stage(LightningModule):
                     "(RobosuiteDataModule, RoboCasaDataModule, LiberoDataModule) to fit, validate or test."
                 )
             self.attach(datamodule.preprocessing)
+        if self.demo_origin is None:  # also where the handoff has attached the data before
             self.demo_origin = origin_of(datamodule)
         latents = getattr(datamodule, "latents", None)
         if latents is not None and (video := self.video_model) is not None:

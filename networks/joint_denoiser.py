@@ -28,6 +28,7 @@ class JointDenoiser:
         action_unet: Denoises action chunks.
         taps: Positions in the video U-Net whose features the adapter reads.
         action_preconditioning: Scalings around the action network; None is EDM for data of unit variance.
+        channels: Of the features that the adapter is given, fine to coarse; None: those of the taps.
 
     Raises:
         UserError: The parts do not fit one another.
@@ -40,13 +41,14 @@ class JointDenoiser:
         action_unet: ActionUNet,
         taps: Sequence[int],
         action_preconditioning: EDMPreconditioning | None = None,
+        channels: Sequence[int] | None = None,
     ) -> None:
         self.video = video
         self.adapter = adapter
         self.action_unet = action_unet
         self.taps = tuple(taps)
         self.action_preconditioning: Preconditioning = action_preconditioning or EDMPreconditioning()
-        self._require_fit()
+        self._require_fit(channels)
 
     def denoise(
         self,
@@ -193,7 +195,7 @@ class JointDenoiser:
         output = self.action_unet(*(as_weights(x, self.action_unet) for x in (net_input, emb, cond)))
         return self.action_preconditioning.denoised(output, noisy_action, sigma)
 
-    def _require_fit(self) -> None:
+    def _require_fit(self, channels: Sequence[int] | None) -> None:
         """Fail at set-up where a size of two parts differs."""
         unet, video, adapter = self.video.unet, self.video, self.adapter
         if unknown := sorted(set(self.taps) - set(range(unet.num_taps))):
@@ -206,7 +208,7 @@ class JointDenoiser:
             "adapter.num_frames": (adapter.num_frames, video.num_frames, "video.num_frames"),
             "channels of adapter.taps": (
                 [tap.channels for tap in adapter.taps],
-                [shapes[tap].channels for tap in sorted(self.taps, reverse=True)],
+                list(channels or (shapes[tap].channels for tap in sorted(self.taps, reverse=True))),
                 f"taps {sorted(self.taps, reverse=True)} of the video U-Net",
             ),
             "action_unet.cond_dim": (self.action_unet.cond_dim, adapter.cond_dim, "adapter.cond_dim"),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from files.errors import UserError
-from networks import LogNormalNoise, Sampler, describe
+from networks import Conditioning, LogNormalNoise, Sampler, TapShape, VideoModel, describe
 
 FORMER_ARGUMENTS = {  # of ActionStage before version 0.2, and how the same is said now
     "noise_levels": "features: {class_path: SharedLevels} or FixedLevel",
@@ -86,6 +91,40 @@ class FixedLevel(FeatureLevels):
             return [self.sigma]
         levels: list[float] = Sampler(self.steps + 1, self.sigma, self.sigma_end, rho).sigmas()[:-1].tolist()
         return levels
+
+
+class ObservationFeatures(FixedLevel):
+    """What the video network is given, in place of what it says: a control that has no video network.
+
+    The autoencoder's latents of each camera's current frame, with the instruction's embedding beside every pixel, are
+    brought to the size of every tap and repeated for every frame, so that adapter and action head stay as they are.
+
+    Args:
+        sigma: Level whose embedding the adapter is given.
+        draws: As `FixedLevel`.
+        standardize: As `FixedLevel`.
+    """
+
+    def __init__(self, sigma: float = 20.0, draws: int = 1, standardize: bool = False) -> None:
+        super().__init__(sigma, draws=draws, standardize=standardize)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Class and constructor arguments."""
+        return describe(self, {name: getattr(self, name) for name in ("sigma", "draws", "standardize")})
+
+    def shapes(self, video: VideoModel, taps: Sequence[TapShape]) -> list[TapShape]:
+        """Shapes of the features in place of those of the video network's taps."""
+        channels = video.autoencoder.latent_channels + video.text_encoder.embed_dim
+        return [TapShape(channels, tap.height, tap.width) for tap in taps]
+
+    def read(self, video: VideoModel, conditioning: Conditioning, taps: Sequence[TapShape]) -> list[Tensor]:
+        """Features (B, V, T, C, h, w), one a tap."""
+        latents = conditioning.latents
+        text = conditioning.context[:, :, 0, :, None, None].expand(-1, -1, -1, *latents.shape[-2:])
+        maps = video.views(torch.cat([latents, text.to(latents)], dim=2))  # (B, V, T, C, h, w)
+        sizes = [(tap.height, tap.width) for tap in taps]
+        return [F.interpolate(maps.flatten(0, 2), size, mode="area").unflatten(0, maps.shape[:3]) for size in sizes]
 
 
 class RandomLevel(FeatureLevels):

@@ -26,7 +26,7 @@ from networks import (
 )
 from networks.conditioning import DropoutScope
 from networks.noise import partly_denoised
-from policies.feature_levels import FeatureLevels, FixedLevel, RandomLevel, SharedLevels
+from policies.feature_levels import FeatureLevels, FixedLevel, ObservationFeatures, RandomLevel, SharedLevels
 from policies.policy import Policy, mean_action_loss
 from policies.video_inputs import conditioning_of, draw_seeds, latents_of, require_fit
 
@@ -122,9 +122,10 @@ class VideoPolicy(Policy):
             sizes = (preprocessing.action_dim, preprocessing.action_horizon, adapter.cond_dim, emb_dim)
             action_unet = action_unet(*sizes)
         self.adapter, self.action_unet = adapter, action_unet
-        self.denoiser = JointDenoiser(self.video, adapter, action_unet, self.taps)
+        channels = [shape.channels for shape in shapes]
+        self.denoiser = JointDenoiser(self.video, adapter, action_unet, self.taps, channels=channels)
         if isinstance(self.features, FixedLevel) and self.features.standardize:
-            self.standardizer = FeatureStandardizer([shape.channels for shape in shapes])
+            self.standardizer = FeatureStandardizer(channels)
 
     def tap_shapes(self) -> list[TapShape]:
         """Channels and sizes of the features that are read, fine to coarse.
@@ -137,7 +138,8 @@ class VideoPolicy(Policy):
             raise UserError(
                 f"model.init_args.taps: no tap {unknown} in this U-Net; it has {sorted(available)}. Choose among these."
             )
-        return [available[tap] for tap in sorted(self.taps, reverse=True)]
+        shapes = [available[tap] for tap in sorted(self.taps, reverse=True)]
+        return self.features.shapes(self.video, shapes) if isinstance(self.features, ObservationFeatures) else shapes
 
     @property
     def config(self) -> dict[str, Any]:
@@ -199,6 +201,10 @@ class VideoPolicy(Policy):
             conditioning: Conditions of B samples.
             sigma: Levels (B,) of the pure noise; None is the one of `features`, of which `steps` lead down.
         """
+        if isinstance(self.features, ObservationFeatures):
+            given = self.features.read(self.video, conditioning, self.tap_shapes())
+            levels_given = torch.full((len(conditioning),), self.features.sigma, device=self.device)
+            return self._standardized(given), self.video.level_embedding(levels_given)
         levels, noise = self.feature_levels(), self.fixed_noise(len(conditioning))
         if len(levels) == 1:
             level = levels[0] if sigma is None else sigma

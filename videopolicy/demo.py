@@ -81,8 +81,8 @@ def _results(args: argparse.Namespace, run_dir: Path, console: Console) -> dict[
 
     console.rule("2  train: video stage, handoff, action stage")
     torch.set_num_threads(1)
-    without = ("-c", str(EXPERIMENTS / "ablations" / "without_stage1.yaml"))
-    plan = ControlsPlan(run_dir, demos, args.episodes, args.seed, (*fit, *without), common)
+    without = ("-c", str(EXPERIMENTS / "controls" / "without_stage1.yaml"))
+    plan = ControlsPlan(run_dir, demos, args.episodes, (*fit, *without), common)
     with Controls(plan) as controls:
         console.print(
             f"the controls are trained and rolled out beside it; their output goes to {plan.log}", markup=False

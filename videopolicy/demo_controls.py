@@ -14,24 +14,15 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
-import h5py
-import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
 
-from datamodules import Preprocessing
 from files.errors import UserError
-from networks import read_checkpoint
-from networks.randomness import isolated_stream, stream_seed
-from policies import Policy, build_policy, load_policy
-from rollouts import Actor, EpisodeResult, ReplayPolicy
-from videopolicy.evaluation.held_out import FIRST_SEED
-from videopolicy.evaluation.prepared import Prepared
-from videopolicy.evaluation.protocol import stored_protocol
-from videopolicy.evaluation.request import EvaluationRequest, checkpoint_identity
+from rollouts import EpisodeResult
+from videopolicy.evaluation.prepared import prepare
+from videopolicy.evaluation.request import EvaluationRequest
 from videopolicy.evaluation.run import evaluate
 from videopolicy.experiment.processes import end_with_parent
 
@@ -46,7 +37,6 @@ class ControlsPlan:
         run_dir: The demo's folder.
         demos: The demo file.
         episodes: Held-out episodes a policy.
-        seed: Training seed; the untrained networks are drawn from it too.
         fit: The training's command without its run directory.
         common: What both trainings are told.
     """
@@ -54,7 +44,6 @@ class ControlsPlan:
     run_dir: Path
     demos: Path
     episodes: int
-    seed: int
     fit: tuple[str, ...]
     common: tuple[str, ...]
 
@@ -128,12 +117,9 @@ def _roll_out_control(plan: ControlsPlan, name: str) -> list[EpisodeResult]:
     output = plan.run_dir / "rollouts" / name
     if name == "without_stage1":
         return roll_out(checkpoint, output, plan.episodes)
-    control: tuple[Actor, dict[str, Any]]
-    if name == "untrained":
-        identity = {**checkpoint_identity(checkpoint, name), "seed": plan.seed}
-        control = untrained_policy(checkpoint, plan.seed), identity
-    else:
-        control = ReplayPolicy(demo_actions(plan.demos)), checkpoint_identity(plan.demos, name)
+    control = EvaluationRequest(checkpoint, policy="untrained")
+    if name == "replay":
+        control = EvaluationRequest(checkpoint, policy="replay", demos=plan.demos)
     return roll_out(checkpoint, output, plan.episodes, control)
 
 
@@ -146,7 +132,7 @@ def roll_out(
     checkpoint: Path,
     output: Path,
     num_episodes: int,
-    control: tuple[Actor, dict[str, Any]] | None = None,
+    control: EvaluationRequest | None = None,
     console: Console | None = None,
 ) -> list[EpisodeResult]:
     """Held-out episodes of the task that a checkpoint was rolled out on during training.
@@ -155,32 +141,12 @@ def roll_out(
         checkpoint: Of the policy, or of the training that the control's episodes are like.
         output: The results directory.
         num_episodes: Of the task.
-        control: A policy and what names it, in place of the checkpoint's own.
+        control: What acts in place of the checkpoint's own policy.
         console: Where progress is shown.
     """
-    stored = read_checkpoint(checkpoint).get("rollout")
-    if stored is None:
-        raise UserError(f"{checkpoint}: was trained without rollouts; leave `rollout` in the experiment.")
-    protocol = replace(stored_protocol(stored, "demo"), episodes_per_task=num_episodes, first_seed=FIRST_SEED)
-    request = EvaluationRequest(checkpoint, device="cpu", workers=1 if console is None else 2)
-    policy, identity = control or (load_policy(checkpoint), request.identity())
-    return evaluate(Prepared(policy, identity, protocol), request, output, console)
-
-
-def untrained_policy(checkpoint: Path, seed: int) -> Policy:
-    """The networks of a checkpoint with adapter and action U-Net as `seed` draws them, the same at every call."""
-    document = read_checkpoint(checkpoint)
-    with isolated_stream(stream_seed(seed, "untrained")):
-        policy = build_policy(document["policy"], Preprocessing.from_dict(document["preprocessing"]))
-    fixed = {k: v for k, v in document["state_dict"].items() if not k.startswith(("adapter.", "action_unet."))}
-    policy.load_state_dict({**policy.state_dict(), **fixed})
-    return policy.eval()
-
-
-def demo_actions(path: Path) -> list[npt.NDArray[Any]]:
-    """Action sequences (L, D) of all demos of a file."""
-    with h5py.File(path) as file:
-        return [np.asarray(demo["actions"]) for demo in file["data"].values()]
+    asked = control or EvaluationRequest(checkpoint)
+    request = replace(asked, episodes=num_episodes, device="cpu", workers=1 if console is None else 2)
+    return evaluate(prepare(request), request, output, console)
 
 
 def run_command(module: str, *arguments: str, output: TextIO | None = None) -> None:

@@ -12,7 +12,7 @@ from datamodules import Batch, RobosuiteDataModule
 from files.errors import UserError
 from lightning_modules import ActionStage
 from networks import Conditioning, LogNormalNoise
-from policies import FeatureLevels, FixedLevel, RandomLevel, VideoPolicy, build_policy
+from policies import FeatureLevels, FixedLevel, ObservationFeatures, RandomLevel, VideoPolicy, build_policy
 from policies.video_inputs import conditioning_of
 from tests.stage_parts import tiny_action_stage, tiny_video_model
 
@@ -135,11 +135,34 @@ def test_a_distribution_of_one_level_gives_the_features_of_that_fixed_level(lift
 
 
 def test_a_policy_is_rebuilt_with_its_levels(lift_data: RobosuiteDataModule) -> None:
-    for levels in (FixedLevel(9.0, 2, 0.5, standardize=True), RandomLevel(LogNormalNoise(), 3.0, draws=2)):
+    for levels in (
+        FixedLevel(9.0, 2, 0.5, standardize=True),
+        RandomLevel(LogNormalNoise(), 3.0, draws=2),
+        ObservationFeatures(9.0, 2, standardize=True),
+    ):
         stage, _ = stage_and_batch(lift_data, features=levels)
         rebuilt = build_policy(stage.policy.config, lift_data.preprocessing)
         assert isinstance(rebuilt, VideoPolicy)
         assert rebuilt.features.config == levels.config
+
+
+def test_observation_features_are_the_latents_and_words_of_now_at_every_tap(
+    lift_data: RobosuiteDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, batch = stage_and_batch(lift_data, features=ObservationFeatures())
+    monkeypatch.setattr(stage.video.unet, "forward", None)  # the video network is never asked
+    features, _ = stage.policy.batch_features(batch)
+    conditioning = conditioning_of(stage.video, batch, None)
+    latents = stage.video.views(conditioning.latents)  # (B, V, T, 48, 4, 4)
+    for feature, shape in zip(features, stage.policy.tap_shapes(), strict=True):
+        assert feature.shape == (*latents.shape[:3], 48 + 16, shape.height, shape.width)
+        pooled = latents.unflatten(-1, (shape.width, -1)).unflatten(-3, (shape.height, -1)).mean(dim=(-1, -3))
+        assert torch.allclose(feature[:, :, :, :48], pooled, atol=1e-6)
+        assert torch.equal(feature[0, 0, 0, 48:, 0, 0], conditioning.context[0, 0, 0])
+    loss = stage.training_step(batch, 0)
+    loss.backward()
+    assert all(weight.grad is None for weight in stage.video.parameters())
+    assert stage.policy.sample_batch(batch)[0].shape == batch.actions.shape
 
 
 @pytest.mark.parametrize("levels", ["shared", "independent"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from callbacks import SimulationRollout
@@ -120,6 +121,34 @@ def test_sampling_options_change_the_policy_and_are_part_of_its_fingerprint(tmp_
         run(*arguments, "--policy", "zero", "--action-steps", 4, "--video-steps", 0)
     with pytest.raises(UserError, match="no scheduler 'Nobody'"):
         run(*arguments, "--action-scheduler", "Nobody")
+
+
+def test_an_untrained_policy_keeps_what_was_frozen_and_is_the_same_every_time(checkpoint: Path) -> None:
+    trained, one, other = (
+        prepare(EvaluationRequest(checkpoint, policy=kind, device="cpu")).policy
+        for kind in ("checkpoint", "untrained", "untrained")
+    )
+    before, drawn, again = (policy.state_dict() for policy in (trained, one, other) if isinstance(policy, VideoPolicy))
+    assert all(torch.equal(drawn[key], again[key]) for key in drawn)
+    changed = {key for key in before if not torch.equal(before[key], drawn[key])}
+    assert {key.split(".")[0] for key in changed} == {"adapter", "action_unet"}
+
+
+def test_blind_replay_of_a_demo_file_is_rolled_out_by_the_protocol_of_a_checkpoint(
+    tmp_path: Path, checkpoint: Path, robomimic_file: Callable[..., Path]
+) -> None:
+    demos = robomimic_file("replayed.hdf5", action_dim=2)
+    replay = ("--checkpoint", checkpoint, "--policy", "replay")
+    with pytest.raises(UserError, match="--policy replay plays the actions of --demos FILE"):
+        run(*replay)
+    with pytest.raises(UserError, match="give both, or neither"):
+        run("--checkpoint", checkpoint, "--demos", demos)
+    common = ("--workers", 1, "--videos", 0, "--device", "cpu", "--episodes", 1, "--output", tmp_path / "out")
+    run(*replay, "--demos", demos, *common)
+    document = json.loads((tmp_path / "out" / "protocol.json").read_text())
+    assert document["policy"]["kind"] == "replay"
+    assert document["policy"]["path"] == str(demos.resolve())
+    assert [line["seed"] for line in lines(tmp_path / "out")] == [200_000]
 
 
 def test_with_shared_levels_film_and_actions_take_the_same_steps(checkpoint: Path) -> None:

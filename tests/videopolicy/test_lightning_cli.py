@@ -19,13 +19,14 @@ from videopolicy.lightning_cli import is_users_mistake, main
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
-OVERLAYS = sorted((ROOT / "experiments" / "ablations").glob("*.yaml"))
+OVERLAYS = sorted(path for kind in ("ablations", "controls") for path in (ROOT / "experiments" / kind).glob("*.yaml"))
 TWO_STAGES = [path for path in EXPERIMENTS if path.stem != "robocasa_joint"]
 PUBLISHED = [path for path in EXPERIMENTS if path.stem in ("robocasa", "robocasa_joint", "libero10")]
 FITS = {  # others fit every experiment
     "independent_noise": TWO_STAGES,
     "lora": TWO_STAGES,
     "one_pass_noise": TWO_STAGES,
+    "observation_features": TWO_STAGES,
     "partly_denoised": TWO_STAGES,
     "several_draws": TWO_STAGES,
     "shared_levels": [path for path in EXPERIMENTS if path.stem == "lift"],
@@ -84,7 +85,7 @@ def test_the_printed_config_is_complete_and_prints_itself_when_given_back(
     [(overlay, path) for overlay in OVERLAYS for path in FITS.get(overlay.stem, EXPERIMENTS)],
     ids=lambda path: path.stem,
 )
-def test_every_ablation_fits_its_experiments(path: Path, overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_overlay_fits_its_experiments(path: Path, overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = printed(capsys, "fit", "-c", path, "-c", overlay, "--print_config")
     for stage in load_experiment([path])["stages"]:
         config, own = stage_config(document, stage), stage_config(load_experiment([path]), stage, [("run_dir", "r")])
@@ -107,10 +108,10 @@ def test_the_better_choices_reach_every_stage(capsys: pytest.CaptureFixture[str]
             assert config["averaging"]["decay"] == 0.9999
 
 
-@pytest.mark.parametrize("name", ["independent_noise", "without_stage1"])
-def test_an_ablation_of_two_stages_is_refused_over_the_joint_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["ablations/independent_noise", "controls/without_stage1"])
+def test_an_overlay_of_two_stages_is_refused_over_the_joint_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     experiments = ROOT / "experiments"
-    files = ("-c", experiments / "robocasa_joint.yaml", "-c", experiments / "ablations" / f"{name}.yaml")
+    files = ("-c", experiments / "robocasa_joint.yaml", "-c", experiments / f"{name}.yaml")
     assert "beside joint, which trains video and action together" in refusal(capsys, "fit", *files)
 
 

@@ -10,13 +10,14 @@ from typing import Any
 from files.errors import UserError
 from networks import read_checkpoint
 from policies import Policy, load_policy
-from rollouts import Actor, RandomPolicy, ScriptedPolicy, ZeroPolicy
+from rollouts import Actor, RandomPolicy, ReplayPolicy, ScriptedPolicy, ZeroPolicy
 from simulators import SimulatorConfig
+from videopolicy.evaluation.controls import demo_actions, forget_training
 from videopolicy.evaluation.fairness import compared_with_demos, judged_fairly, picture_size
 from videopolicy.evaluation.held_out import FIRST_SEED
 from videopolicy.evaluation.identity import fingerprint
 from videopolicy.evaluation.protocol import Protocol, find_protocol, protocol_names, read_protocol, stored_protocol
-from videopolicy.evaluation.request import EvaluationRequest
+from videopolicy.evaluation.request import LEARNED, EvaluationRequest
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,11 @@ def prepare(request: EvaluationRequest) -> Prepared:
     checkpoint = request.checkpoint
     document = {} if checkpoint is None else read_checkpoint(checkpoint)
     network = None
-    if request.policy == "checkpoint":
+    if request.policy in LEARNED:
         assert checkpoint is not None, "_require_consistent has asked for it"
         network = load_policy(checkpoint, request.device, document, request.precision, request.compile)
+        if request.policy == "untrained":
+            forget_training(network, document)
     protocol = _overridden(_chosen(request, file, document, network), request)
     if network is not None:
         _require_fit(network, protocol, checkpoint)
@@ -70,23 +73,28 @@ def prepare(request: EvaluationRequest) -> Prepared:
         protocol = replace(protocol, origin=None) if network is None else compared_with_demos(protocol)
     if network is not None:
         request.sampling.apply(network)
-    return Prepared(network or blind_policy(request.policy, protocol.execute_steps), request.identity(), protocol)
+    return Prepared(network or blind_policy(request, protocol.execute_steps), request.identity(), protocol)
 
 
-def blind_policy(kind: str, execute_steps: int) -> Actor:
-    """A policy that looks at no picture: ``scripted``, ``random`` or ``zero``."""
-    if kind == "scripted":
+def blind_policy(request: EvaluationRequest, execute_steps: int) -> Actor:
+    """A policy that looks at no picture: ``replay``, ``scripted``, ``random`` or ``zero``."""
+    if request.policy == "replay":
+        assert request.demos is not None, "_require_consistent has asked for it"
+        return ReplayPolicy(demo_actions(request.demos), execute_steps)
+    if request.policy == "scripted":
         return ScriptedPolicy()
-    return RandomPolicy(execute_steps) if kind == "random" else ZeroPolicy(execute_steps)
+    return RandomPolicy(execute_steps) if request.policy == "random" else ZeroPolicy(execute_steps)
 
 
 def _require_consistent(request: EvaluationRequest) -> None:
-    if request.policy == "checkpoint" and request.checkpoint is None:
+    if request.policy in LEARNED and request.checkpoint is None:
         raise UserError("no policy: give --checkpoint FILE, or --policy scripted, random or zero.")
+    if (request.policy == "replay") != (request.demos is not None):
+        raise UserError("--policy replay plays the actions of --demos FILE; give both, or neither.")
     if request.checkpoint is None and (request.as_in_training or request.words == "demos"):
         option = "--as-in-training" if request.as_in_training else "--words demos"
         raise UserError(f"{option}: only a checkpoint knows its training; give --checkpoint FILE, or leave it out.")
-    if request.policy != "checkpoint" and request.sampling.given():
+    if request.policy not in LEARNED and request.sampling.given():
         options = ", ".join(f"--{name.replace('_', '-')}" for name in request.sampling.given())
         raise UserError(f"{options}: --policy {request.policy} samples nothing; leave them out.")
 

@@ -20,7 +20,9 @@ from networks.sampling import SCHEDULERS
 from videopolicy.evaluation.protocol import protocol_names
 from videopolicy.evaluation.sampling_overrides import SamplingOverrides
 
-Kind = Literal["checkpoint", "scripted", "random", "zero"]
+Kind = Literal["checkpoint", "untrained", "replay", "scripted", "random", "zero"]
+LEARNED: tuple[Kind, ...] = ("checkpoint", "untrained")
+"""Policies that a checkpoint makes."""
 
 
 def default_device() -> str:
@@ -37,6 +39,7 @@ class EvaluationRequest:
 
     checkpoint: Path | None = None
     policy: Kind = "checkpoint"
+    demos: Path | None = None
     protocol: str | None = None
     tasks: str | None = None
     episodes: int | None = None
@@ -112,32 +115,39 @@ class EvaluationRequest:
 
     def identity(self) -> dict[str, Any]:
         """What names the policy in ``protocol.json``; all that its episodes depend on is part of it."""
-        if self.policy != "checkpoint":
+        if self.policy == "replay":
+            assert self.demos is not None, "`prepare` asks for it"
+            return checkpoint_identity(self.demos, self.policy)
+        if self.policy not in LEARNED:
             return {"kind": self.policy}
         assert self.checkpoint is not None, "`prepare` asks for it"
-        identity = checkpoint_identity(self.checkpoint) | {"sampling": self.sampling.given()}
+        identity = checkpoint_identity(self.checkpoint, self.policy) | {"sampling": self.sampling.given()}
         if self.precision != "float32":  # rounds otherwise: its episodes do not mix with float32's
             identity["precision"] = self.precision
         return identity
 
     @classmethod
     def of_identity(cls, identity: Mapping[str, Any], **rest: Any) -> EvaluationRequest | None:  # noqa: ANN401
-        """Undo `identity`; None where no option makes the policy, such as the demo's controls.
+        """Undo `identity`; None where no option makes the policy.
 
         Args:
             identity: ``policy`` of a ``protocol.json``.
             rest: Other fields.
         """
         kind, path = identity.get("kind", "checkpoint"), identity.get("path")
-        if kind not in get_args(Kind) or (kind == "checkpoint" and not path):
+        files = {"checkpoint": path if kind in LEARNED else None, "demos": path if kind == "replay" else None}
+        if kind not in get_args(Kind) or (kind in (*LEARNED, "replay") and not path):
             return None
+        rest |= {name: Path(str(file)) for name, file in files.items() if file}
         changes = {**(identity.get("sampling") or {}), "precision": identity.get("precision", "float32")}
-        return cls(checkpoint=Path(str(path)) if kind == "checkpoint" else None, policy=kind, **changes, **rest)
+        return cls(policy=kind, **changes, **rest)
 
 
 HELP = {
     "checkpoint": "a .ckpt of the action stage",
-    "policy": "what acts: the checkpoint (default), the simulator's scripted expert, random or zero actions",
+    "policy": "what acts: the checkpoint (default), its networks with what was trained drawn anew, blind replay of "
+    "--demos, the simulator's scripted expert, random or zero actions",
+    "demos": "demo file whose actions --policy replay plays",
     "protocol": f"one of {', '.join(protocol_names())}, or a file of your own",
     "tasks": "names or indices, comma separated, or 'all'",
     "episodes": "episodes of each task",

@@ -10,11 +10,12 @@ rules on top:
 - Mappings merge key by key; a part replaces what stood in its place, and so does a list.
 
 ``${data.init_args.num_frames}`` is resolved last, in the merged config of one stage;
-``${len:${data.init_args.cameras}}`` counts.
+``${len:${data.init_args.cameras}}`` counts. ``${times:0.5}``, laid over a number, is that number times 0.5.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ from videopolicy.experiment.override_values import Typed, read_override
 TWO_STAGES = ("video", "action")
 JOINT = "joint"
 STAGES = (*TWO_STAGES, JOINT)
+TIMES = re.compile(r"\$\{times:\s*([0-9.]+)\s*\}")
 OmegaConf.register_new_resolver("len", len, replace=True)
+OmegaConf.register_new_resolver("times", lambda factor: _times(None, float(factor), "this key"), replace=True)
 Config = dict[str, Any]
 
 
@@ -143,8 +146,28 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Config:
         old = merged.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping) and not isinstance(value, Part):
             value = merge(old, value)
+        if isinstance(value, str) and (factor := TIMES.fullmatch(value)):
+            value = _times(old, float(factor[1]), key)
         merged[key] = value
     return merged
+
+
+def _times(number: Any, factor: float, key: str) -> float:  # noqa: ANN401 - whatever a file says
+    """A number that an overlay multiplies; a whole one stays whole.
+
+    Raises:
+        UserError: It is no number, or does not stay whole.
+    """
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise UserError(
+            f"{key}: ${{times:{factor:g}}} multiplies the number that the files before it give, but they say "
+            f"{number!r}; give a number."
+        )
+    if isinstance(number, float):
+        return number * factor
+    if (product := number * factor) != round(product):
+        raise UserError(f"{key}: {number} times {factor:g} is no whole number; give one.")
+    return round(product)
 
 
 def _same_class(one: Any, other: Any) -> bool:  # noqa: ANN401 - a broken file may hold anything there

@@ -12,7 +12,8 @@ from files.errors import UserError
 from videopolicy.evaluation.request import HELP, EvaluationRequest, read_variation
 
 EVERYTHING = EvaluationRequest(
-    checkpoint=Path("a run/last.ckpt"), policy="zero", protocol="lift", tasks="a,b", episodes=3, first_seed=0,
+    checkpoint=Path("a run/last.ckpt"), policy="zero", demos=Path("d.hdf5"), protocol="lift", tasks="a,b",
+    episodes=3, first_seed=0,
     as_in_training=True, words="demos", timeout=1.5, execute_steps=2, max_steps=9,
     variation={"camera": 0.123456789, "position": 2.0}, simulator="robosuite", suite="s", python="p", workers=1,
     threads=4, videos=0, device="meta", action_steps=5, action_scheduler="DDIMScheduler", guidance=1.0, video_steps=0,
@@ -53,10 +54,20 @@ def test_a_checkpoint_is_named_with_all_that_its_episodes_depend_on(tmp_path: Pa
     assert again.identity() == identity
 
 
-def test_a_policy_without_networks_is_named_by_its_kind_and_a_control_by_no_option() -> None:
+def test_controls_are_named_with_the_file_that_they_are_made_of(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    untrained = EvaluationRequest(path, policy="untrained", guidance=1.0)
+    replay = EvaluationRequest(policy="replay", demos=path)
+    for request in (untrained, replay):
+        assert request.identity()["kind"] == request.policy
+        assert EvaluationRequest.of_identity(request.identity()) == request
+
+
+def test_a_policy_without_networks_is_named_by_its_kind() -> None:
     assert EVERYTHING.identity() == {"kind": "zero"}
     assert EvaluationRequest.of_identity({"kind": "zero"}) == EvaluationRequest(policy="zero")
-    assert EvaluationRequest.of_identity({"kind": "replay", "path": "demos.hdf5"}) is None
+    assert EvaluationRequest.of_identity({"kind": "replay"}) is None
     assert EvaluationRequest.of_identity({}) is None
 
 

@@ -32,6 +32,19 @@ def test_files_merge_left_to_right_and_a_list_replaces_a_list(tmp_path: Path) ->
     assert load_experiment([one, two])["trainer"] == {"max_steps": 2, "devices": 2, "callbacks": ["B"]}
 
 
+def test_an_overlay_multiplies_a_number_and_a_whole_one_stays_whole(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.yaml", "stages: {video: {trainer: {max_steps: 260, lr: 0.5}}, action: {}}")
+    half = write(tmp_path / "half.yaml", "stages: {video: {trainer: {max_steps: '${times:0.25}', lr: '${times: 3}'}}}")
+    assert load_experiment([one, half])["stages"]["video"]["trainer"] == {"max_steps": 65, "lr": 1.5}
+    with pytest.raises(UserError, match=r"max_steps: 65 times 0\.25 is no whole number; give one"):
+        load_experiment([one, half, half])
+    two = write(tmp_path / "two.yaml", "trainer: {max_steps: '${times:2}'}")
+    with pytest.raises(UserError, match=r"times:2.* multiplies the number .* they say 'many'"):
+        load_experiment([write(tmp_path / "many.yaml", "trainer: {max_steps: many}"), two])
+    with pytest.raises(UserError, match=r"trainer\.max_steps of the action stage: .*they say None; give a number"):
+        stage_config(load_experiment([write(tmp_path / "none.yaml", "stages: {action: {}}"), two]), "action")
+
+
 PART_OVER_PART = {
     "a file": ("part: two.yaml", {"b": 2}),
     "a base": ("part: {base: two.yaml, c: 3}", {"b": 2, "c": 3}),
