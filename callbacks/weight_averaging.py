@@ -26,13 +26,16 @@ class TrainableWeightAveraging(Callback):
 
     Args:
         decay: Weight of the past in ``average = decay * average + (1 - decay) * weights`` after every optimizer step.
-        warmup: Average with ``min(decay, (1 + n) / (10 + n))`` at step n, so that short runs forget their start.
+        warmup: Average with ``min(decay, (1 + n) / (10 + n))`` at step n, so that short runs forget their start. A
+            number p is Diffusion Policy's rule, ``min(decay, 1 - n**-p)`` (published: .75), which forgets it faster.
 
     Raises:
         UserError: Under FSDP, where the trainable weights are shards, or beside another average.
     """
 
-    def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
+    def __init__(self, decay: float = 0.999, warmup: bool | float = True) -> None:
+        if not isinstance(warmup, bool) and warmup <= 0:
+            raise UserError(f"averaging.warmup is {warmup}; it must be true, false or a power above 0, such as 0.75.")
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"TrainableWeightAveraging.decay is {decay}; it must lie in [0, 1).")
         self.decay = decay
@@ -81,11 +84,18 @@ class TrainableWeightAveraging(Callback):
             return
         self._last_step = trainer.global_step
         count = self._num_averaged
-        decay = min(self.decay, (1 + count) / (10 + count)) if self.warmup else self.decay
+        decay = min(self.decay, self._warm_up(count))
         weights = _trainable(pl_module)
         averages = [self.average_by_name[name] for name in weights]
         get_ema_multi_avg_fn(decay)(averages, [weight.detach() for weight in weights.values()], count)
         self._num_averaged += 1
+
+    def _warm_up(self, count: int) -> float:
+        """Largest decay after so many steps."""
+        if isinstance(self.warmup, bool):
+            return (1 + count) / (10 + count) if self.warmup else 1.0
+        largest: float = 1.0 - max(1, count) ** -self.warmup
+        return largest
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge the average."""

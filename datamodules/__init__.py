@@ -1,7 +1,7 @@
 """Robot demos in HDF5: readers, windows, statistics, and the batches that training receives."""
 
 from datamodules.augmentation import ColourJitter
-from datamodules.batch import Batch, Window
+from datamodules.batch import Batch, Observations, Window
 from datamodules.datamodule import DemoDataModule
 from datamodules.preprocessing import Preprocessing
 from datamodules.sources import LiberoDataModule, RoboCasaDataModule, RobosuiteDataModule
@@ -16,6 +16,7 @@ __all__ = [
     "Demo",
     "DemoDataModule",
     "LiberoDataModule",
+    "Observations",
     "Preprocessing",
     "RoboCasaDataModule",
     "RobomimicWriter",

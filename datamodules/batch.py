@@ -13,6 +13,26 @@ from datamodules.cached_windows import Latents
 
 
 @dataclass
+class Observations:
+    """What a policy may see at B moments.
+
+    Attributes:
+        frames: (B, V, O, 3, S, S) in [-1, 1], the current one last; O is `Preprocessing.num_observations`.
+        instructions: B sentences.
+        proprio: (B, O, P), normalised; P = 0 where no proprioception is used.
+    """
+
+    frames: Tensor
+    instructions: Sequence[str]
+    proprio: Tensor
+
+    @property
+    def current(self) -> Tensor:
+        """The current frame of each camera (B, V, 3, S, S)."""
+        return self.frames[:, :, -1]
+
+
+@dataclass
 class Window:
     """One training sample: a demo seen from one start step.
 
@@ -26,6 +46,8 @@ class Window:
         latents: From a latent cache, in place of the frames.
         seed: Of what is drawn for this visit to the window.
         features: From a feature cache: (V, T, C, h, w) float16 at every tap.
+        past_frames: (V, O - 1, 3, H, W) uint8, before the current one, where a policy sees several observations.
+        proprio: (O, P) float32, normalised, where there is any.
     """
 
     frames: Tensor
@@ -36,6 +58,8 @@ class Window:
     latents: Latents | None = None
     seed: int = 0
     features: list[Tensor] | None = None
+    past_frames: Tensor | None = None
+    proprio: Tensor | None = None
 
 
 @dataclass
@@ -53,6 +77,8 @@ class Batch:
         latents: From a latent cache; frames are then read only where pictures are looked at.
         seeds: B numbers, of what is drawn for each window this time.
         features: From a feature cache: (B, V, T, C, h, w) float16 at every tap; there are then no frames.
+        past_frames: (B, V, O - 1, 3, H, W) like `frames`, where there are any.
+        proprio: (B, O, P) float32, normalised, where there is any.
     """
 
     frames: Tensor
@@ -63,6 +89,8 @@ class Batch:
     latents: Latents | None = None
     seeds: list[int] = field(default_factory=list)
     features: list[Tensor] | None = None
+    past_frames: Tensor | None = None
+    proprio: Tensor | None = None
 
     def __len__(self) -> int:
         return self.actions.shape[0]
@@ -71,6 +99,15 @@ class Batch:
     def has_frames(self) -> bool:
         """Whether frames were read (they are not when training from a cache)."""
         return self.frames.numel() > 0
+
+    @property
+    def observations(self) -> Observations:
+        """What a policy sees of these windows in a rollout; needs frames."""
+        assert self.has_frames, "the observations are pictures"
+        current = self.frames[:, :, :1]
+        frames = current if self.past_frames is None else torch.cat([self.past_frames, current], dim=2)
+        proprio = self.proprio if self.proprio is not None else current.new_zeros(len(self), frames.shape[2], 0)
+        return Observations(frames, self.instructions, proprio)
 
     def first(self, count: int) -> Batch:
         """The first windows."""
@@ -101,6 +138,8 @@ class Batch:
         """
         latents = [w.latents for w in windows if w.latents is not None]
         features = [w.features for w in windows if w.features is not None]
+        past = [w.past_frames for w in windows if w.past_frames is not None]
+        proprio = [w.proprio for w in windows if w.proprio is not None]
         whole = all(w.frames.numel() for w in windows)
         return Batch(
             frames=torch.stack([w.frames for w in windows]) if whole else torch.empty(len(windows), 0),
@@ -111,4 +150,6 @@ class Batch:
             latents=Latents.stack(latents) if latents else None,
             seeds=[w.seed for w in windows],
             features=[torch.stack(tap) for tap in zip(*features, strict=True)] if features else None,
+            past_frames=torch.stack(past) if past else None,
+            proprio=torch.stack(proprio) if proprio else None,
         )

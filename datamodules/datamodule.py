@@ -71,6 +71,9 @@ class DemoDataModule(LightningDataModule):
             are neither trained on nor measured, and their demos are left out of a stage that learns actions.
         evaluation_only_tasks: Tasks that no stage learns from; demos of them, where there are any, are left out.
         latent_cache: Folder that `videopolicy cache` filled: latents are read in place of frames.
+        num_observations: Moments that a policy sees, a step apart, the last being the current one.
+        proprio: Keys under ``obs`` of vectors that it sees besides, such as ``robot0_eef_pos``, scaled by their ranges
+            (quaternions as they are); in a rollout the simulator's of the same name without ``robot0_``.
 
     Attributes:
         train_set: Windows for training, after ``setup``.
@@ -118,6 +121,8 @@ class DemoDataModule(LightningDataModule):
         video_only_tasks: list[str] | None = None,
         evaluation_only_tasks: list[str] | None = None,
         latent_cache: str | None = None,
+        num_observations: int = 1,
+        proprio: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.reader = self._make_reader()
@@ -146,6 +151,7 @@ class DemoDataModule(LightningDataModule):
         self.video_only_tasks = list(video_only_tasks or ())
         self.evaluation_only_tasks = list(evaluation_only_tasks or ())
         self.latent_cache, self.latents = latent_cache, None
+        self.num_observations, self.proprio = num_observations, list(proprio or ())
         self._all_demos: DemoSet | None = None
         self._films: bool | None = None  # whether train_set and val_set were made for a stage that films
         self.validate_without_demos = False
@@ -177,6 +183,9 @@ class DemoDataModule(LightningDataModule):
                 action_horizon=self.action_horizon,
                 action_dims=dims,
                 statistics=self._statistics(dims),
+                num_observations=self.num_observations,
+                proprio=tuple(self.proprio),
+                proprio_statistics=self._demo_set().proprio_statistics(self.proprio) if self.proprio else None,
             )
         if self._films != films:
             self._choose(films, self._preprocessing)
@@ -290,9 +299,14 @@ class DemoDataModule(LightningDataModule):
         """Turn bytes into floats in [-1, 1] on the device, and jitter their colours in training."""
         if not batch.has_frames:
             return batch
-        batch.frames = self.preprocessing.to_float(batch.frames)
+        past, clips = batch.past_frames, batch.frames
+        clips = self.preprocessing.to_float(clips if past is None else torch.cat([past, clips], dim=2))
         if self.colour_jitter is not None and self.trainer is not None and self.trainer.training:
-            batch.frames = self.colour_jitter(batch.frames, batch.seeds)
+            clips = self.colour_jitter(clips, batch.seeds)
+        if past is None:
+            batch.frames = clips
+        else:  # one draw for all of a camera's frames
+            batch.past_frames, batch.frames = clips[:, :, : past.shape[2]], clips[:, :, past.shape[2] :]
         return batch
 
     def _make_reader(self) -> DemoReader:
@@ -304,7 +318,7 @@ class DemoDataModule(LightningDataModule):
         return READERS[self.layout]()
 
     def _check_settings(self) -> None:
-        positive = ("num_frames", "frame_stride", "action_horizon", "batch_size", "val_batch_size")
+        positive = ("num_frames", "frame_stride", "action_horizon", "batch_size", "val_batch_size", "num_observations")
         values = {name: getattr(self, name) for name in (*positive, "image_size", "limit_demos")}
         values |= {"action_demos": self.draw.action_demos, "video_demos": self.draw.video_demos}
         for name, value in values.items():

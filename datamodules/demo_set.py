@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.demo_files import find_files
 from datamodules.demos import DemoEntry, ReadingSettings, list_demos, read_actions
+from datamodules.proprio import proprio_statistics
 from datamodules.readers import DemoReader
 from datamodules.statistics import ActionStatistics, ConstantActions, StatisticsMethod, compute_statistics, odd_actions
 from datamodules.statistics_file import load_or_compute
@@ -132,6 +133,10 @@ class DemoSet:
             used,
             lambda: odd_actions(actions(), dims) if method == "minmax" else [],
         )
+
+    def proprio_statistics(self, keys: Sequence[str]) -> ActionStatistics:
+        """Ranges of the robot's own vectors where actions are learned; see `proprio.proprio_statistics`."""
+        return proprio_statistics(self.with_actions(), keys)
 
 
 def split_demos(demos: Sequence[DemoEntry], val_fraction: float, seed: int) -> tuple[list[DemoEntry], list[DemoEntry]]:

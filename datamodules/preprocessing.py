@@ -15,6 +15,9 @@ from torch.nn import functional
 from datamodules.statistics import ActionStatistics
 from files.errors import UserError
 
+ROBOT = "robot0_"  # before a simulator's name of a vector, where demos keep it
+LATER = {"num_observations": 1, "proprio": [], "proprio_statistics": None}  # what older checkpoints do not say
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -28,6 +31,9 @@ class Preprocessing:
         action_horizon: A actions a window.
         action_dims: Which D dimensions of the recorded action are used.
         statistics: Ranges of these D dimensions.
+        num_observations: O moments that a policy sees, a step apart, the last being the current one.
+        proprio: Keys under ``obs`` of the vectors that it sees besides; a simulator's names follow ``robot0_``.
+        proprio_statistics: Ranges of these vectors' P numbers.
     """
 
     cameras: tuple[str, ...]
@@ -37,6 +43,9 @@ class Preprocessing:
     action_horizon: int
     action_dims: tuple[int, ...]
     statistics: ActionStatistics
+    num_observations: int = 1
+    proprio: tuple[str, ...] = ()
+    proprio_statistics: ActionStatistics | None = None
 
     @property
     def num_views(self) -> int:
@@ -47,6 +56,11 @@ class Preprocessing:
     def action_dim(self) -> int:
         """D, the number of predicted action dimensions."""
         return len(self.action_dims)
+
+    @property
+    def proprio_dim(self) -> int:
+        """P, the numbers of proprioception in an observation."""
+        return 0 if self.proprio_statistics is None else self.proprio_statistics.action_dim
 
     def stack(self, images: Mapping[str, npt.NDArray[np.uint8]]) -> Tensor:
         """Gather the cameras in their order and bring them to the network's size.
@@ -83,13 +97,39 @@ class Preprocessing:
         """The network's actions (..., D) to raw ones."""
         return self.statistics.denormalize(actions)
 
+    def join_proprio(self, vectors: Mapping[str, npt.NDArray[Any]]) -> Tensor:
+        """A simulator's vectors of one moment as one normalised vector (P,).
+
+        Args:
+            vectors: Name, without ``robot0_``, to (n,); those that are not used are ignored.
+
+        Raises:
+            UserError: One is missing, or of another width than in the demos.
+        """
+        names = [key.removeprefix(ROBOT) for key in self.proprio]
+        if missing := [name for name in names if name not in vectors]:
+            raise UserError(
+                f"no proprioception {missing}, which the policy was trained with (data.init_args.proprio: "
+                f"{list(self.proprio)}); the simulator reports {sorted(vectors)}. Train with these, or without."
+            )
+        if self.proprio_statistics is None:
+            return torch.empty(0)
+        joined = torch.cat([torch.as_tensor(vectors[name], dtype=torch.float64) for name in names])
+        return self.proprio_statistics.normalize(joined).float()
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and checkpoints."""
-        return asdict(self) | {
+        """Plain values for JSON and checkpoints, which are as before where a policy sees one observation's pictures."""
+        later = {
+            "num_observations": self.num_observations,
+            "proprio": list(self.proprio),
+            "proprio_statistics": self.proprio_statistics and self.proprio_statistics.to_dict(),
+        }
+        values = {key: value for key, value in asdict(self).items() if key not in later} | {
             "cameras": list(self.cameras),
             "action_dims": list(self.action_dims),
             "statistics": self.statistics.to_dict(),
         }
+        return values if later == LATER else values | later
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -98,14 +138,18 @@ class Preprocessing:
         Raises:
             UserError: A key is missing or unknown: another version of this framework wrote it.
         """
+        values = {**LATER, **values}
         _require_keys(cls, values, "preprocessing")
         _require_keys(ActionStatistics, values["statistics"], "preprocessing.statistics")
+        own = values["proprio_statistics"]
         return cls(
             **{
                 **values,
                 "cameras": tuple(values["cameras"]),
                 "action_dims": tuple(values["action_dims"]),
                 "statistics": ActionStatistics.from_dict(values["statistics"]),
+                "proprio": tuple(values["proprio"]),
+                "proprio_statistics": None if own is None else ActionStatistics.from_dict(own),
             }
         )
 

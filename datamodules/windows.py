@@ -30,7 +30,8 @@ class WindowDataset(Dataset[Window]):
 
     A window that starts at step t holds, for every camera, the frames t, t + stride, ... and the actions t, t + 1, ...
     Past the end of the demo the last of these frames is held, and actions are raw zeros ("zero", as published) or the
-    last action ("hold"). Only the frames of the window are read.
+    last action ("hold"). Only the frames of the window are read; where a policy sees several observations, those of the
+    steps before t as well.
 
     Args:
         demos: Demos in order.
@@ -95,6 +96,9 @@ class WindowDataset(Dataset[Window]):
         try:
             actions = self._actions(group, entry, start)
             frames = self._frames(group, entry, read_steps) if use_frames else torch.empty(0)
+            seen = np.maximum(start + np.arange(1 - pre.num_observations, 1), 0)  # the first stands for earlier ones
+            past = self._past_frames(group, entry, seen[:-1]) if use_frames and len(seen) > 1 else None
+            proprio = self._proprio(group, seen) if pre.proprio else None
         except UserError:
             raise
         except READ_ERRORS as error:
@@ -108,6 +112,8 @@ class WindowDataset(Dataset[Window]):
             latents=self._latents(entry, read_steps, seed) if use_latents else None,
             seed=index if seed is None else seed,
             features=None if self.features is None else self.features.window(entry, start),
+            past_frames=past,
+            proprio=proprio,
         )
 
     def _latents(self, entry: DemoEntry, steps: npt.NDArray[np.int64], seed: int | None) -> Latents:
@@ -123,6 +129,18 @@ class WindowDataset(Dataset[Window]):
         padding = ((0, pre.action_horizon - len(raw)), (0, 0))
         padded = np.pad(raw, padding, mode="constant" if self.action_padding == "zero" else "edge")
         return pre.normalize_actions(torch.from_numpy(padded)).float()
+
+    def _proprio(self, group: h5py.Group, steps: npt.NDArray[np.int64]) -> Tensor:
+        """(O, P) at these steps, which may repeat the first."""
+        pre = self.preprocessing
+        assert pre.proprio_statistics is not None, "measured at set-up"
+        stretches = [group["obs"][key][steps[0] : steps[-1] + 1][steps - steps[0]] for key in pre.proprio]
+        joined = torch.from_numpy(np.concatenate(stretches, axis=1).astype(np.float64))
+        return pre.proprio_statistics.normalize(joined).float()
+
+    def _past_frames(self, group: h5py.Group, entry: DemoEntry, steps: npt.NDArray[np.int64]) -> Tensor:
+        """Frames (V, O - 1, 3, S, S) uint8 at these steps, which may repeat the first."""
+        return self._frames(group, entry, np.arange(steps[0], steps[-1] + 1))[:, steps - steps[0]]
 
     def _frames(self, group: h5py.Group, entry: DemoEntry, steps: npt.NDArray[np.int64]) -> Tensor:
         """Frames (V, T, 3, S, S) uint8 at these steps; the last one inside the demo stands in for later ones."""

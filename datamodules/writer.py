@@ -18,10 +18,13 @@ import numpy.typing as npt
 
 from datamodules.demo_files import PARTS
 from datamodules.hdf5 import READ_ERRORS, one_line, read_json_attribute, refuse_journal, text_of
+from datamodules.preprocessing import ROBOT
 from datamodules.readers import demo_names
 from files.errors import UserError
 from files.locks import HeldError, hold_folder
 from files.writing import replacing
+
+IMAGE = "_image"  # ends the key of a camera's pictures
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Demo:
         states: (L, S) simulator states, if they were recorded.
         instruction: What the robot was told.
         attrs: Further texts to keep with the demo, e.g. ``model_file`` or the key of its episode.
+        proprio: Name to (L, n) vectors of the robot, kept under ``obs/robot0_<name>`` as robomimic does.
     """
 
     actions: npt.NDArray[Any]
@@ -41,6 +45,7 @@ class Demo:
     states: npt.NDArray[Any] | None = None
     instruction: str = ""
     attrs: dict[str, str] = field(default_factory=dict)
+    proprio: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 class RobomimicWriter:
@@ -182,7 +187,8 @@ class RobomimicWriter:
             group = data[name]
             self._attrs[name] = {key: text_of(value) for key, value in group.attrs.items()}
             if self._like is None:
-                images = {key.removesuffix("_image"): images.shape[1:] for key, images in group["obs"].items()}
+                pictures = {key: images for key, images in group["obs"].items() if key.endswith(IMAGE)}
+                images = {key.removesuffix(IMAGE): images.shape[1:] for key, images in pictures.items()}
                 self._like = images, group["actions"].shape[1]
 
     def _check(self, demo: Demo) -> None:
@@ -211,7 +217,9 @@ def _write(group: h5py.Group, demo: Demo) -> None:
     for camera, images in demo.images.items():
         # a chunk a frame: training reads single frames, and gzip's first level is nearly as small as its ninth
         options = {"chunks": (1, *images.shape[1:]), "compression": "gzip", "compression_opts": 1}
-        group.create_dataset(f"obs/{camera}_image", data=images, **options)
+        group.create_dataset(f"obs/{camera}{IMAGE}", data=images, **options)
+    for name, vectors in demo.proprio.items():
+        group[f"obs/{ROBOT}{name}"] = vectors
     group.attrs.update(demo.attrs | {"instruction": demo.instruction, "num_samples": len(demo.actions)})
 
 

@@ -43,3 +43,33 @@ class TrapezoidalLR(LambdaLR):
             return max(0.0, min(1.0, rising, falling))
 
         super().__init__(optimizer, factor)
+
+
+class WarmUpCosineLR(LambdaLR):
+    """Rise linearly from 0, then fall to 0 by half a cosine: Diffusion Policy's rate.
+
+    As diffusers' `get_cosine_schedule_with_warmup`, a function, which a YAML file cannot name.
+
+    Args:
+        optimizer: Every parameter group keeps its own rate as the height.
+        total_steps: Optimizer steps of the run, ``${trainer.max_steps}`` in an experiment file.
+        warm_up_steps: Those over which the rate rises.
+
+    Raises:
+        UserError: There are not more steps than those of the rise.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warm_up_steps: int = 500) -> None:
+        if not 0 <= warm_up_steps < total_steps:
+            raise UserError(
+                f"WarmUpCosineLR: warm_up_steps is {warm_up_steps} of total_steps {total_steps}; it must be from 0 to "
+                "below that."
+            )
+
+        def factor(step: int) -> float:
+            """Factor on the rate of the optimizer step that comes after `step` others."""
+            if step < warm_up_steps:
+                return step / warm_up_steps
+            return 0.5 * (1 + math.cos(math.pi * (step - warm_up_steps) / (total_steps - warm_up_steps)))
+
+        super().__init__(optimizer, factor)

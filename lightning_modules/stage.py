@@ -98,7 +98,12 @@ class Stage(LightningModule):
         if self.demo_origin is None:  # also where the handoff has attached the data before
             self.demo_origin = origin_of(datamodule)
         latents = getattr(datamodule, "latents", None)
-        if latents is not None and (video := self.video_model) is not None:
+        if latents is not None:
+            if (video := self.video_model) is None:
+                raise UserError(
+                    f"data.init_args.latent_cache: a {type(self).__name__} has no video model that could read latents; "
+                    "set it to null."
+                )
             latents.require(latent_key(video.autoencoder, video.text_encoder, video.condition_noise))
         if datamodule is not None:
             datamodule.picture_windows(self.num_predicted)

@@ -9,8 +9,10 @@ from networks.conditioning import Conditioning
 from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise, mean_over_rows
 from networks.feature_standardizer import FeatureStandardizer
 from networks.joint_denoiser import JointDenoiser
+from networks.keypoint_encoder import KeypointEncoder, SpatialSoftmax
 from networks.lora import LoRA
 from networks.noise import LogNormalNoise, ReadLevelNoise, seeded_noise
+from networks.noise_schedule import NoiseSchedule, StepEmbedding
 from networks.sampling import SCHEDULERS, Sampler, guided
 from networks.text import OpenCLIPTextEncoder, SeededTextEncoder, TextEncoder
 from networks.video_model import VideoModel
@@ -27,8 +29,10 @@ __all__ = [
     "EDMPreconditioning",
     "FeatureStandardizer",
     "JointDenoiser",
+    "KeypointEncoder",
     "LoRA",
     "LogNormalNoise",
+    "NoiseSchedule",
     "OpenCLIPTextEncoder",
     "PixelShuffleAutoencoder",
     "Preconditioning",
@@ -37,6 +41,8 @@ __all__ = [
     "SVDAutoencoder",
     "Sampler",
     "SeededTextEncoder",
+    "SpatialSoftmax",
+    "StepEmbedding",
     "TapShape",
     "TextEncoder",
     "VideoModel",

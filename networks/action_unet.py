@@ -1,26 +1,30 @@
 """The action network: a 1-D U-Net over the action chunk, conditioned by FiLM (Diffusion Policy, Chi et al. 2023)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from files.errors import UserError
 
+Activation = Literal["SiLU", "Mish"]
+
 
 class ActionUNet(nn.Module):
-    """Denoise a chunk of actions, given video features and a noise level.
+    """Denoise a chunk of actions, given a conditioning vector and a noise level.
 
     Args:
         action_dim: Numbers in one action.
         action_horizon: Actions in a chunk; divisible by 2 for every level but the last.
-        cond_dim: Size of the video features' vector (`CNNAdapter.cond_dim`).
-        emb_dim: Size of the noise-level embedding (`VideoUNet.emb_dim`).
+        cond_dim: Size of the conditioning vector: of video features (`CNNAdapter.cond_dim`) or of observations.
+        emb_dim: Size of the noise-level embedding (`VideoUNet.emb_dim`, `StepEmbedding.emb_dim`).
         step_embed_dim: Size to which that embedding is projected.
         widths: Channels of each level; multiples of `num_groups`.
         kernel_size: Actions that one convolution sees; odd.
         num_groups: Groups of each normalisation.
+        activation: ``SiLU`` (the paper) or ``Mish`` (Diffusion Policy).
+        zero_init: Begin with an output of 0, for the preconditioned mean of a denoiser; False is torch's own start.
 
     Shape:
         - noisy: (B, A, D), A = action_horizon
@@ -45,9 +49,13 @@ class ActionUNet(nn.Module):
         widths: Sequence[int] = (256, 512, 1024),
         kernel_size: int = 5,
         num_groups: int = 8,
+        activation: Activation = "SiLU",
+        zero_init: bool = True,
     ) -> None:
         super().__init__()
         _check_settings(action_horizon, widths, kernel_size, num_groups)
+        if activation not in get_args(Activation):
+            raise UserError(f"action U-Net: activation is {activation!r}; choose one of {get_args(Activation)}.")
         self.config: dict[str, Any] = {
             "action_dim": action_dim,
             "action_horizon": action_horizon,
@@ -57,14 +65,16 @@ class ActionUNet(nn.Module):
             "widths": list(widths),
             "kernel_size": kernel_size,
             "num_groups": num_groups,
+            **({} if activation == "SiLU" else {"activation": activation}),  # descriptions older than these two
+            **({} if zero_init else {"zero_init": zero_init}),  # arguments are those of their defaults
         }
         self.action_dim, self.action_horizon, self.cond_dim = action_dim, action_horizon, cond_dim
         film_dim = step_embed_dim + cond_dim
 
         def block(in_channels: int, out_channels: int) -> FiLMResBlock:
-            return FiLMResBlock(in_channels, out_channels, film_dim, kernel_size, num_groups)
+            return FiLMResBlock(in_channels, out_channels, film_dim, kernel_size, num_groups, activation)
 
-        self.step_encoder = nn.Sequential(nn.SiLU(), nn.Linear(emb_dim, step_embed_dim))
+        self.step_encoder = nn.Sequential(getattr(nn, activation)(), nn.Linear(emb_dim, step_embed_dim))
         self.down = nn.ModuleList()
         for level, width in enumerate(widths):
             before = action_dim if level == 0 else widths[level - 1]
@@ -77,9 +87,10 @@ class ActionUNet(nn.Module):
             upsample = nn.ConvTranspose1d(width, width, 4, 2, 1)
             self.up.append(nn.ModuleList([block(2 * before, width), block(width, width), upsample]))
         output = nn.Conv1d(widths[0], action_dim, 1)
-        self.final = nn.Sequential(ConvBlock(widths[0], widths[0], kernel_size, num_groups), output)
-        nn.init.zeros_(output.weight)  # the first prediction is the preconditioned mean, as in the video network
-        nn.init.constant_(output.get_parameter("bias"), 0.0)
+        self.final = nn.Sequential(ConvBlock(widths[0], widths[0], kernel_size, num_groups, activation), output)
+        if zero_init:
+            nn.init.zeros_(output.weight)  # the first prediction is the preconditioned mean, as in the video network
+            nn.init.constant_(output.get_parameter("bias"), 0.0)
 
     def forward(self, noisy: Tensor, emb: Tensor, cond: Tensor) -> Tensor:
         """Return the raw network output for noisy actions; see the class for shapes."""
@@ -108,19 +119,21 @@ class ActionUNet(nn.Module):
             )
         if cond.shape[-1] != self.cond_dim:
             raise UserError(
-                f"action U-Net: video features of size {cond.shape[-1]} found, cond_dim is {self.cond_dim}; "
-                "set it to the adapter's cond_dim."
+                f"action U-Net: a conditioning vector of size {cond.shape[-1]} found, cond_dim is {self.cond_dim}; "
+                "set it to the size of what conditions, such as the adapter's cond_dim."
             )
 
 
 class ConvBlock(nn.Module):
-    """Convolution over time, normalisation, SiLU."""
+    """Convolution over time, normalisation, activation."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, num_groups: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, num_groups: int, activation: Activation = "SiLU"
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv1d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
         self.norm = nn.GroupNorm(num_groups, out_channels)
-        self.act = nn.SiLU()
+        self.act = getattr(nn, activation)()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, A) to (B, C', A)."""
@@ -131,11 +144,19 @@ class ConvBlock(nn.Module):
 class FiLMResBlock(nn.Module):
     """Residual block whose features the condition scales and shifts channel by channel (Perez et al. 2018)."""
 
-    def __init__(self, in_channels: int, out_channels: int, film_dim: int, kernel_size: int, num_groups: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        film_dim: int,
+        kernel_size: int,
+        num_groups: int,
+        activation: Activation = "SiLU",
+    ) -> None:
         super().__init__()
-        self.first = ConvBlock(in_channels, out_channels, kernel_size, num_groups)
-        self.film = nn.Sequential(nn.SiLU(), nn.Linear(film_dim, 2 * out_channels))
-        self.second = ConvBlock(out_channels, out_channels, kernel_size, num_groups)
+        self.first = ConvBlock(in_channels, out_channels, kernel_size, num_groups, activation)
+        self.film = nn.Sequential(getattr(nn, activation)(), nn.Linear(film_dim, 2 * out_channels))
+        self.second = ConvBlock(out_channels, out_channels, kernel_size, num_groups, activation)
         self.shortcut = nn.Conv1d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:

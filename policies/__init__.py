@@ -1,6 +1,7 @@
 """What is trained, kept in a checkpoint and rolled out: a policy, with or without a video model."""
 
 from policies.checkpoint import build_policy, current_description, load_policy, load_video_model
+from policies.diffusion_policy import DiffusionPolicy
 from policies.feature_levels import (
     FORMER_ARGUMENTS,
     FeatureLevels,
@@ -15,6 +16,7 @@ from policies.video_policy import Features, VideoPolicy
 
 __all__ = [
     "FORMER_ARGUMENTS",
+    "DiffusionPolicy",
     "FeatureLevels",
     "Features",
     "FixedLevel",

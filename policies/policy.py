@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from datamodules import Batch, Preprocessing
-from simulators import PolicyReply, PolicyRequest
+from datamodules import Batch, Observations, Preprocessing
+from files.errors import UserError
+from simulators import Observation, PolicyReply, PolicyRequest
 
 
 class Policy(nn.Module, ABC):
@@ -25,10 +26,12 @@ class Policy(nn.Module, ABC):
         preprocessing: Cameras, picture size, window and action statistics; None until `attach`.
         loss_weight: Factor on the loss that is trained; what is logged stays without it.
         needs_future_frames: Whether training looks at frames after the current one; the datamodule reads none if not.
+        sees_past: Whether it makes use of earlier observations and of proprioception.
     """
 
     loss_weight: float = 1.0
     needs_future_frames: bool = False
+    sees_past: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,12 +53,11 @@ class Policy(nn.Module, ABC):
         """
 
     @abstractmethod
-    def condition(self, current: Tensor, instructions: Sequence[str], seeds: Sequence[int]) -> Any:  # noqa: ANN401
+    def condition(self, observations: Observations, seeds: Sequence[int]) -> Any:  # noqa: ANN401
         """What the networks make of B observations before anything is sampled.
 
         Args:
-            current: Current frame of each camera (B, V, 3, S, S) in [-1, 1].
-            instructions: One a sample.
+            observations: What is seen and said.
             seeds: One a sample, for whatever is drawn.
         """
 
@@ -81,7 +83,17 @@ class Policy(nn.Module, ABC):
     # --- what most policies leave as it is --------------------------------------------------------------------------
 
     def attach(self, preprocessing: Preprocessing) -> None:
-        """Take over the data's preprocessing and build what depends on it; a second time changes nothing."""
+        """Take over the data's preprocessing and build what depends on it; a second time changes nothing.
+
+        Raises:
+            UserError: The data has observations that the policy would not look at.
+        """
+        if not self.sees_past and (preprocessing.num_observations > 1 or preprocessing.proprio):
+            raise UserError(
+                f"data.init_args: num_observations is {preprocessing.num_observations} and proprio "
+                f"{list(preprocessing.proprio)}, but a {type(self).__name__} sees the current pictures alone; leave "
+                "both out, or train a DiffusionPolicy."
+            )
         self.preprocessing = preprocessing
 
     def network_config(self) -> dict[str, Any]:
@@ -100,7 +112,7 @@ class Policy(nn.Module, ABC):
     def sample_batch(self, batch: Batch, pictured: Sequence[int] = ()) -> tuple[Tensor, Tensor | None]:
         """`sample` for the windows of a batch, seeded by their numbers."""
         seeds = batch.windows.tolist()
-        return self.sample(self.condition(batch.frames[:, :, 0], batch.instructions, seeds), seeds, pictured)
+        return self.sample(self.condition(batch.observations, seeds), seeds, pictured)
 
     # --- rollouts -------------------------------------------------------------------------------------------------
 
@@ -117,12 +129,10 @@ class Policy(nn.Module, ABC):
         was_training = self.training
         self.eval()
         try:
-            pictures = torch.stack([self.data.stack(request.observation.images) for request in requests])
-            instructions = [request.observation.instruction for request in requests]
             seeds = [request.seed for request in requests]
             pictured = [index for index, request in enumerate(requests) if request.want_prediction]
-            current = self.data.to_float(pictures.to(self.device))
-            actions, frames = self.sample(self.condition(current, instructions, seeds), seeds, pictured)
+            seen = self._observed([request.observation for request in requests])
+            actions, frames = self.sample(self.condition(seen, seeds), seeds, pictured)
         finally:
             self.train(was_training)
         raw = self.data.denormalize_actions(actions.float().clamp(-1.0, 1.0)).cpu().numpy()
@@ -131,6 +141,18 @@ class Policy(nn.Module, ABC):
             PolicyReply(actions=chunk.astype(np.float32), prediction=clips.get(index))
             for index, chunk in enumerate(raw)
         ]
+
+    def _observed(self, observations: Sequence[Observation]) -> Observations:
+        """What simulators report, as training has it; at the start of an episode the first stands for earlier ones."""
+        wanted = self.num_observations
+        rows = [[*observation.past, observation][-wanted:] for observation in observations]
+        for row in rows:
+            assert len(row) > min(wanted - 1, row[-1].step), f"{len(row)} observations at step {row[-1].step}"
+        rows = [row[:1] * (wanted - len(row)) + row for row in rows]
+        pictures = torch.stack([torch.stack([self.data.stack(seen.images) for seen in row], dim=1) for row in rows])
+        proprio = torch.stack([torch.stack([self.data.join_proprio(seen.proprio) for seen in row]) for row in rows])
+        words = [observation.instruction for observation in observations]
+        return Observations(self.data.to_float(pictures.to(self.device)), words, proprio.to(self.device))
 
     def _clips(self, frames: Tensor) -> npt.NDArray[np.uint8]:
         clips: npt.NDArray[np.uint8] = self.data.to_uint8(frames.float()).movedim(-3, -1).cpu().numpy()
@@ -141,6 +163,11 @@ class Policy(nn.Module, ABC):
         """The preprocessing; only valid once attached."""
         assert self.preprocessing is not None, "attach comes first"
         return self.preprocessing
+
+    @property
+    def num_observations(self) -> int:
+        """How many of the last observations a rollout has to bring, a step apart."""
+        return self.data.num_observations
 
     @property
     def device(self) -> torch.device:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules import Batch, Preprocessing
+from datamodules import Batch, Observations, Preprocessing
 from files.errors import UserError
 from networks import (
     ActionUNet,
@@ -182,9 +182,9 @@ class VideoPolicy(Policy):
 
     # --- conditions and features ----------------------------------------------------------------------------------
 
-    def condition(self, current: Tensor, instructions: Sequence[str], seeds: Sequence[int]) -> Conditioning:
+    def condition(self, observations: Observations, seeds: Sequence[int]) -> Conditioning:
         """Condition latents and text tokens, see `Policy.condition`."""
-        result: Conditioning = self.video.condition(current, instructions, seeds=seeds)
+        result: Conditioning = self.video.condition(observations.current, observations.instructions, seeds=seeds)
         return result
 
     def drop(self, conditioning: Conditioning) -> Conditioning:

@@ -92,7 +92,7 @@ class RolloutEngine:
         self.record_stride = record_stride
         self.pool = WorkerPool(config, num_workers, timeout_s, max_retries=max_retries)
         self._episodes: dict[int, _Episode] = {}  # slot -> what runs there
-        self._render = True
+        self._render, self._num_observations = True, 1
 
     def run(
         self,
@@ -105,7 +105,8 @@ class RolloutEngine:
         """Run every episode once and return the results in the order of `episodes`.
 
         Args:
-            policy: Answers batches of requests. With an attribute `needs_images = False` nothing is rendered for it.
+            policy: Answers batches of requests. With an attribute `needs_images = False` nothing is rendered for it;
+                `num_observations` is how many of the last observations it wants, 1 without it.
             episodes: What to run.
             known: Episode key -> its result from an earlier run of this policy. Those with an outcome are not run
                 again; those that ended in an error are.
@@ -116,6 +117,7 @@ class RolloutEngine:
         results = {index: done[spec.key] for index, spec in enumerate(episodes) if spec.key in done}
         todo = [index for index in range(len(episodes)) if index not in results]
         self._render = bool(getattr(policy, "needs_images", True))
+        self._num_observations = int(getattr(policy, "num_observations", 1))
         self._episodes.clear()
         self.pool.load([episodes[index] for index in todo], todo)
         with EpisodeProgress("rollouts", len(episodes), len(results), progress) as bar:
@@ -193,7 +195,8 @@ class RolloutEngine:
         for (slot, episode), reply in zip(waiting.items(), replies, strict=True):
             self._note_reply(episode, reply, share)
             actions = np.asarray(reply.actions[: self.execute_steps], dtype=np.float32)
-            deaths.append(self.pool.send(slot, "step_chunk", actions=actions, **self._pictures(slot)))
+            wanted = {**self._pictures(slot), "num_observations": self._num_observations}
+            deaths.append(self.pool.send(slot, "step_chunk", actions=actions, **wanted))
         return [death for death in deaths if death is not None]
 
     def _let_expert_act(self, waiting: Mapping[int, _Episode]) -> list[Event]:

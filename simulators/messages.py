@@ -58,6 +58,7 @@ class Observation:
         step: Control steps since the episode began.
         action_dim: Width of an action of this task, which the worker fills in; 0 if it is not known.
         max_steps: The episode's step limit, which the worker fills in; 0 if it is not known.
+        past: Observations of the steps before, the oldest first, as many as were asked for and the episode has.
     """
 
     images: Images
@@ -66,6 +67,7 @@ class Observation:
     step: int
     action_dim: int = 0
     max_steps: int = 0
+    past: list[Observation] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class DemoEpisode:
         states: (L, S) float64 flattened simulator states.
         instruction: The task in words.
         attrs: Strings to store beside the demo: `model_file`, `env_args` and the like.
+        proprio: Name -> (L, n) float32, what `Observation.proprio` is at each picture.
     """
 
     success: bool
@@ -108,6 +111,7 @@ class DemoEpisode:
     states: Array | None
     instruction: str
     attrs: dict[str, str]
+    proprio: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,9 @@ class DemoSimulator(Simulator, Protocol):
     def render(self) -> Images:
         """Pictures of the current state from every configured camera."""
 
+    def proprio(self) -> dict[str, Array]:
+        """What `Observation.proprio` is in the current state."""
+
     def state(self) -> Array:
         """The flattened simulator state (S,) float64."""
 

@@ -21,7 +21,7 @@ from simulators.describe import describe, simulator_versions
 from simulators.errors import SimulatorError
 from simulators.experts.base import Expert
 from simulators.experts.episode import record_episode, step_expert
-from simulators.messages import EpisodeSpec, Observation, Transition
+from simulators.messages import Array, EpisodeSpec, Images, Observation, Transition
 from simulators.protocol import Simulator
 from simulators.rendering import choose_gl
 from simulators.variations import require_variable, reworded
@@ -35,6 +35,7 @@ class Worker:
         self._simulator: Any = None
         self._spec: EpisodeSpec | None = None
         self._expert: Expert | None = None  # of the episode under way
+        self._seen: list[Observation] = []  # the last ones of the episode
 
     @property
     def simulator(self) -> Any:  # noqa: ANN401 - whichever protocol the verb needs
@@ -70,14 +71,39 @@ class Worker:
             return self._worded(record_episode(self.simulator, **arguments), arguments["spec"])
         if verb == "reset":
             self._spec, self._expert = arguments["spec"], None
-            return self._described(self.simulator.reset(**arguments))
+            self._seen = [self.simulator.reset(**arguments)]
+            return self._described(self._seen[0])
         transition: Transition
         if verb == "step_expert":
             transition = step_expert(self.simulator, self.expert, **arguments)
         else:
             assert verb == "step_chunk", verb
-            transition = self.simulator.step_chunk(**arguments)
+            transition = self.step_chunk(**arguments)
         return replace(transition, observation=self._described(transition.observation))
+
+    def step_chunk(self, actions: Array, render: bool, record_stride: int, num_observations: int = 1) -> Transition:
+        """See `Simulator.step_chunk`; the observation at the end has those of the steps before it with it.
+
+        Args:
+            actions: As there.
+            render: As there.
+            record_stride: As there.
+            num_observations: Wanted at the end; drawn are only these.
+        """
+        if num_observations == 1:
+            last: Transition = self.simulator.step_chunk(actions, render, record_stride)
+            return last
+        frames: list[Images] = []
+        seen, num_steps = self._seen, 0
+        first = max(1, len(actions) - num_observations + 1)
+        for part in (actions[:first], *(actions[step : step + 1] for step in range(first, len(actions)))):
+            last = self.simulator.step_chunk(part, render, record_stride)
+            frames, num_steps = frames + last.frames, num_steps + last.num_steps
+            if last.observation is None:
+                return replace(last, frames=frames, num_steps=num_steps)
+            seen = [*seen, last.observation][-num_observations:]
+        self._seen = seen
+        return replace(last, observation=replace(seen[-1], past=seen[:-1]), frames=frames, num_steps=num_steps)
 
     @property
     def expert(self) -> Expert:

@@ -90,6 +90,9 @@ SHORT = {
     "videopolicy cache": "-c tiny_cache.yaml",
     "lightning fit -c experiments/robocasa.yaml --data.latent_cache": "-c tiny_cache.yaml",
     "lightning fit -c experiments/lift.yaml --data.action_demos": "--data.action_demos 1",
+    "lightning fit -c experiments/lift.yaml -c experiments/baselines/diffusion_policy_small.yaml": "--data.batch_size "
+    "2 --trainer.max_steps 2 --trainer.val_check_interval 2 --model.lr_scheduler.warm_up_steps 1 "
+    "--rollout.num_episodes 1",
     "videopolicy demo": "--episodes 1 -- -c tiny_demo.yaml",
     "lightning fit -c experiments/robocasa.yaml --stages.action.trainer.max_steps": "--trainer.max_steps 3",
     "make demo": "ARGS='--episodes 1 -- -c tiny_demo.yaml'",
@@ -295,7 +298,7 @@ class Workplace:
         """Path -> what makes it."""
         runs = {name: f"runs/{name}" for name in EXPERIMENTS}
         made: dict[str, Callable[[], None]] = {path: lambda n=n: self._trained(n) for n, path in runs.items()}
-        for path in ("demos/lift.hdf5", "demos/stack.hdf5"):
+        for path in ("demos/lift.hdf5", "demos/lift200.hdf5", "demos/stack.hdf5"):
             made[path] = lambda path=path: demos(self.folder / path, "robosuite")
         for path in ("demos/robocasa", "my_demos"):
             made[path] = lambda path=path: demos(self.folder / path / "CloseDrawer" / "demo_im128.hdf5", "robocasa")

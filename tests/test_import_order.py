@@ -19,7 +19,7 @@ ALONE = "simulators"  # lent to another Python, so it may not even use the lowes
 TENSORS = {"torch", "numpy"}
 THIRD_PARTY = {
     "files": {"filelock"},
-    "networks": TENSORS | {"diffusers", "open_clip", "peft", "safetensors", "transformers"},
+    "networks": TENSORS | {"diffusers", "open_clip", "peft", "safetensors", "torchvision", "transformers"},
     "datamodules": TENSORS | {"lightning", "h5py", "torchvision", "PIL"},
     "simulators": {"numpy"},
     "rollouts": {"numpy", "rich"},

@@ -199,7 +199,7 @@ def _demo(episode: CollectedEpisode, config: SimulatorConfig, settings: ExpertSe
     assert demo is not None
     assert demo.actions is not None
     attrs = {**demo.attrs, **_settings_attrs(config, settings), "episode": episode.spec.key, "task": episode.spec.task}
-    return Demo(demo.actions, demo.images, demo.states, demo.instruction, attrs)
+    return Demo(demo.actions, demo.images, demo.states, demo.instruction, attrs, demo.proprio)
 
 
 def _result(episode: CollectedEpisode, mark: str) -> EpisodeResult:

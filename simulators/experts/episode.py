@@ -67,12 +67,14 @@ def record_episode(sim: DemoSimulator, spec: EpisodeSpec, settings: ExpertSettin
     if solved_at is None:
         return DemoEpisode(False, len(actions), None, {}, None, sim.instruction, {})
     attrs = sim.demo_attrs()
-    frames = []
+    frames, vectors = [], []
     for state in states:
         sim.restore(state)
         frames.append(sim.render())
+        vectors.append(sim.proprio())
+    proprio = {name: np.stack([vector[name] for vector in vectors]) for name in vectors[0]}
     images = {camera: np.stack([frame[camera] for frame in frames]) for camera in frames[0]}
-    return DemoEpisode(True, len(actions), np.stack(actions), images, np.stack(states), sim.instruction, attrs)
+    return DemoEpisode(True, len(actions), np.stack(actions), images, np.stack(states), sim.instruction, attrs, proprio)
 
 
 def step_expert(sim: DemoSimulator, expert: Expert, num_steps: int, render: bool, record_stride: int) -> Transition:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks.weight_averaging import TrainableWeightAveraging
+from files.errors import UserError
 
 
 class Line(LightningModule):
@@ -48,6 +49,17 @@ def fit(
     data = DataLoader(TensorDataset(torch.ones(4, 1)), batch_size=1)
     trainer.fit(model, data, data, ckpt_path=ckpt_path, weights_only=True)
     return trainer, averaging
+
+
+def test_the_rule_of_diffusion_policy_is_its_formula() -> None:
+    """EMAModel of its code: 0 twice, then 1 - (1 + n)^-0.75, at most the decay."""
+    rule = TrainableWeightAveraging(decay=0.9999, warmup=0.75)
+    found = [rule._warm_up(count) for count in (0, 1, 2, 3, 101)]
+    assert found == pytest.approx([0, 0, 1 - 2**-0.75, 1 - 3**-0.75, 1 - 101**-0.75])
+    assert TrainableWeightAveraging()._warm_up(8) == 0.5
+    assert TrainableWeightAveraging(warmup=False)._warm_up(0) == 1.0
+    with pytest.raises(UserError, match=r"averaging\.warmup is 0\.0"):
+        TrainableWeightAveraging(warmup=0.0)
 
 
 def test_average_equals_the_recursion_by_hand(tmp_path: Path) -> None:

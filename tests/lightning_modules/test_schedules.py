@@ -1,10 +1,10 @@
-"""The trapezoid, by hand and over a resumed run."""
+"""The schedules by hand, and the trapezoid over a resumed run."""
 
 import pytest
 import torch
 
 from files.errors import UserError
-from lightning_modules import TrapezoidalLR
+from lightning_modules import TrapezoidalLR, WarmUpCosineLR
 
 
 def optimizer() -> torch.optim.Optimizer:
@@ -12,7 +12,7 @@ def optimizer() -> torch.optim.Optimizer:
     return torch.optim.Adam(groups)
 
 
-def rates(schedule: TrapezoidalLR, steps: int) -> list[float]:
+def rates(schedule: torch.optim.lr_scheduler.LambdaLR, steps: int) -> list[float]:
     """Rate of the first group at each of the next steps."""
     found = []
     for _ in range(steps):
@@ -30,6 +30,13 @@ def test_it_rises_stays_and_falls_in_every_group() -> None:
 
 def test_without_warm_up_and_cool_down_it_is_constant() -> None:
     assert rates(TrapezoidalLR(optimizer(), 3, warm_up=0.0, cool_down=0.0), 4) == [1.0] * 4
+
+
+def test_diffusion_policys_rate_rises_from_zero_and_falls_by_half_a_cosine() -> None:
+    schedule = WarmUpCosineLR(optimizer(), total_steps=8, warm_up_steps=4)
+    assert rates(schedule, 9) == pytest.approx([0, 0.25, 0.5, 0.75, 1, 0.853553, 0.5, 0.146447, 0], abs=1e-6)
+    with pytest.raises(UserError, match="warm_up_steps is 500 of total_steps 100"):
+        WarmUpCosineLR(optimizer(), total_steps=100)
 
 
 def test_a_lengthened_run_stays_up_until_its_new_end() -> None:

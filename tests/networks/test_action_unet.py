@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from files.errors import UserError
 from networks.action_unet import ActionUNet
@@ -105,3 +106,49 @@ def test_config_rebuilds_the_network() -> None:
     unet = small()
     rebuilt = ActionUNet(**json.loads(json.dumps(unet.config)))
     rebuilt.load_state_dict(unet.state_dict())
+
+
+# --- Diffusion Policy's form ------------------------------------------------------------------------------------------
+
+
+def by_formula(weights: dict[str, Tensor], noisy: Tensor, emb: Tensor, cond: Tensor) -> Tensor:
+    """Diffusion Policy's ConditionalUnet1D of two levels, from its description: Mish, scale and shift by FiLM."""
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        return functional.linear(functional.mish(x), weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def conv(name: str, x: Tensor, **settings: int) -> Tensor:
+        return functional.conv1d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **settings)
+
+    def layer(name: str, x: Tensor) -> Tensor:
+        x = conv(f"{name}.conv", x, padding=1)
+        x = functional.group_norm(x, 4, weights[f"{name}.norm.weight"], weights[f"{name}.norm.bias"])
+        return functional.mish(x)
+
+    def block(name: str, x: Tensor) -> Tensor:
+        scale, shift = linear(f"{name}.film.1", told)[..., None].chunk(2, dim=1)
+        out = layer(f"{name}.second", scale * layer(f"{name}.first", x) + shift)
+        return out + (conv(f"{name}.shortcut", x) if f"{name}.shortcut.weight" in weights else x)
+
+    told = torch.cat([linear("step_encoder.1", emb), cond], dim=-1)
+    high = block("down.0.1", block("down.0.0", noisy.transpose(1, 2)))
+    low = block("down.1.1", block("down.1.0", conv("down.0.2", high, stride=2, padding=1)))
+    low = torch.cat([block("mid.1", block("mid.0", low)), low], dim=1)
+    low = block("up.0.1", block("up.0.0", low))
+    up = functional.conv_transpose1d(low, weights["up.0.2.weight"], weights["up.0.2.bias"], stride=2, padding=1)
+    return conv("final.1", layer("final.0", up)).transpose(1, 2)
+
+
+def test_with_mish_it_is_diffusion_policys_network() -> None:
+    unet = small(kernel_size=3, activation="Mish", zero_init=False)
+    inputs = torch.randn(2, 8, 7), torch.randn(2, 12), torch.randn(2, 10)
+    found = unet(*inputs)
+    assert torch.allclose(found, by_formula(dict(unet.state_dict()), *inputs), atol=1e-5)
+    assert found.abs().max() > 0.01  # it does not begin at zero
+
+
+def test_an_older_description_is_that_of_the_defaults() -> None:
+    assert "activation" not in small().config
+    assert ActionUNet(**small(activation="Mish", zero_init=False).config).config["activation"] == "Mish"
+    with pytest.raises(UserError, match="activation is 'ReLU'"):
+        small(activation="ReLU")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from datamodules import Batch, Preprocessing
+from datamodules import Batch, Observations, Preprocessing
 from networks import describe
 from policies import Policy
 
@@ -34,9 +34,9 @@ class LinearPolicy(Policy):
     def config(self) -> dict[str, Any]:
         return describe(self, {"side": self.side})
 
-    def condition(self, current: Tensor, instructions: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        small = functional.adaptive_avg_pool2d(current.flatten(0, 1), self.side)
-        return small.reshape(len(current), -1)
+    def condition(self, observations: Observations, seeds: Sequence[int]) -> Tensor:
+        small = functional.adaptive_avg_pool2d(observations.current.flatten(0, 1), self.side)
+        return small.reshape(len(observations.current), -1)
 
     def sample(self, conditioning: Tensor, seeds: Sequence[int], pictured: Sequence[int] = ()) -> tuple[Tensor, None]:
         assert self.head is not None, "attach comes first"
@@ -44,6 +44,6 @@ class LinearPolicy(Policy):
         return self.head(conditioning).unflatten(1, shape), None
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        conditioning = self.condition(batch.frames[:, :, 0], batch.instructions, [])
+        conditioning = self.condition(batch.observations, [])
         error = self.sample(conditioning, [])[0] - batch.actions
         return {"loss": error.square().mean(), "largest": torch.amax(error.abs())}

@@ -36,6 +36,7 @@ def test_pictures_belong_to_the_states_their_actions_were_chosen_for(counting: C
     assert demo is not None
     assert demo.states is not None
     np.testing.assert_array_equal(demo.images["left"][:, 0, 0, 0], demo.states[:, 0])  # both hold the step count
+    np.testing.assert_allclose(demo.proprio["total"][:, 0], demo.states[:, 1], rtol=1e-6)
     assert np.all(np.diff(demo.states[:, 0]) == 1)
 
 

@@ -289,3 +289,38 @@ def test_no_worker_outlives_its_engine(counting: Counting) -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("execute_steps", "past"), [(4, {0: [], 4: [2, 3]}), (2, {0: [], 2: [0, 1]}), (1, {0: [], 1: [0], 6: [4, 5]})]
+)
+def test_a_policy_that_wants_three_observations_gets_those_before_the_current_one(
+    execute_steps: int, past: dict[int, list[int]], counting: Counting
+) -> None:
+    policy = NoisyPolicy()
+    policy.num_observations = 3  # type: ignore[attr-defined]
+    config = counting(["up"], max_steps=7, options={"goal": 1000})
+    with RolloutEngine(config, execute_steps=execute_steps) as engine:
+        result = engine.run(policy, config.episodes(1), progress=False)[0]
+    assert (result.steps, result.success) == (7, False)
+    seen = {request.observation.step: request.observation for request in policy.seen}
+    for step, earlier in past.items():
+        assert [observation.step for observation in seen[step].past] == earlier
+        assert [observation.images["left"][0, 0, 0] for observation in seen[step].past] == earlier  # the count
+    totals = [float(observation.proprio["total"][0]) for observation in seen.values()]
+    assert totals == sorted(totals)
+
+
+def test_earlier_observations_change_nothing_about_the_episode(counting: Counting) -> None:
+    config = counting(["up"], options={"goal": 12.0})
+    results = []
+    for count in (1, 2):
+        policy = NoisyPolicy()
+        policy.num_observations = count  # type: ignore[attr-defined]
+        with RolloutEngine(config, execute_steps=4, record_episodes=1, record_stride=3) as engine:
+            results.append(engine.run(policy, config.episodes(2), progress=False))
+    assert outcomes(results[0]) == outcomes(results[1])
+    first, second = (result[0].recording for result in results)
+    assert first is not None
+    assert second is not None
+    assert first.steps == second.steps

@@ -89,6 +89,9 @@ class CountingSimulator:
                 os.kill(os.getpid(), signal.SIGKILL)
         return CountingExpert(spec, self.action_dim)
 
+    def proprio(self) -> dict[str, Array]:
+        return {"total": np.array([self.total], dtype=np.float32)}
+
     def state(self) -> Array:
         return np.array([self.steps, self.total])
 
@@ -99,8 +102,7 @@ class CountingSimulator:
         return {"env_args": "{}"}
 
     def _observation(self, render: bool) -> Observation:
-        proprio = {"total": np.array([self.total], dtype=np.float32)}
-        return Observation(self.render() if render else {}, proprio, self.instruction, self.steps)
+        return Observation(self.render() if render else {}, self.proprio(), self.instruction, self.steps)
 
     def _misbehaves(self) -> bool:
         if "once" not in self.options:

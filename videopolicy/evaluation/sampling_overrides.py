@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from files.errors import UserError
-from networks import Sampler, config_of
-from policies import FixedLevel, Policy, RandomLevel, SharedLevels, VideoPolicy
+from networks import NoiseSchedule, Sampler, config_of
+from policies import DiffusionPolicy, FixedLevel, Policy, RandomLevel, SharedLevels, VideoPolicy
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class SamplingOverrides:
         """
         if not self.given():
             return
+        if isinstance(policy, DiffusionPolicy) and self.guidance is None and self.video_steps is None:
+            changes: dict[str, Any] = {"num_steps": self.action_steps, "scheduler": self.action_scheduler}
+            changes = {name: value for name, value in changes.items() if value is not None}
+            policy.schedule = NoiseSchedule(**{**policy.schedule.config["init_args"], **changes})
+            return
         if not isinstance(policy, VideoPolicy):
             raise UserError(f"{', '.join(self.given())}: only a VideoPolicy samples so, not {type(policy).__name__}.")
         steps, features = self.action_steps, policy.features
@@ -49,7 +54,7 @@ class SamplingOverrides:
             assert isinstance(features, FixedLevel | RandomLevel), "the other variants"
             end, standardize = getattr(features, "sigma_end", 1.0), getattr(features, "standardize", False)
             policy.features = FixedLevel(features.sigma, self.video_steps, end, standardize=standardize)
-        changes: dict[str, Any] = {"num_steps": steps, "scheduler": self.action_scheduler, "guidance": self.guidance}
+        changes = {"num_steps": steps, "scheduler": self.action_scheduler, "guidance": self.guidance}
         changes = {name: value for name, value in changes.items() if value is not None}
         arguments = config_of(policy.sampler)["init_args"]
         if self.action_scheduler not in (None, policy.sampler.scheduler):

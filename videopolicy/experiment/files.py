@@ -2,8 +2,8 @@
 
 An experiment is a mapping of a stage's config keys (``seed_everything``, ``data``, ``model``, ``trainer``, ``rollout``,
 ...) and a key ``stages`` with one partial config of the same shape a stage, merged over the common part. An experiment
-has the stages ``video`` and ``action``, or one stage: ``joint``, or ``action`` of a policy without a video stage. Two
-rules on top:
+has the stages ``video`` and ``action``, or one stage: ``joint``, or ``action`` of a policy without a video stage. An
+overlay leaves a stage out by null. Two rules on top:
 
 - A string that ends in ``.yaml`` stands for that file's content, a part; its path is relative to the file it is written
   in. A mapping's key ``base`` names such a file, over which the rest of the mapping is merged.
@@ -64,6 +64,10 @@ def load_experiment(paths: Sequence[str | Path]) -> Config:
     for name in stages:
         if name not in STAGES:
             raise UserError(f"{paths[-1]}: no stage {name!r} in `stages`; {nearest(name, STAGES)}")
+    if stages and not (stages := {name: part for name, part in stages.items() if part is not None}):
+        raise UserError(f"{paths[-1]}: `stages` leaves every stage out; keep one of {', '.join(STAGES)}.")
+    if "stages" in experiment:
+        experiment["stages"] = stages
     if JOINT in stages and len(stages) > 1:
         others = " and ".join(name for name in stages if name != JOINT)
         raise UserError(

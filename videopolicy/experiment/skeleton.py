@@ -94,6 +94,7 @@ def expected_preprocessing(data: DemoDataModule, statistics: ActionStatistics | 
         frame_stride=data.frame_stride,
         action_horizon=data.action_horizon,
         action_dims=dims,
+        num_observations=data.num_observations,
         statistics=statistics or ActionStatistics((-1.0,) * len(dims), (1.0,) * len(dims)),
     )
 

@@ -157,6 +157,7 @@ MISTAKES = {
     "list": ({"a.yaml": "- 1"}, ["a.yaml"], "holds a list; a mapping of config keys is needed"),
     "circle": ({"a.yaml": "data: a.yaml"}, ["a.yaml"], "includes itself"),
     "unknown stage": ({"a.yaml": "stages: {vidoe: {}}"}, ["a.yaml"], "no stage 'vidoe' in `stages`; .* 'video'"),
+    "no stage": ({"a.yaml": "stages: {video: null}"}, ["a.yaml"], "leaves every stage out; keep one of video, action"),
     "joint and action": (
         {"a.yaml": "stages: {joint: {n: 1}}", "b.yaml": "stages: {action: {n: 2}}"},
         ["a.yaml", "b.yaml"],
@@ -181,6 +182,13 @@ def test_a_stage_or_key_that_is_not_there_is_named() -> None:
         stage_config({}, "video", [("stages.actoin.trainer.max_steps", 1)])
     with pytest.raises(UserError, match=r"model\.frames of the video stage: .*'data\.frames' not found"):
         stage_config({"model": {"frames": "${data.frames}"}}, "video")
+
+
+def test_an_overlay_leaves_a_stage_out_by_null(tmp_path: Path) -> None:
+    below = write(tmp_path / "a.yaml", "stages: {video: {n: 1}, action: {n: 2}}")
+    experiment = load_experiment([below, write(tmp_path / "b.yaml", "stages: {video: null, action: {m: 3}}")])
+    assert experiment["stages"] == {"action": {"n": 2, "m": 3}}
+    assert stages_of_experiment(experiment) == ("action",)
 
 
 def test_an_experiment_has_two_stages_or_the_joint_one() -> None:
