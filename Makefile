@@ -91,6 +91,7 @@ SIM_PYTHONS_libero := python3.11 python3.12
 SIM_PYTHONS_robosuite15 := python3.11 python3.12 python3.13
 SIM_PYTHONS_robocasa365 := python3.11 python3.12 python3.13
 SIM_PYTHONS_robocasa := python3.10
+SIM_PYTHONS_metaworld := python3.11 python3.12 python3.13
 ROBOCASA_REF ?= v0.2
 ROBOCASA_SOURCE := .venvs/src/robocasa
 
@@ -114,6 +115,10 @@ sim-robosuite15: .venvs/robosuite15/.installed ## make .venvs/robosuite15: robos
 sim-robocasa365: .venvs/robocasa365/.installed ## make .venvs/robocasa365: RoboCasa v1.0's code with numpy 2, without its assets
 	@echo "Its assets (10 GB): yes | .venvs/robocasa365/bin/python -m robocasa.scripts.download_kitchen_assets"
 	@echo "Use it with python: .venvs/robocasa365/bin/python; look at it with videopolicy simulators check robocasa365"
+
+.PHONY: sim-metaworld
+sim-metaworld: .venvs/metaworld/.installed ## make .venvs/metaworld: Meta-World 3 with numpy 2
+	@echo "Use it with python: .venvs/metaworld/bin/python; look at it with videopolicy simulators check metaworld"
 
 $(ROBOCASA_SOURCE)/setup.py:
 	@mkdir -p $(dir $(ROBOCASA_SOURCE))

@@ -48,6 +48,11 @@ SIMULATORS: dict[str, SimulatorEntry] = {
         install="make sim-robocasa builds an environment that has it; name it in `python:` (docs/simulators.md)",
         suite="robocasa",
     ),
+    "metaworld": SimulatorEntry(
+        "simulators.metaworld_adapter:MetaworldSimulator",
+        install="make sim-metaworld builds an environment that has it; name it in `python:` (docs/simulators.md)",
+        suite="mt50",
+    ),
 }
 
 
@@ -166,6 +171,17 @@ INSTALLATIONS: dict[str, Installation] = {
         "make sim-robocasa365",
         KITCHEN_CAMERAS,
         ".venvs/robocasa365",
+        shared=False,
+    ),
+    "metaworld": Installation(
+        "metaworld",
+        "Meta-World 3",
+        {"mt50": 50, "mt10": 10},
+        ("metaworld",),
+        ("3.",),
+        "make sim-metaworld",
+        ("corner4", "gripperPOV"),
+        ".venvs/metaworld",
         shared=False,
     ),
 }

@@ -20,7 +20,7 @@ class SimulatorConfig:
     """Which simulator, which tasks, and what its cameras see. Demos and rollouts share it, so they share the pictures.
 
     Args:
-        name: `robosuite`, `libero`, `robocasa`, or an adapter of your own as `package.module:Class`.
+        name: `robosuite`, `libero`, `robocasa`, `metaworld`, or an adapter of your own as `package.module:Class`.
         tasks: Task names; `["all"]` stands for every task of the suite until `check_simulator` has named them.
         cameras: Camera names, in the order of the data.
         image_size: Height and width of a picture in pixels.

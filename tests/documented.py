@@ -56,6 +56,7 @@ NOT_RUN = {
     "make sim-libero": "installs packages",
     "make sim-robosuite15": "installs packages",
     "make sim-robocasa365": "installs packages",
+    "make sim-metaworld": "installs packages",
     "make sim-robocasa": "installs packages and downloads 5 GB of assets",
     "make test": "these are its tests",
     "make test-slow": "these are its tests",

@@ -35,6 +35,7 @@ TARGETS = [
     "sim-robosuite15",
     "sim-robocasa365",
     "sim-robocasa",
+    "sim-metaworld",
     "test",
     "test-slow",
     "test-full",

@@ -18,6 +18,7 @@ from rollouts import CollectedEpisode, EpisodeResult, ResultsFile, collect_demos
 from rollouts.progress import EpisodeProgress
 from rollouts.worker_process import ask_once, check_simulator
 from simulators import EpisodeSpec, ExpertSettings, SimulatorConfig
+from simulators.catalogue import INSTALLATIONS, TABLE_CAMERAS
 from videopolicy.collected_demos import open_demos, settings_mark
 
 FILE_SUFFIXES = (".hdf5", ".h5")
@@ -38,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     noise = ExpertSettings()
     add = parser.add_argument
     add(
-        "--simulator", required=True, metavar="S", help="robosuite, libero, or your own adapter as package.module:Class"
+        "--simulator",
+        required=True,
+        metavar="S",
+        help="robosuite, libero, metaworld, or your own adapter as package.module:Class",
     )
     add("--suite", default="", help="suite of tasks; default: the simulator's own (LIBERO: libero_object)")
     add("--task", required=True, nargs="+", metavar="T", help="one task, several, or `all`")
@@ -46,12 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, required=True, metavar="F", help="an .hdf5 file, or a folder that gets one file a task")
     add("--workers", type=int, default=2, metavar="W", help="simulator processes (default 2)")
     add("--image-size", type=int, default=256, help="height and width of pictures in pixels (default 256)")
-    add(
-        "--cameras",
-        nargs="+",
-        default=["agentview", "robot0_eye_in_hand"],
-        help="default: agentview robot0_eye_in_hand",
-    )
+    add("--cameras", nargs="+", help="default: the simulator's own, for instance agentview robot0_eye_in_hand")
     add("--seed", type=int, default=0, help="seed of the first episode; the next ones count on (default 0)")
     add("--max-steps", type=int, help="step limit; default: the task's own")
     add("--noise", type=float, default=noise.noise, help=f"action noise while approaching (default {noise.noise})")
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         name=args.simulator,
         suite=args.suite,
         tasks=list(dict.fromkeys(args.task)),
-        cameras=args.cameras,
+        cameras=args.cameras or usual_cameras(args.simulator),
         image_size=args.image_size,
         max_steps=args.max_steps,
         python=args.python,
@@ -103,6 +102,11 @@ def run(args: argparse.Namespace) -> int:
             console.print(describe(report))
             status = 1 if report.errors == report.tried else status
     return status
+
+
+def usual_cameras(simulator: str) -> list[str]:
+    """Those of a simulator's published protocols; for an adapter of your own robosuite's."""
+    return list(INSTALLATIONS[simulator].cameras if simulator in INSTALLATIONS else TABLE_CAMERAS)
 
 
 def json_mapping(text: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ DATA = {
     "lift": ("robomimic_file", {}),
     "libero_object": ("robomimic_file", {"name": "libero_object.hdf5"}),
     "libero_object_small": ("robomimic_file", {"name": "libero_object_small.hdf5"}),
+    "metaworld_small": ("robomimic_file", {"cameras": ("corner4", "gripperPOV"), "action_dim": 4}),
     "libero10": ("libero_file", {}),
     "robocasa": ("robocasa_file", {}),
     "robocasa_joint": ("robocasa_file", {}),

@@ -1,0 +1,73 @@
+"""Meta-World's fifty tasks in words (the package has none), and the ten of MT10."""
+
+from __future__ import annotations
+
+INSTRUCTIONS = {
+    "assembly-v3": "put the ring on the peg",
+    "basketball-v3": "put the ball into the basket",
+    "bin-picking-v3": "move the block into the other bin",
+    "box-close-v3": "put the lid on the box",
+    "button-press-topdown-v3": "press the button from above",
+    "button-press-topdown-wall-v3": "press the button from above, past the wall",
+    "button-press-v3": "press the button",
+    "button-press-wall-v3": "press the button behind the wall",
+    "coffee-button-v3": "press the button of the coffee machine",
+    "coffee-pull-v3": "pull the mug away from the coffee machine",
+    "coffee-push-v3": "push the mug under the coffee machine",
+    "dial-turn-v3": "turn the dial",
+    "disassemble-v3": "take the ring off the peg",
+    "door-close-v3": "close the door",
+    "door-lock-v3": "lock the door",
+    "door-open-v3": "open the door",
+    "door-unlock-v3": "unlock the door",
+    "hand-insert-v3": "put the block into the hole",
+    "drawer-close-v3": "close the drawer",
+    "drawer-open-v3": "open the drawer",
+    "faucet-open-v3": "open the faucet",
+    "faucet-close-v3": "close the faucet",
+    "hammer-v3": "hammer the nail in",
+    "handle-press-side-v3": "press the handle down from the side",
+    "handle-press-v3": "press the handle down",
+    "handle-pull-side-v3": "pull the handle up from the side",
+    "handle-pull-v3": "pull the handle up",
+    "lever-pull-v3": "pull the lever up",
+    "peg-insert-side-v3": "insert the peg into the side of the box",
+    "pick-place-wall-v3": "carry the block over the wall to the mark",
+    "pick-out-of-hole-v3": "take the block out of the hole",
+    "reach-v3": "reach the mark",
+    "push-back-v3": "pull the block back to the mark",
+    "push-v3": "push the block to the mark",
+    "pick-place-v3": "carry the block to the mark",
+    "plate-slide-v3": "slide the puck into the goal",
+    "plate-slide-side-v3": "slide the puck sideways into the goal",
+    "plate-slide-back-v3": "slide the puck out of the goal",
+    "plate-slide-back-side-v3": "slide the puck sideways out of the goal",
+    "peg-unplug-side-v3": "unplug the peg sideways",
+    "soccer-v3": "push the ball into the goal",
+    "stick-push-v3": "push the can with the stick",
+    "stick-pull-v3": "pull the can with the stick",
+    "push-wall-v3": "push the block around the wall to the mark",
+    "reach-wall-v3": "reach the mark behind the wall",
+    "shelf-place-v3": "put the block on the shelf",
+    "sweep-into-v3": "sweep the block into the hole",
+    "sweep-v3": "sweep the block off the table",
+    "window-open-v3": "open the window",
+    "window-close-v3": "close the window",
+}
+"""Task -> what the robot is told."""
+
+MT10 = (
+    "reach-v3",
+    "push-v3",
+    "pick-place-v3",
+    "door-open-v3",
+    "drawer-open-v3",
+    "drawer-close-v3",
+    "button-press-topdown-v3",
+    "peg-insert-side-v3",
+    "window-open-v3",
+    "window-close-v3",
+)
+
+SUITES = {"mt50": tuple(INSTRUCTIONS), "mt10": MT10}
+"""Suite -> its tasks."""
