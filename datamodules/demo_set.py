@@ -68,7 +68,7 @@ class DemoSet:
     ) -> None:
         self.demos = [demo for path in find_files(paths) for demo in list_demos(path, reader, reading)]
         self.tasks = {demo.task for demo in self.demos}
-        self._draw = draw
+        self._draw, self._reader = draw, reader
         self._splits: dict[bool, tuple[list[DemoEntry], list[DemoEntry]]] = {}
         self._video_only = set(video_only_tasks)
         if not self.tasks:
@@ -136,7 +136,7 @@ class DemoSet:
 
     def proprio_statistics(self, keys: Sequence[str]) -> ActionStatistics:
         """Ranges of the robot's own vectors where actions are learned; see `proprio.proprio_statistics`."""
-        return proprio_statistics(self.with_actions(), keys)
+        return proprio_statistics(self.with_actions(), self._reader, keys)
 
 
 def split_demos(demos: Sequence[DemoEntry], val_fraction: float, seed: int) -> tuple[list[DemoEntry], list[DemoEntry]]:

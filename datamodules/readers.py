@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from datamodules.hdf5 import READ_ERRORS, read_json_attribute, text_of, why_not_read, words_of
 from datamodules.pictures import EncodedPictures, Orientation, are_pictures, as_pictures
@@ -28,6 +29,12 @@ _SUFFIX = re.compile(r"(?<=[^_])(_rgb|_image)?(_jpe?g|_png)?$")
 _ENDINGS = tuple(kind + code for kind in ("_image", "_rgb", "") for code in ("", "_jpeg", "_jpg", "_png"))
 _LIBERO_KEYS = re.compile(r"(agentview|eye_in_hand)_rgb(_jpe?g|_png)?$")
 _ROBOCASA_KEYS = re.compile(r"robot0_\w+_rgb(_jpe?g|_png)?$")
+_LIBERO_VECTORS = {
+    "robot0_eef_pos": "ee_pos",
+    "robot0_eef_quat": "ee_ori",
+    "robot0_gripper_qpos": "gripper_states",
+    "robot0_joint_pos": "joint_states",
+}
 _WORDS = ("instruction", "task_description", "language_instruction")  # attributes of a demo, or of all
 _SCENE = re.compile(r"^[A-Z_]+_SCENE\d+_")
 
@@ -71,6 +78,14 @@ class DemoReader(ABC):
         if (key := self.image_key(demo, camera)) is None:
             raise KeyError(f"no camera {camera}")
         return as_pictures(demo["obs"][key])
+
+    def proprio_key(self, key: str) -> str:
+        """Key under ``obs`` at which a vector of robosuite's name is stored."""
+        return key
+
+    def proprio(self, demo: h5py.Group, key: str, steps: slice) -> npt.NDArray[np.float64]:
+        """A vector of the robot at some steps (T, n)."""
+        return np.asarray(demo["obs"][self.proprio_key(key)][steps], dtype=np.float64)
 
     def task(self, file: h5py.File) -> str:
         """Name of the task, from the environment's name or else the file's."""
@@ -165,7 +180,8 @@ class RoboCasaReader(DemoReader):
 class LiberoReader(DemoReader):
     """LIBERO demos: ``obs/agentview_rgb`` and ``obs/eye_in_hand_rgb`` (or ``_jpeg``), one task a file, upside down.
 
-    Cameras go by their simulator names: ``robot0_eye_in_hand`` is stored without the ``robot0_``.
+    Cameras and vectors go by their simulator names: ``robot0_eye_in_hand`` is stored without the ``robot0_``, and
+    ``robot0_eef_quat`` as axis times angle (LIBERO's script, robosuite's `quat2axisangle`).
     """
 
     name = "libero"
@@ -184,6 +200,15 @@ class LiberoReader(DemoReader):
             return words
         words = _SCENE.sub("", name.removesuffix("_demo")).replace("_", " ").strip()
         return words if " " in words else None
+
+    def proprio_key(self, key: str) -> str:
+        """LIBERO's own names of the vectors that robosuite names otherwise."""
+        return _LIBERO_VECTORS.get(key, key)
+
+    def proprio(self, demo: h5py.Group, key: str, steps: slice) -> npt.NDArray[np.float64]:
+        """See `DemoReader.proprio`."""
+        rows = super().proprio(demo, key, steps)
+        return _quaternions(rows) if self.proprio_key(key) == "ee_ori" and key != "ee_ori" else rows
 
     def picture_timing(self, file: h5py.File) -> PictureTiming:
         """After it in official demos (LIBERO steps, then stores), before it in those that OpenVLA's script regenerated.
@@ -340,6 +365,13 @@ def _is_rerendered(demo: h5py.Group) -> bool:
         and any(map(_ROBOCASA_KEYS.match, keys))
         and not any(map(_LIBERO_KEYS.match, keys))
     )
+
+
+def _quaternions(turns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Axis times angle (T, 3) as quaternions (T, 4), x y z w."""
+    angle = np.linalg.norm(turns, axis=1, keepdims=True)
+    axis = turns / np.where(angle > 0, angle, 1.0)
+    return np.concatenate([axis * np.sin(angle / 2), np.cos(angle / 2)], axis=1)
 
 
 def _timing_by_joints(demo: h5py.Group) -> PictureTiming | None:

@@ -134,8 +134,9 @@ class WindowDataset(Dataset[Window]):
         """(O, P) at these steps, which may repeat the first."""
         pre = self.preprocessing
         assert pre.proprio_statistics is not None, "measured at set-up"
-        stretches = [group["obs"][key][steps[0] : steps[-1] + 1][steps - steps[0]] for key in pre.proprio]
-        joined = torch.from_numpy(np.concatenate(stretches, axis=1).astype(np.float64))
+        stretch = slice(int(steps[0]), int(steps[-1]) + 1)
+        rows = [self.reader.proprio(group, key, stretch)[steps - steps[0]] for key in pre.proprio]
+        joined = torch.from_numpy(np.concatenate(rows, axis=1))
         return pre.proprio_statistics.normalize(joined).float()
 
     def _past_frames(self, group: h5py.Group, entry: DemoEntry, steps: npt.NDArray[np.int64]) -> Tensor:

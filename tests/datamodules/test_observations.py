@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules import ActionStatistics, Batch, ColourJitter, Demo, Preprocessing, RobomimicWriter
+from datamodules import ActionStatistics, Batch, ColourJitter, Demo, LiberoDataModule, Preprocessing, RobomimicWriter
 from files.errors import UserError
 from tests.stage_parts import lift_datamodule
 
@@ -62,6 +62,25 @@ def test_proprioception_is_scaled_by_its_range_and_a_quaternion_is_left_alone(ro
     assert Preprocessing.from_dict(data.preprocessing.to_dict()) == data.preprocessing
 
 
+def test_liberos_vectors_go_by_robosuites_names(libero_file: DemoFile) -> None:
+    turn = np.array([0.36, -0.48, 0.8]) * 1.2  # an axis times an angle
+    path = libero_file()
+    with h5py.File(path, "a") as file:
+        for demo in file["data"].values():
+            steps = len(demo["actions"])
+            demo["obs/ee_ori"] = np.tile(turn, (steps, 1))
+            demo["obs/gripper_states"] = np.stack([np.arange(steps), -np.arange(steps)], axis=1)
+    data = LiberoDataModule(
+        str(path), image_size=16, num_frames=1, action_horizon=4, val_fraction=0,
+        proprio=["robot0_eef_quat", "robot0_gripper_qpos"],
+    )  # fmt: skip
+    data.setup()
+    window, sine = data.train_set[3], np.sin(0.6)
+    assert window.proprio is not None
+    want = [0.36 * sine, -0.48 * sine, 0.8 * sine, np.cos(0.6), 2 * 3 / 11 - 1, 1 - 2 * 3 / 11]
+    assert torch.allclose(window.proprio[0], torch.tensor(want, dtype=torch.float32), atol=1e-6)
+
+
 def test_with_the_defaults_a_checkpoint_describes_the_data_as_before(robomimic_file: DemoFile) -> None:
     data = lift_datamodule(robomimic_file())
     described = data.preprocessing.to_dict()
@@ -77,7 +96,7 @@ def test_with_the_defaults_a_checkpoint_describes_the_data_as_before(robomimic_f
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda obs: obs.pop("robot0_eef_pos"), r"nothing under obs/robot0_eef_pos.*Choose among these"),
+        (lambda obs: obs.pop("robot0_eef_pos"), r"nothing under obs/robot0_eef_pos, .*Choose among these"),
         (lambda obs: obs["robot0_eef_pos"].__setitem__(0, np.nan), "obs/robot0_eef_pos is not finite"),
         (
             lambda obs: obs.__setitem__("robot0_eef_pos", np.zeros((4, 3))),

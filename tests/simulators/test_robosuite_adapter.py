@@ -200,3 +200,27 @@ def test_a_missing_camera_and_a_missing_expert_are_named(worker: WorkerProcess) 
             call(blind, "record", spec=EpisodeSpec("robosuite", "Door", 0), settings=ExpertSettings())
     finally:
         blind.close()
+
+
+def test_a_demo_says_of_the_robot_what_a_rollout_says(worker: WorkerProcess) -> None:
+    """The expert's own actions, played again in chunks, with the observation of the step before each."""
+    spec = EpisodeSpec("robosuite", "Lift", 3)
+    quiet = ExpertSettings(noise=0.0, random_steps=0, mistakes=0.0)
+    demo = call(worker, "record", spec=spec, settings=quiet)
+    assert isinstance(demo, DemoEpisode)
+    assert demo.actions is not None
+    first = call(worker, "reset", spec=spec, render=True)
+    assert isinstance(first, Observation)
+    seen = [first]
+    for start in (0, 8, 16):
+        actions = demo.actions[start : start + 8]
+        wanted = {"actions": actions, "render": True, "record_stride": 0, "num_observations": 2}
+        transition = call(worker, "step_chunk", **wanted)
+        assert isinstance(transition, Transition)
+        assert transition.observation is not None
+        seen += [*transition.observation.past, transition.observation]
+    assert [observation.step for observation in seen] == [0, 7, 8, 15, 16, 23, 24]
+    for observation in seen:
+        for name, vector in observation.proprio.items():
+            np.testing.assert_allclose(vector, demo.proprio[name][observation.step], atol=1e-6)
+        np.testing.assert_array_equal(observation.images["agentview"], demo.images["agentview"][observation.step])
