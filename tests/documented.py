@@ -94,6 +94,7 @@ SHORT = {
     "lightning fit -c experiments/lift.yaml -c experiments/baselines/diffusion_policy_small.yaml": "--data.batch_size "
     "2 --trainer.max_steps 2 --trainer.val_check_interval 2 --model.lr_scheduler.warm_up_steps 1 "
     "--rollout.num_episodes 1",
+    "videopolicy study": "--dry-run",
     "videopolicy demo": "--episodes 1 -- -c tiny_demo.yaml",
     "lightning fit -c experiments/robocasa.yaml --stages.action.trainer.max_steps": "--trainer.max_steps 3",
     "make demo": "ARGS='--episodes 1 -- -c tiny_demo.yaml'",

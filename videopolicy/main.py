@@ -21,6 +21,7 @@ VERBS = {
     "compare": "compare two evaluations over the same episodes in pairs, with an interval and McNemar's p",
     "variation": "evaluate a policy under growing variation and draw success over it",
     "video-quality": "measure on held-out demos whether a video network films, step by step, and draw it",
+    "study": "train and evaluate rows of experiments over action demos and seeds, into one table with intervals",
     "report": "write one HTML page about an evaluation or a training run, failures first",
     "simulators": "list the simulators that there are, or check that one builds, steps and draws here",
     "profile": "tell what an experiment takes: parameters, FLOPs, memory, seconds per step and per replan",

@@ -29,13 +29,18 @@ def test_a_control_trains_and_leaves_a_policy_that_acts(
     files = ("-c", lift, "-c", tiny, "-c", control)
     done = run_lightning("fit", *files, "--data.action_demos", 1, "--rollout", "null", "--run_dir", tmp_path / "run")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    video, action = (StageDirectory(tmp_path / "run", stage) for stage in ("video", "action"))
+    last_stage = "joint" if control.stem == "joint" else "action"
+    video, action = (StageDirectory(tmp_path / "run", stage) for stage in ("video", last_stage))
     policy = load_policy(action.last)
     assert isinstance(policy, VideoPolicy)
     document = torch.load(action.last, weights_only=True)
     (task,) = document["demo_origin"]["tasks"].values()
     assert (task["num_demos"], task["num_with_actions"]) == (3, 1)
 
+    if control.stem == "joint":
+        assert json.loads((action.path / "finished.json").read_text())["global_step"] == 2
+        assert not (tmp_path / "run" / "handoff").exists()
+        return
     trained = json.loads((video.path / "finished.json").read_text())["global_step"]
     data, watched = policy.data, video.recorded_config()["data"]["init_args"]
     found = {

@@ -20,6 +20,7 @@ from videopolicy.lightning_cli import is_users_mistake, main
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 OVERLAYS = sorted(path for kind in ("ablations", "controls") for path in (ROOT / "experiments" / kind).glob("*.yaml"))
+OVERLAYS = [path for path in OVERLAYS if path.stem != "joint"]  # which has another stage
 TWO_STAGES = [path for path in EXPERIMENTS if path.stem != "robocasa_joint"]
 PUBLISHED = [path for path in EXPERIMENTS if path.stem in ("robocasa", "robocasa_joint", "libero10")]
 FITS = {  # others fit every experiment

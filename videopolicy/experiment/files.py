@@ -3,7 +3,8 @@
 An experiment is a mapping of a stage's config keys (``seed_everything``, ``data``, ``model``, ``trainer``, ``rollout``,
 ...) and a key ``stages`` with one partial config of the same shape a stage, merged over the common part. An experiment
 has the stages ``video`` and ``action``, or one stage: ``joint``, or ``action`` of a policy without a video stage. An
-overlay leaves a stage out by null. Two rules on top:
+overlay leaves a stage out by null, and puts a joint stage that begins as one of the two, with ``base: action``, in the
+place of both. Two rules on top:
 
 - A string that ends in ``.yaml`` stands for that file's content, a part; its path is relative to the file it is written
   in. A mapping's key ``base`` names such a file, over which the rest of the mapping is merged.
@@ -52,29 +53,60 @@ def load_experiment(paths: Sequence[str | Path]) -> Config:
         UserError: A file is missing, is no YAML mapping, names a part that is not there, an unknown stage, or
             ``joint`` beside one of the two stages that it replaces.
     """
+    return compose([read_part(Path(path)) for path in paths], " + ".join(str(path) for path in paths))
+
+
+def compose(parts: Sequence[Mapping[str, Any]], said: str) -> Config:
+    """Merge experiments that are read already, left to right.
+
+    Args:
+        parts: What `read_part` gave, or what is laid over it.
+        said: Where they come from, for messages.
+
+    Raises:
+        UserError: There is an unknown stage, or ``joint`` beside one of the two stages that it replaces.
+    """
     experiment: Config = {}
-    for path in paths:
-        experiment = merge(experiment, read_part(Path(path)))
+    for part in parts:
+        experiment = merge(experiment, part)
     stages = experiment.get("stages") or {}
     if not isinstance(stages, Mapping):
         raise UserError(
-            f"{paths[-1]}: `stages` holds {stages!r}; it must be a mapping of {' and '.join(TWO_STAGES)}, "
-            f"or of {JOINT}."
+            f"{said}: `stages` holds {stages!r}; it must be a mapping of {' and '.join(TWO_STAGES)}, or of {JOINT}."
         )
     for name in stages:
         if name not in STAGES:
-            raise UserError(f"{paths[-1]}: no stage {name!r} in `stages`; {nearest(name, STAGES)}")
+            raise UserError(f"{said}: no stage {name!r} in `stages`; {nearest(name, STAGES)}")
+    if isinstance(joint := stages.get(JOINT), Mapping) and "base" in joint:
+        stages = {JOINT: _begun_as(joint, stages, said)}
     if stages and not (stages := {name: part for name, part in stages.items() if part is not None}):
-        raise UserError(f"{paths[-1]}: `stages` leaves every stage out; keep one of {', '.join(STAGES)}.")
+        raise UserError(f"{said}: `stages` leaves every stage out; keep one of {', '.join(STAGES)}.")
     if "stages" in experiment:
         experiment["stages"] = stages
     if JOINT in stages and len(stages) > 1:
         others = " and ".join(name for name in stages if name != JOINT)
         raise UserError(
-            f"{' + '.join(str(path) for path in paths)}: `stages` holds {others} beside {JOINT}, which trains video "
-            f"and action together; keep {JOINT} alone, or leave it out."
+            f"{said}: `stages` holds {others} beside {JOINT}, which trains video and action together; keep {JOINT} "
+            "alone, or leave it out."
         )
     return with_named_callbacks(experiment)
+
+
+def _begun_as(joint: Mapping[str, Any], stages: Mapping[str, Any], said: str) -> Config:
+    """A joint stage laid over the stage that its `base` names, whose arguments its model keeps, but for those of null.
+
+    Raises:
+        UserError: There is no such stage.
+    """
+    own = {key: value for key, value in joint.items() if key != "base"}
+    base = stages.get(joint["base"]) if joint["base"] in TWO_STAGES else None
+    if not isinstance(base, Mapping):
+        raise UserError(f"{said}: stages.{JOINT}.base is {joint['base']!r}; name another stage of the experiment.")
+    model = {**(base.get("model") or {}), "class_path": own["model"]["class_path"]}
+    begun = merge({**base, "model": model}, own)
+    nulls = [key for key, value in (own["model"].get("init_args") or {}).items() if value is None]
+    begun["model"]["init_args"] = {key: v for key, v in begun["model"]["init_args"].items() if key not in nulls}
+    return begun
 
 
 def stages_of_experiment(experiment: Mapping[str, Any]) -> tuple[str, ...]:
@@ -181,11 +213,11 @@ def _same_class(one: Any, other: Any) -> bool:  # noqa: ANN401 - a broken file m
     return str(one).rpartition(".")[2] == str(other).rpartition(".")[2]
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any YAML value
+def plain(value: Any) -> Any:  # noqa: ANN401 - any YAML value
     """Parts as ordinary mappings."""
     if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+        return [plain(item) for item in value]
+    return {key: plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
 def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[tuple[str, Any]] = ()) -> Config:
@@ -212,7 +244,7 @@ def stage_config(experiment: Mapping[str, Any], stage: str, overrides: Sequence[
             else:
                 own = merge(own, change)
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(_plain(merge(common, own))), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(plain(merge(common, own))), resolve=True)
     except OmegaConfBaseException as error:
         message = str(error).splitlines()[0].rstrip(".")  # what follows is omegaconf's own bookkeeping
         key = getattr(error, "full_key", None) or "config"

@@ -45,6 +45,23 @@ def test_an_overlay_multiplies_a_number_and_a_whole_one_stays_whole(tmp_path: Pa
         stage_config(load_experiment([write(tmp_path / "none.yaml", "stages: {action: {}}"), two]), "action")
 
 
+def test_a_joint_stage_may_begin_as_another_and_takes_the_place_of_both(tmp_path: Path) -> None:
+    action = "{data: {size: 1}, model: {class_path: A, init_args: {x: 1, y: 2}}, trainer: {max_steps: 5}}"
+    two = write(tmp_path / "two.yaml", f"stages: {{video: {{model: {{class_path: V}}}}, action: {action}}}")
+    joint = "{base: action, model: {class_path: J, init_args: {y: null, z: 3}}, trainer: {max_steps: 7}}"
+    one = write(tmp_path / "one.yaml", f"stages: {{joint: {joint}}}")
+    assert load_experiment([two, one])["stages"] == {
+        "joint": {
+            "data": {"size": 1},
+            "model": {"class_path": "J", "init_args": {"x": 1, "z": 3}},
+            "trainer": {"max_steps": 7},
+        }
+    }
+    nothing = write(tmp_path / "nothing.yaml", "stages: {joint: {base: acting, model: {class_path: J}}}")
+    with pytest.raises(UserError, match=r"stages\.joint\.base is 'acting'; name another stage"):
+        load_experiment([two, nothing])
+
+
 PART_OVER_PART = {
     "a file": ("part: two.yaml", {"b": 2}),
     "a base": ("part: {base: two.yaml, c: 3}", {"b": 2, "c": 3}),

@@ -1,0 +1,1 @@
+"""Studies: many runs of experiments, their statistics and pictures."""

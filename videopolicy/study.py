@@ -1,0 +1,173 @@
+"""`videopolicy study`: many trainings and their evaluations, from one file to one table."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from files.errors import UserError
+from files.nearest import nearest
+from videopolicy.evaluation.tables import terminal_table
+from videopolicy.studies.definition import Study, read_study
+from videopolicy.studies.execution import environments, hours_of, tasks_of
+from videopolicy.studies.live import progress_table, render
+from videopolicy.studies.results import RunResult, is_complete, known_results
+from videopolicy.studies.runs import Run, runs_of, share, words
+from videopolicy.studies.schedule import Schedule, Task
+from videopolicy.studies.written import write_outcome
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    add = parser.add_argument
+    add("-c", "--config", type=Path, required=True, help="a file of experiments/studies, or one of your own")
+    add("--output", type=Path, help="the study's folder (default runs/studies/<name of the file>)")
+    add("--jobs", type=int, help="runs at a time (default: one a GPU, or one a core up to 4)")
+    add("--shard", metavar="I/N", help="only this machine's share of the runs; all may write into one folder")
+    add("--dry-run", action="store_true", help="list the runs and the hours, and stop")
+    add("--rows", help="only these rows, comma separated")
+    add("--seeds", help="only these training seeds, comma separated")
+    add("--action-demos", help="only these numbers of action demos, comma separated, all among them")
+    add("--episodes", type=int, help="held-out episodes of each task in place of the study's")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing, and write tables and pictures after each run; started again it goes on.
+
+    Returns:
+        0, 1 if a run failed, or 130 after Ctrl-C.
+
+    Raises:
+        UserError: The study or an option cannot be used.
+    """
+    study, console = read_study(args.config), Console(markup=False)
+    if args.episodes is not None:
+        study = replace(study, episodes=_at_least_one("--episodes", args.episodes))
+    output = args.output or Path("runs") / "studies" / study.name
+    every = runs_of(study)
+    known = known_results(output, every)
+    complete = {name: result for name, result in known.items() if is_complete(result, study.levels, study.episodes)}
+    chosen = _chosen(args, study, every)
+    missing = [run for run in chosen if run.name not in complete]
+    slots = environments(None if args.jobs is None else _at_least_one("--jobs", args.jobs))
+    if args.dry_run:
+        _print_plan(study, chosen, complete, len(slots), console)
+        return 0
+    outcome = _Outcome(study, every, complete, output)
+    schedule = Schedule(tasks_of(study, missing, output) if missing else [], slots)
+    try:
+        _run_all(schedule, outcome, console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; the same command goes on with what is missing in {output}")
+        return 130
+    outcome.write()
+    console.print(progress_table(study, outcome.results))
+    for task in schedule.failed:
+        console.print(f"failed: {task.name}: {task.failure} ({task.log}); the same command tries again", soft_wrap=True)
+    console.print(f"tables: {output}/study.md, .json; picture: {output}/success.png", soft_wrap=True)
+    return int(bool(schedule.failed))
+
+
+class _Outcome:
+    """The results so far, and the files that are made of them."""
+
+    def __init__(self, study: Study, runs: Sequence[Run], complete: dict[str, RunResult], output: Path) -> None:
+        self.study, self.output = study, output
+        self._runs = {run.name: run for run in runs}
+        self._complete = dict(complete)
+        self._failures: dict[str, str] = {}
+
+    @property
+    def results(self) -> list[RunResult]:
+        """Of the finished runs, in the order of the study."""
+        return [self._complete[name] for name in self._runs if name in self._complete]
+
+    def add(self, task: Task) -> None:
+        """Take in a run that has ended, and write the files anew."""
+        if task.failure is not None:
+            self._failures[task.name] = f"failed: {task.failure}"
+        elif task.name in self._runs:
+            self._complete |= known_results(self.output, [self._runs[task.name]])
+            self.write()
+
+    def write(self) -> None:
+        """Write tables and pictures."""
+        if self._complete:
+            unfinished = {
+                name: self._failures.get(name, "not run") for name in self._runs if name not in self._complete
+            }
+            write_outcome(self.study, self.results, unfinished, self.output)
+
+
+def _run_all(schedule: Schedule, outcome: _Outcome, console: Console) -> None:
+    """Run the tasks; on a terminal with a live table, else with a line a task."""
+    table = progress_table(outcome.study, outcome.results)
+    with Live(console=console, refresh_per_second=2, transient=True) as live:
+        for ended in schedule.run():
+            if ended is not None:
+                outcome.add(ended)
+                table = progress_table(outcome.study, outcome.results)
+                if not console.is_terminal:
+                    console.print(f"{ended.name}: {ended.failure or 'done'}", soft_wrap=True)
+            if console.is_terminal:
+                live.update(render(table, schedule))
+
+
+def _chosen(args: argparse.Namespace, study: Study, runs: Sequence[Run]) -> list[Run]:
+    """The runs that the options leave."""
+    by_k = {words(k): k for k in study.action_demos}
+    rows = _named("--rows", args.rows, list(study.experiments))
+    seeds = _named("--seeds", args.seeds, [str(seed) for seed in study.seeds])
+    ks = _named("--action-demos", args.action_demos, list(by_k))
+    if args.shard is not None:
+        index, _, count = args.shard.partition("/")
+        if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+            raise UserError(f"--shard {args.shard}: write which of how many, as in 1/4.")
+        runs = share(runs, int(index), int(count))
+    return [run for run in runs if run.row in rows and str(run.seed) in seeds and run.k in ks]
+
+
+def _named(option: str, given: str | None, known: Sequence[str]) -> Sequence[str]:
+    names = known if given is None else [name.strip() for name in given.split(",")]
+    for name in names:
+        if name not in known:
+            raise UserError(f"{option} {name}: the study has none of this; {nearest(name, known)}")
+    return names
+
+
+def _at_least_one(option: str, value: int) -> int:
+    if value < 1:
+        raise UserError(f"{option} {value}: must be 1 or more.")
+    return value
+
+
+def _print_plan(study: Study, runs: Sequence[Run], complete: dict[str, RunResult], jobs: int, console: Console) -> None:
+    """Print every run, which stage 1 it reads, and the hours of what is missing."""
+    hours = hours_of(study, list(complete.values()))
+    rows, total, seen = [], 0.0, set()
+    for run in runs:
+        done = run.name in complete
+        own = 0.0 if done else hours(run, "action") + hours(run, "evaluation")
+        if run.stage1 is not None and not done and run.stage1.key not in seen:
+            seen.add(run.stage1.key)
+            own += hours(run, "video")
+        total += own
+        state = "done" if done else _hours(own)
+        rows.append([run.name, run.stage1.key if run.stage1 else "-", state])
+    title = f"{study.name}: {len(runs)} runs, {sum(run.name not in complete for run in runs)} missing"
+    console.print(terminal_table(title, ["run", "stage 1", "hours"], rows, names=("run", "stage 1", "")))
+    console.print(
+        f"{_hours(total)} hours of one job, {_hours(total / jobs)} with {jobs} at a time ({study.cost.hardware}); "
+        f"{len(seen)} stages 1 to train",
+        soft_wrap=True,
+    )
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.2f}" if hours < 10 else f"{math.ceil(hours)}"
