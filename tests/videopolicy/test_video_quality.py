@@ -104,7 +104,9 @@ def test_windows_lie_in_the_demos_that_were_asked_for(
 ) -> None:
     seen: list[int] = []
     monkeypatch.setattr(Filming, "film", lambda self, batch: seen.extend(batch.windows.tolist()) or iter(()))
-    filming = Filming(tiny_video_model(num_frames=3), data.preprocessing, SAMPLER, [1], {})
+    filming = Filming(tiny_video_model(num_frames=3), data.preprocessing, SAMPLER, [1, 5], {})
+    assert filming.compared_to(Row(INSTRUCTION, 5)) == Row(INSTRUCTION, 1)
+    assert filming.compared_to(Row(NO_TEXT, 5)) == Row(INSTRUCTION, 5)
     measure(filming, data.val_set, data.val_set.demos[1:2], 3, 0)
     assert seen == [9 + 1, 9 + 4, 9 + 7]
     assert {data.val_set.locate(index)[0] for index in seen} == {data.val_set.demos[1]}

@@ -110,6 +110,10 @@ class Filming:
         self.samplers = {number: with_steps(sampler, number) for number in steps}
         self.seconds = dict.fromkeys(self.rows, 0.0)
 
+    def compared_to(self, row: Row) -> Row:
+        """The row that a row is measured against: the first, and of a control the one with as many steps."""
+        return self.rows[0] if row.condition == INSTRUCTION else Row(INSTRUCTION, row.steps)
+
     @torch.no_grad()
     def film(self, batch: Batch) -> Iterator[tuple[Row | None, Tensor, dict[str, Tensor]]]:
         """For the truth (None) and every row pictures (B, V, T, 3, H, W) in [-1, 1] and sums (V, T - 1) over windows.

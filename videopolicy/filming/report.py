@@ -22,8 +22,8 @@ NOTE = """\
 Future frames only; the first one is given. Skill: 1 - MSE / MSE of holding the current picture (0: no better than a
 still picture, 1: perfect). Moving: pixels that change by more than a tenth of the range in any future frame of the
 window; still: the others. Errors are summed over windows, and frames, before ratios and logarithms; means are of
-cameras. In brackets: 95 % interval over demos (bootstrap of {resamples} draws). Difference: of moving skill to the
-first row, on the same demos and the same noise.
+cameras. In brackets: 95 % interval over demos (bootstrap of {resamples} draws). Difference: of moving skill, on the
+same demos and from the same noise, to the first row; of a control to the instruction with as many steps.
 """
 
 

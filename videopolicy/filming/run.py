@@ -69,13 +69,12 @@ def film(
     found = measure(filming, data.val_set, demos, num_windows, num_shown, lambda: next(bar, None))
     drawn = resamples(len(demos))
     measured = {row: Measured(sums, drawn) for row, sums in found.sums.items()}
-    first = measured[filming.rows[0]]
     rows = [
         {
             "condition": row.condition,
             "steps": row.steps,
             "seconds_per_window": found.seconds[row],
-            **values.document(preprocessing.cameras, first),
+            **values.document(preprocessing.cameras, measured[filming.compared_to(row)]),
         }
         for row, values in measured.items()
     ]

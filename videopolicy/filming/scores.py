@@ -83,11 +83,11 @@ class Measured:
         self.by_camera = scores({name: total.sum(-1) for name, total in totals.items()})
         self.mean = {name: _mean(value) for name, value in self.by_camera.items()}
 
-    def document(self, cameras: Iterable[str], first: Measured) -> dict[str, Any]:
-        """Every score as [value, low, high]; differences are to the first row."""
+    def document(self, cameras: Iterable[str], other: Measured) -> dict[str, Any]:
+        """Every score as [value, low, high], and the difference of means to another row."""
         return {
             "mean": {name: estimate(value) for name, value in self.mean.items()},
-            "difference": {name: estimate(value - first.mean[name]) for name, value in self.mean.items()},
+            "difference": {name: estimate(value - other.mean[name]) for name, value in self.mean.items()},
             "cameras": {
                 camera: {name: estimate(value[:, view]) for name, value in self.by_camera.items()}
                 for view, camera in enumerate(cameras)
