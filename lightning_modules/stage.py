@@ -115,7 +115,7 @@ class Stage(LightningModule):
         """Put the adapters of `lora` into the video U-Net, once."""
         if self.lora is not None and not self._is_adapted:
             assert self.video_model is not None, "only stages with a video model have adapters"
-            self.lora.install(self.video_model.unet.unet)
+            self.lora.install(self.video_model.unet.core)
             self._is_adapted = True
 
     def attach(self, preprocessing: Preprocessing) -> None:
@@ -272,10 +272,9 @@ class Stage(LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union is private
         """Give the optimizer what this stage trains, and nothing else."""
-        groups = self.parameter_groups()
-        optimizer = self.optimizer([{"params": group["params"]} for group in groups])
-        for group, wanted in zip(optimizer.param_groups, groups, strict=True):
-            group["lr"] *= wanted["lr_scale"]
+        optimizer = self.optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:  # more than were given, where an optimizer splits them
+            group["lr"] *= group.pop("lr_scale")
         if self.lr_scheduler is None:
             return optimizer
         return {

@@ -6,7 +6,14 @@ from networks.autoencoders import Autoencoder, ConditionEncoder, PixelShuffleAut
 from networks.checkpoints.file import read_checkpoint
 from networks.component_config import build, config_of, describe
 from networks.conditioning import Conditioning
-from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditioning, c_noise, mean_over_rows
+from networks.edm import (
+    EDMPreconditioning,
+    PooledResidualPreconditioning,
+    Preconditioning,
+    ResidualPreconditioning,
+    c_noise,
+    mean_over_rows,
+)
 from networks.feature_standardizer import FeatureStandardizer
 from networks.joint_denoiser import JointDenoiser
 from networks.keypoint_encoder import KeypointEncoder, SpatialSoftmax
@@ -16,7 +23,9 @@ from networks.noise_schedule import NoiseSchedule, StepEmbedding
 from networks.sampling import SCHEDULERS, Sampler, guided
 from networks.text import OpenCLIPTextEncoder, SeededTextEncoder, TextEncoder
 from networks.video_model import VideoModel
-from networks.video_unet import TapShape, VideoUNet, VideoUNetOutput
+from networks.video_network import TapShape, VideoNetwork, VideoNetworkOutput
+from networks.video_transformer import VideoTransformer
+from networks.video_unet import VideoUNet
 
 __all__ = [
     "SCHEDULERS",
@@ -35,6 +44,7 @@ __all__ = [
     "NoiseSchedule",
     "OpenCLIPTextEncoder",
     "PixelShuffleAutoencoder",
+    "PooledResidualPreconditioning",
     "Preconditioning",
     "ReadLevelNoise",
     "ResidualPreconditioning",
@@ -46,8 +56,10 @@ __all__ = [
     "TapShape",
     "TextEncoder",
     "VideoModel",
+    "VideoNetwork",
+    "VideoNetworkOutput",
+    "VideoTransformer",
     "VideoUNet",
-    "VideoUNetOutput",
     "build",
     "c_noise",
     "config_of",

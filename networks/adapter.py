@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from files.errors import UserError
-from networks.video_unet import TapShape
+from networks.video_network import TapShape
 
 
 @dataclass(frozen=True)

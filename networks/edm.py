@@ -200,6 +200,20 @@ class ResidualPreconditioning(Preconditioning):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class PooledResidualPreconditioning(ResidualPreconditioning):
+    """The same with one standard deviation for all elements of all rows, so that the loss is about what moves.
+
+    With a deviation of its own every element counts alike, still background as much as the arm. Small networks trained
+    for minutes then predict motion worse (benchmarks/2026-11-29_small_video_network.md).
+    """
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Pool what `update` saw into one number."""
+        super().finish()
+        self.std = self.std.square().mean().sqrt().reshape(1)
+
+
 def mean_over_rows(*row_losses: Tensor) -> Tensor:
     """Mean over all rows of all modalities together, so that each counts by its number of rows (25/57 and 32/57)."""
     return torch.cat([rows.flatten() for rows in row_losses]).mean()

@@ -14,7 +14,7 @@ from networks.edm import EDMPreconditioning, Preconditioning, ResidualPreconditi
 from networks.noise import seeded_noise
 from networks.sampling import Sampler, guided
 from networks.text import TextEncoder
-from networks.video_unet import VideoUNet
+from networks.video_network import VideoNetwork
 
 
 class VideoModel(nn.Module):
@@ -40,7 +40,7 @@ class VideoModel(nn.Module):
 
     def __init__(
         self,
-        unet: VideoUNet,
+        unet: VideoNetwork,
         autoencoder: Autoencoder,
         text_encoder: TextEncoder,
         num_views: int,

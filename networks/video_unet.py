@@ -3,47 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import register_dataclass
 from torch.utils.checkpoint import checkpoint
 
-from files.errors import UserError
 from networks.pretrained_unet import read_config
 from networks.svd_unet import build_unet
+from networks.video_network import TapShape, VideoNetwork, VideoNetworkOutput
 
 
-@dataclass(frozen=True)
-class TapShape:
-    """Size of the feature map at one tap."""
-
-    channels: int
-    height: int
-    width: int
-
-
-@dataclass
-class VideoUNetOutput:
-    """What one pass gives.
-
-    Attributes:
-        sample: Raw network output (B, F, C, h, w).
-        taps: Feature map (B, F, C, h, w) by tap position.
-        emb: Embedding of the noise level (B, E), without the ids.
-    """
-
-    sample: Tensor
-    taps: dict[int, Tensor]
-    emb: Tensor
-
-
-register_dataclass(VideoUNetOutput)  # so that what compiles the network sees the tensors inside
-
-
-class VideoUNet(nn.Module):
+class VideoUNet(VideoNetwork):
     """Spatio-temporal U-Net over the rows of a multi-camera video.
 
     A *tap* is a position in the list of input blocks followed by output blocks, counted from 0. An input block is the
@@ -119,7 +90,12 @@ class VideoUNet(nn.Module):
         return cls(**read_config(source), pretrained=source, gradient_checkpointing=gradient_checkpointing)
 
     @property
-    def emb_dim(self) -> int:
+    def core(self) -> Any:  # noqa: ANN401 - diffusers is untyped
+        """Diffusers' network."""
+        return self.unet
+
+    @property
+    def emb_dim(self) -> int:  # type: ignore[override]
         """Size of the noise-level embedding."""
         return int(4 * self.config["block_out_channels"][0])
 
@@ -130,7 +106,7 @@ class VideoUNet(nn.Module):
         context: Tensor,
         time_ids: Tensor,
         taps: Sequence[int] = (),
-    ) -> VideoUNetOutput:
+    ) -> VideoNetworkOutput:
         """Run the whole network.
 
         Args:
@@ -141,11 +117,11 @@ class VideoUNet(nn.Module):
             time_ids: The three ids (B, 3).
             taps: Positions whose feature maps are wanted.
         """
-        self._require_taps(taps)
+        self.require_taps(taps)
         emb = self.time_embedding(timestep)
         hidden, found = self._run(x, emb, context, time_ids, taps, None)
         sample = self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(hidden)))
-        return VideoUNetOutput(sample.unflatten(0, x.shape[:2]), found, emb)
+        return VideoNetworkOutput(sample.unflatten(0, x.shape[:2]), found, emb)
 
     def features(
         self,
@@ -160,15 +136,9 @@ class VideoUNet(nn.Module):
         Returns:
             Feature map (B, F, C, h, w) by tap position, and the noise-level embedding (B, E).
         """
-        self._require_taps(taps)
+        self.require_taps(taps)
         emb = self.time_embedding(timestep)
         return self._run(x, emb, context, time_ids, taps, max(taps))[1], emb
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights."""
-        dtype: torch.dtype = self.unet.conv_in.weight.dtype
-        return dtype
 
     def time_embedding(self, c_noise: Tensor) -> Tensor:
         """Embed noise levels (B,) as (B, E), without the ids; adapter and action network share it."""
@@ -177,7 +147,7 @@ class VideoUNet(nn.Module):
         return embedded
 
     @property
-    def num_taps(self) -> int:
+    def num_taps(self) -> int:  # type: ignore[override]
         """Number of positions: input blocks plus output blocks."""
         levels, layers = len(self.config["block_out_channels"]), self.config["layers_per_block"]
         num_input = 1 + levels * layers + (levels - 1)  # first convolution, layers, downsamplers
@@ -267,13 +237,6 @@ class VideoUNet(nn.Module):
         sinusoids = self.unet.add_time_proj(time_ids.flatten()).reshape(len(time_ids), -1)
         embedded: Tensor = self.unet.add_embedding(sinusoids.to(self.dtype))
         return embedded
-
-    def _require_taps(self, taps: Sequence[int]) -> None:
-        if missing := sorted(set(taps) - set(range(self.num_taps))):
-            raise UserError(
-                f"video U-Net: no tap {missing}; it has taps 0 to {self.num_taps - 1} "
-                f"({self.num_taps // 2} input and {self.num_taps // 2} output blocks). Choose taps among these."
-            )
 
 
 def _run_layer(

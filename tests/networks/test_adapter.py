@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from files.errors import UserError
+from networks import TapShape
 from networks.adapter import AdapterStage, CNNAdapter
 from networks.component_config import build, describe
-from networks.video_unet import TapShape
 from tests.goldens import DTYPES, check, module_in, published_weights
 from videopolicy.conversion.names import adapter_name
 

@@ -7,10 +7,10 @@ import pytest
 from torch import nn
 
 from files.errors import UserError
+from networks import TapShape
 from networks.adapter import AdapterStage
 from networks.component_config import build, config_of, describe
 from networks.noise import LogNormalNoise
-from networks.video_unet import TapShape
 
 
 def test_description_names_class_and_arguments() -> None:

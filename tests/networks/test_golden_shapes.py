@@ -7,10 +7,10 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from networks import TapShape, VideoUNet
 from networks.action_unet import ActionUNet
 from networks.adapter import CNNAdapter
 from networks.autoencoders import SVDAutoencoder
-from networks.video_unet import TapShape, VideoUNet
 from tests.goldens import ACTION, ADAPTER, module_in
 from videopolicy.conversion.names import action_unet_name, adapter_name
 

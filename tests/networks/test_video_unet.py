@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from files.errors import UserError
-from networks.video_unet import TapShape, VideoUNet
+from networks import TapShape, VideoUNet
 from tests.goldens import ACTION, ADAPTER, DTYPES, TAPS, check, published_weights
 from videopolicy.conversion.names import unet_name
 
@@ -148,7 +148,7 @@ def test_features_run_no_block_past_the_last_tap(small: VideoUNet) -> None:
 
 
 def test_an_unknown_tap_is_refused_with_those_there(small: VideoUNet) -> None:
-    with pytest.raises(UserError, match=r"no tap \[8\]; it has taps 0 to 7"):
+    with pytest.raises(UserError, match=r"no tap \[8\]; VideoUNet has taps 0 to 7"):
         small.features(*small_inputs(), taps=(3, 8))
     with pytest.raises(UserError, match=r"no tap \[-1\]"):
         small(*small_inputs(), taps=(-1,))
