@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,9 +52,9 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or Path("runs") / "studies" / study.name
     every = runs_of(study)
     known = known_results(output, every)
-    complete = {name: result for name, result in known.items() if is_complete(result, study.levels, study.episodes)}
+    complete = {key: result for key, result in known.items() if is_complete(result, study.levels, study.episodes)}
     chosen = _chosen(args, study, every)
-    missing = [run for run in chosen if run.name not in complete]
+    missing = _different(run for run in chosen if run.fingerprint not in complete)
     slots = environments(None if args.jobs is None else _at_least_one("--jobs", args.jobs))
     if args.dry_run:
         _print_plan(study, chosen, complete, len(slots), console)
@@ -79,29 +79,33 @@ class _Outcome:
 
     def __init__(self, study: Study, runs: Sequence[Run], complete: dict[str, RunResult], output: Path) -> None:
         self.study, self.output = study, output
-        self._runs = {run.name: run for run in runs}
+        self._runs = {run.name: run for run in runs}  # several may be one, where a row differs at other points
         self._complete = dict(complete)
         self._failures: dict[str, str] = {}
 
     @property
     def results(self) -> list[RunResult]:
         """Of the finished runs, in the order of the study."""
-        return [self._complete[name] for name in self._runs if name in self._complete]
+        finished = [run for run in self._runs.values() if run.fingerprint in self._complete]
+        return [replace(self._complete[run.fingerprint], row=run.row) for run in finished]
 
-    def add(self, task: Task) -> None:
-        """Take in a run that has ended, and write the files anew."""
-        if task.failure is not None:
-            self._failures[task.name] = f"failed: {task.failure}"
-        elif task.name in self._runs:
+    def add(self, task: Task, failed: Sequence[Task]) -> None:
+        """Take in a task that has ended, and write the files anew.
+
+        Args:
+            task: Of a run, or of a stage 1.
+            failed: Every task that has failed, those among them that waited for one.
+        """
+        self._failures = {lost.name: f"failed: {lost.failure}" for lost in failed}
+        if task.failure is None and task.name in self._runs:
             self._complete |= known_results(self.output, [self._runs[task.name]])
-            self.write()
+        self.write()
 
     def write(self) -> None:
         """Write tables and pictures."""
         if self._complete:
-            unfinished = {
-                name: self._failures.get(name, "not run") for name in self._runs if name not in self._complete
-            }
+            missing = [run.name for run in self._runs.values() if run.fingerprint not in self._complete]
+            unfinished = {name: self._failures.get(name, "not run") for name in missing}
             write_outcome(self.study, self.results, unfinished, self.output)
 
 
@@ -111,7 +115,7 @@ def _run_all(schedule: Schedule, outcome: _Outcome, console: Console) -> None:
     with Live(console=console, refresh_per_second=2, transient=True) as live:
         for ended in schedule.run():
             if ended is not None:
-                outcome.add(ended)
+                outcome.add(ended, schedule.failed)
                 table = progress_table(outcome.study, outcome.results)
                 if not console.is_terminal:
                     console.print(f"{ended.name}: {ended.failure or 'done'}", soft_wrap=True)
@@ -150,23 +154,33 @@ def _at_least_one(option: str, value: int) -> int:
 def _print_plan(study: Study, runs: Sequence[Run], complete: dict[str, RunResult], jobs: int, console: Console) -> None:
     """Print every run, which stage 1 it reads, and the hours of what is missing."""
     hours = hours_of(study, list(complete.values()))
-    rows, total, seen = [], 0.0, set()
+    missing = _different(run for run in runs if run.fingerprint not in complete)
+    cells, total, seen = [], 0.0, set()
     for run in runs:
-        done = run.name in complete
-        own = 0.0 if done else hours(run, "action") + hours(run, "evaluation")
-        if run.stage1 is not None and not done and run.stage1.key not in seen:
-            seen.add(run.stage1.key)
-            own += hours(run, "video")
-        total += own
-        state = "done" if done else _hours(own)
-        rows.append([run.name, run.stage1.key if run.stage1 else "-", state])
-    title = f"{study.name}: {len(runs)} runs, {sum(run.name not in complete for run in runs)} missing"
-    console.print(terminal_table(title, ["run", "stage 1", "hours"], rows, names=("run", "stage 1", "")))
+        state = "done" if run.fingerprint in complete else "as before"
+        if run in missing:
+            own = hours(run, "action") + hours(run, "evaluation")
+            if run.stage1 is not None and run.stage1.key not in seen:
+                seen.add(run.stage1.key)
+                own += hours(run, "video")
+            total += own
+            state = _hours(own)
+        cells.append([run.name, run.stage1.key if run.stage1 else "-", state])
+    title = f"{study.name}: {len(runs)} runs, {len(missing)} missing"
+    console.print(terminal_table(title, ["run", "stage 1", "hours"], cells, names=("run", "stage 1", "")))
     console.print(
         f"{_hours(total)} hours of one job, {_hours(total / jobs)} with {jobs} at a time ({study.cost.hardware}); "
         f"{len(seen)} stages 1 to train",
         soft_wrap=True,
     )
+
+
+def _different(runs: Iterable[Run]) -> list[Run]:
+    """One of the runs that are the same but for their rows' names."""
+    found: dict[str, Run] = {}
+    for run in runs:
+        found.setdefault(run.fingerprint, run)
+    return list(found.values())
 
 
 def _hours(hours: float) -> str:

@@ -70,6 +70,16 @@ def test_a_failed_run_is_named_and_tried_again_and_finished_ones_are_not(
     assert cells[1]["against_first"]["mean"] == -1.0
 
 
+def test_rows_that_are_the_same_run_once(tmp_path: Path, ran: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, rows={"two_stage": {}, "twin": {}}, action_demos=[1])
+    words = ["study", "-c", str(path), "--output", str(tmp_path / "out")]
+    assert main([*words, "--dry-run"]) == 0
+    assert "2 runs, 1 missing" in capsys.readouterr().out
+    assert main(words) == 0
+    assert ran == ["two_stage_k1_seed0"]
+    assert "| twin | +0.00 (+0.00 to +0.00) |" in (tmp_path / "out" / "study.md").read_text()
+
+
 def test_more_episodes_run_again_and_fewer_do_not(tmp_path: Path, ran: list[str]) -> None:
     options = ("--rows", "two_stage", "--seeds", "0", "--action-demos", "1")
     assert [main(command(tmp_path, *options, "--episodes", count)) for count in ("3", "2", "4")] == [0, 0, 0]

@@ -87,7 +87,7 @@ def read_result(path: Path) -> RunResult:
 
 
 def known_results(output: Path, runs: Sequence[Run]) -> dict[str, RunResult]:
-    """Run -> its result, where there is one.
+    """Fingerprint of a run -> its result, where there is one.
 
     Raises:
         UserError: A result is of a run with other settings.
@@ -96,8 +96,8 @@ def known_results(output: Path, runs: Sequence[Run]) -> dict[str, RunResult]:
     for run in runs:
         path = result_path(output, run)
         if path.is_file():
-            found[run.name] = read_result(path)
-            if found[run.name].fingerprint != run.fingerprint:
+            found[run.fingerprint] = result = read_result(path)
+            if result.fingerprint != run.fingerprint:
                 raise UserError(
                     f"{path}: is the result of a run with other settings (of the study, or of a file that it names); "
                     "give another --output, or remove it together with the run's folder to run it anew."

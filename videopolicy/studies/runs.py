@@ -15,6 +15,7 @@ from videopolicy.experiment.files import TWO_STAGES, Config, merge, plain, stage
 from videopolicy.studies.definition import Study, with_run
 
 FIXED = [("run_dir", "RUN")]  # ${run_dir} stands in configs, and where a run lies changes nothing
+FREE = ("name", "source", "groups", "episodes_per_task", "timeout_s")  # keys of a protocol that change no episode
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Run:
         seed: Of the training, and of the draw of these demos.
         experiment: To train it from.
         stage1: The video stage that it reads; None for an experiment in one stage.
-        fingerprint: Of all that its results depend on, episodes and code apart.
+        fingerprint: Of all that its results depend on, episodes and code apart; runs of equal ones are one run.
     """
 
     row: str
@@ -95,7 +96,8 @@ def _run(study: Study, row: str, k: int | None, seed: int) -> Run:
     except UserError as error:
         raise UserError(f"study {study.name}: rows.{row}: {error}") from None
     stage1 = _stage1(experiment, configs["video"]) if stages == TWO_STAGES else None
-    content = {"configs": configs, "protocol": plain(study.protocol), "variation": study.variation}
+    protocol = {key: value for key, value in plain(study.protocol).items() if key not in FREE}
+    content = {"configs": configs, "protocol": protocol, "variation": study.variation}
     return Run(row, k, seed, experiment, stage1, json_sha256(content, 16))
 
 
