@@ -56,12 +56,19 @@ def profile_stage(line: CommandLine, stage: str, fits: bool, console: Any) -> di
     setting, make = Setting.of(complete_config(line, stage)), partial(skeleton, line.configs, stage, line.overrides)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Lightning's, on a stage without data, Trainer and checkpoints
+        made = make()
+        policy = getattr(made, "policy", made)
+        if not hasattr(policy, "video"):
+            raise UserError(
+                f"{' + '.join(line.configs)}: the {stage} stage trains a {type(policy).__name__}, whose parts profile "
+                "does not know; give an experiment with a video model."
+            )
         if fits:
             ways = ways_to_train(make, setting)
             console.rule(f"{stage} stage: {setting.precision}", align="left")
             console.print(ways_table(ways, setting.batch_size))
             return {"ways": ways_document(ways, setting.batch_size)}
-        counted = estimate(make(), setting)
+        counted = estimate(made, setting)
     print_stage(console, stage, counted)
     return stage_document(counted)
 

@@ -166,6 +166,9 @@ def test_its_checkpoint_alone_acts_as_it_did(tmp_path: Path, two_seen: Robosuite
     policy = load_policy(tmp_path / "last.ckpt")
     assert np.array_equal(policy.act(asked)[0].actions, stage.policy.act(asked)[0].actions)
     assert policy.data == two_seen.preprocessing
+    half = load_policy(tmp_path / "last.ckpt", precision="bfloat16")
+    assert {weight.dtype for network in half.networks() for weight in network.parameters()} == {torch.bfloat16}
+    assert np.allclose(half.act(asked)[0].actions, stage.policy.act(asked)[0].actions, atol=0.1)
     narrow = tiny_stage(encoder=partial(encoder, feature_dim=6))
     with pytest.raises(UserError, match="feature_dim: 5 here, 6 wanted"):
         fit(quiet_trainer(tmp_path, 5), narrow, two_seen, ckpt_path=tmp_path / "last.ckpt")

@@ -37,6 +37,7 @@ from videopolicy.profiling.report import estimate
 
 ROOT = Path(__file__).resolve().parents[2]
 LIFT, ROBOCASA = (ROOT / "experiments" / f"{name}.yaml" for name in ("lift", "robocasa"))
+BASELINE = ROOT / "experiments" / "baselines" / "diffusion_policy_small.yaml"
 PLAIN = Setting("32-true", 2, 1, "auto", ())
 
 
@@ -279,6 +280,7 @@ def test_what_fits_is_told_for_every_way_to_train(tiny: list[str], tmp_path: Pat
         (["-c", "experiments/lifd.yaml"], "experiments/lifd.yaml: no such file"),
         (["-c", str(LIFT), "--stage", "joint"], "lift.yaml has no stage 'joint'; it has video and action."),
         (["-c", str(LIFT), "--stage", "vidio"], "--stage vidio: no such stage; did you mean 'video'?"),
+        (["-c", str(LIFT), "-c", str(BASELINE)], "action stage trains a DiffusionPolicy, whose parts profile does not"),
         (["-c", str(LIFT), "--json", "no/such/folder.json"], "--json no/such/folder.json: cannot be written"),
         (["-c", str(LIFT), "--", "--data.batch_sise", "4"], "batch_size"),
     ],
