@@ -97,7 +97,8 @@ class ObservationFeatures(FixedLevel):
     """What the video network is given, in place of what it says: a control that has no video network.
 
     The autoencoder's latents of each camera's current frame, with the instruction's embedding beside every pixel, are
-    brought to the size of every tap and repeated for every frame, so that adapter and action head stay as they are.
+    brought to the size of every tap and repeated for every frame, so that adapter and action head stay as they are. A
+    smaller tap has the latents of several pixels as channels of one, so nothing is lost.
 
     Args:
         sigma: Level whose embedding the adapter is given.
@@ -113,18 +114,24 @@ class ObservationFeatures(FixedLevel):
         """Class and constructor arguments."""
         return describe(self, {name: getattr(self, name) for name in ("sigma", "draws", "standardize")})
 
-    def shapes(self, video: VideoModel, taps: Sequence[TapShape]) -> list[TapShape]:
+    def shapes(self, video: VideoModel, taps: Sequence[TapShape], image_size: int) -> list[TapShape]:
         """Shapes of the features in place of those of the video network's taps."""
-        channels = video.autoencoder.latent_channels + video.text_encoder.embed_dim
-        return [TapShape(channels, tap.height, tap.width) for tap in taps]
+        channels, words = video.autoencoder.latent_channels, video.text_encoder.embed_dim
+        size = video.latent_size(image_size)
+        folded = [channels * _fold(size, tap) ** 2 + words for tap in taps]
+        return [TapShape(width, tap.height, tap.width) for width, tap in zip(folded, taps, strict=True)]
 
     def read(self, video: VideoModel, conditioning: Conditioning, taps: Sequence[TapShape]) -> list[Tensor]:
         """Features (B, V, T, C, h, w), one a tap."""
-        latents = conditioning.latents
-        text = conditioning.context[:, :, 0, :, None, None].expand(-1, -1, -1, *latents.shape[-2:])
-        maps = video.views(torch.cat([latents, text.to(latents)], dim=2))  # (B, V, T, C, h, w)
-        sizes = [(tap.height, tap.width) for tap in taps]
-        return [F.interpolate(maps.flatten(0, 2), size, mode="area").unflatten(0, maps.shape[:3]) for size in sizes]
+        latents = video.views(conditioning.latents)  # (B, V, T, c, h, w)
+        text = video.views(conditioning.context)[..., 0, :, None, None].to(latents)  # (B, V, T, D, 1, 1)
+        features = []
+        for tap in taps:
+            size = (tap.height, tap.width)
+            maps = F.pixel_unshuffle(latents.flatten(0, 2), _fold((latents.shape[-2], latents.shape[-1]), tap))
+            maps = F.interpolate(maps, size, mode="area").unflatten(0, latents.shape[:3])
+            features.append(torch.cat([maps, text.expand(*text.shape[:-2], *size)], dim=3))
+        return features
 
 
 class RandomLevel(FeatureLevels):
@@ -151,6 +158,12 @@ class RandomLevel(FeatureLevels):
     def config(self) -> dict[str, Any]:
         """Class and constructor arguments."""
         return describe(self, {**vars(self), "noise": self.noise.config})
+
+
+def _fold(size: tuple[int, int], tap: TapShape) -> int:
+    """Latents on a side that become one pixel of a tap; 1 where they do not divide, and are averaged or repeated."""
+    factor = size[0] // tap.height
+    return factor if factor > 0 and (tap.height * factor, tap.width * factor) == size else 1
 
 
 def _require_in_range(sigma: float, draws: int) -> None:

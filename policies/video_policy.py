@@ -139,7 +139,9 @@ class VideoPolicy(Policy):
                 f"model.init_args.taps: no tap {unknown} in this U-Net; it has {sorted(available)}. Choose among these."
             )
         shapes = [available[tap] for tap in sorted(self.taps, reverse=True)]
-        return self.features.shapes(self.video, shapes) if isinstance(self.features, ObservationFeatures) else shapes
+        if isinstance(self.features, ObservationFeatures):
+            return self.features.shapes(self.video, shapes, self.data.image_size)
+        return shapes
 
     @property
     def config(self) -> dict[str, Any]:

@@ -154,11 +154,12 @@ def test_observation_features_are_the_latents_and_words_of_now_at_every_tap(
     features, _ = stage.policy.batch_features(batch)
     conditioning = conditioning_of(stage.video, batch, None)
     latents = stage.video.views(conditioning.latents)  # (B, V, T, 48, 4, 4)
-    for feature, shape in zip(features, stage.policy.tap_shapes(), strict=True):
-        assert feature.shape == (*latents.shape[:3], 48 + 16, shape.height, shape.width)
-        pooled = latents.unflatten(-1, (shape.width, -1)).unflatten(-3, (shape.height, -1)).mean(dim=(-1, -3))
-        assert torch.allclose(feature[:, :, :, :48], pooled, atol=1e-6)
-        assert torch.equal(feature[0, 0, 0, 48:, 0, 0], conditioning.context[0, 0, 0])
+    assert [(shape.channels, shape.height) for shape in stage.policy.tap_shapes()] == [(48 + 16, 4), (4 * 48 + 16, 2)]
+    fine, coarse = features
+    assert torch.equal(fine[..., :48, :, :], latents)
+    assert torch.equal(coarse[..., :192, 0, 1], latents[..., :2, 2:].flatten(-3)), "four pixels are the channels of one"
+    for feature in features:
+        assert torch.equal(feature[0, 0, 0, -16:, 0, 0], conditioning.context[0, 0, 0])
     loss = stage.training_step(batch, 0)
     loss.backward()
     assert all(weight.grad is None for weight in stage.video.parameters())
