@@ -47,7 +47,7 @@ class Section:
     Attributes:
         name: Of the group of tasks.
         cells: In the order of the study; what is not finished is left out.
-        left_out: Episodes that are in no cell because some run could not run them.
+        left_out: Episodes that are in no cell because some run does not have them or could not run them.
     """
 
     name: str
@@ -96,10 +96,10 @@ def _cells(
     runs = [run for seeds in by_row.values() for run in seeds.values()]
     if not runs:
         return [], 0
-    shared = [episode for episode in runs[0] if all(episode in run for run in runs)]
-    valid = [episode for episode in shared if all(run[episode] is not None for run in runs)]
+    every = dict.fromkeys(episode for run in runs for episode in run)
+    valid = [episode for episode in every if all(run.get(episode) is not None for run in runs)]
     if not valid:
-        return [], len(shared)
+        return [], len(every)
     names = [task for task, _ in valid]
     reference = by_row.get(next(iter(study.experiments)), {})
     cells = []
@@ -113,7 +113,7 @@ def _cells(
         values = _array(own, seeds, valid)
         rate = estimate(values, names)
         cells.append(Cell(row, *point, seeds, [mean_over_tasks(line[None], names) for line in values], rate, against))
-    return cells, len(shared) - len(valid)
+    return cells, len(every) - len(valid)
 
 
 def _first(outcomes: Outcomes, episodes: int, tasks: Sequence[str] | None) -> dict[Episode, bool | None]:

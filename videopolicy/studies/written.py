@@ -56,7 +56,8 @@ def to_markdown(
             parts.append(f"Difference to {next(iter(study.experiments))}{what}:")
             parts.append(_table(study, section, differences=True))
         if section.left_out:
-            parts.append(f"{section.left_out} episodes that some run could not run are in no cell.")
+            why = "which some run does not have or could not run, are in no cell"
+            parts.append(f"**Warning:** {section.left_out} episodes, {why}.")
     parts.append("\n".join(f"- {note}." for note in notes(study, found, results)))
     if open_runs:
         parts.append("Not finished:\n\n" + "\n".join(f"- {name}: {why}" for name, why in open_runs.items()))

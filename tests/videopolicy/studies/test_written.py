@@ -71,12 +71,15 @@ def test_the_table_says_what_its_intervals_count_and_what_is_not_finished(study:
     assert ONE_SEED not in to_markdown(study, sections(study, RESULTS[:-1]), RESULTS[:-1], {})
 
 
-def test_an_episode_that_some_run_could_not_run_is_in_no_cell(study: Study) -> None:
+def test_an_episode_that_some_run_could_not_run_or_does_not_have_is_in_no_cell(study: Study) -> None:
     lost = [result("two_stage", 0, "ss-s"), result("same", 0, "sfsf")]
     (section,) = sections(study, lost)
     assert [cell.rate.num_episodes for cell in section.cells] == [3, 3]
     assert [cell.rate.mean for cell in section.cells] == [1.0, 1 / 3]
-    assert "1 episodes that some run could not run are in no cell" in to_markdown(study, [section], lost, {})
+    assert "1 episodes, which some run does not have or could not run" in to_markdown(study, [section], lost, {})
+    elsewhere = RunResult("worse", 3, 0, "f", "s", [Level(0.0, {"Lift": {"7": True}})])
+    (section,) = sections(study, [*lost, elsewhere])
+    assert (section.cells, section.left_out) == ([], 5), "judged by other episodes: nothing to compare"
 
 
 def test_more_episodes_than_asked_for_leave_the_first_ones(study: Study) -> None:
