@@ -97,7 +97,7 @@ def _inspect(report: FileReport, file: h5py.File) -> None:
     report.stored = orientation = reader.orientation(file)
     if doubt := reader.orientation_doubt(file):
         report.notes.append(doubt)
-    settings = ReadingSettings(cameras=reader.default_cameras)
+    settings = ReadingSettings(cameras=_usual_cameras(file, reader))
     entries = []
     for name in demo_names(file):
         try:
@@ -115,6 +115,16 @@ def _inspect(report: FileReport, file: h5py.File) -> None:
         _inspect_together(report, entries, reader)
     position = {name: index for index, name in enumerate(demo_names(file))}
     report.problems.sort(key=lambda problem: position.get(problem.partition(":")[0], len(position)))
+
+
+def _usual_cameras(file: h5py.File, reader: DemoReader) -> tuple[str, ...]:
+    """The layout's own cameras, or those of the first demo where it has none of them: another simulator's."""
+    try:
+        there = [*reader.keys_by_camera(demo_group(file, demo_names(file)[0]))]
+    except (UserError, IndexError, *READ_ERRORS):  # a problem of that demo
+        there = []
+    usual = reader.default_cameras
+    return usual if not there or set(usual) & set(there) else tuple(there)
 
 
 def _describe_demo(report: FileReport, demo: h5py.Group, reader: DemoReader) -> None:

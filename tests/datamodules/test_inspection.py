@@ -71,6 +71,12 @@ def test_several_problems_of_one_file_are_all_listed(robomimic_file: FileFactory
     assert [problem.split(":")[0] for problem in inspect_file(path).problems] == ["demo_1", "demo_2"]
 
 
+def test_the_cameras_of_another_simulator_are_no_problem(robomimic_file: FileFactory) -> None:
+    report = inspect_file(robomimic_file(cameras=("corner4", "gripperPOV"), action_dim=4))
+    assert report.problems == []
+    assert set(report.sizes) == {"corner4", "gripperPOV"}
+
+
 def test_nan_actions_do_not_hide_the_range_of_the_others(robomimic_file: FileFactory) -> None:
     report = inspect_file(robomimic_file(corruption="nan_actions"))
     assert np.isfinite(report.minimum).all()
