@@ -200,7 +200,7 @@ class JointDenoiser:
         unet, video, adapter = self.video.unet, self.video, self.adapter
         if unknown := sorted(set(self.taps) - set(range(unet.num_taps))):
             raise UserError(
-                f"joint denoiser: no tap {unknown} in the video U-Net; choose among 0 to {unet.num_taps - 1}."
+                f"joint denoiser: no tap {unknown} in the video network; choose among 0 to {unet.num_taps - 1}."
             )
         shapes = unet.tap_shapes(1)  # only the channels are looked at
         pairs = {
@@ -209,7 +209,7 @@ class JointDenoiser:
             "channels of adapter.taps": (
                 [tap.channels for tap in adapter.taps],
                 list(channels or (shapes[tap].channels for tap in sorted(self.taps, reverse=True))),
-                f"taps {sorted(self.taps, reverse=True)} of the video U-Net",
+                f"taps {sorted(self.taps, reverse=True)} of the video network",
             ),
             "action_unet.cond_dim": (self.action_unet.cond_dim, adapter.cond_dim, "adapter.cond_dim"),
         }

@@ -18,7 +18,7 @@ from policies.video_inputs import conditioning_of
 from videopolicy.experiment.skeleton import make_computable
 from videopolicy.profiling.counting import flop, flop_by_part, without_data
 
-U_NET, ADAPTER, ACTION, TEXT = "video U-Net", "adapter", "action U-Net", "text tower"
+U_NET, ADAPTER, ACTION, TEXT = "video network", "adapter", "action U-Net", "text tower"
 ENCODE, CONDITION, DECODE = "autoencoder: encode", "autoencoder: conditions", "autoencoder: decode"
 PART_ORDER = (TEXT, ENCODE, CONDITION, U_NET, ADAPTER, ACTION, DECODE)
 PART_OF_PREFIX = {
