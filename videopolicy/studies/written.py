@@ -139,6 +139,7 @@ def draw(study: Study, section: Section) -> Figure:
             capsize=3,
         )
     axes.set_xticks(range(len(places)), [column(study, point) for point in places])
+    axes.set_xlim(-0.5, len(places) - 0.5)
     axes.set_xlabel(_swept(study))
     axes.set_ylabel("success rate, 95 % over seeds and episodes")
     title = study.name if section.name == ALL_TASKS else f"{study.name}: {section.name}"
