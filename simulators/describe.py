@@ -12,7 +12,7 @@ from simulators.config import SimulatorConfig
 from simulators.protocol import Simulator
 from simulators.rendering import gl_renderer
 
-_PACKAGES = re.compile(r"numpy|mujoco|robosuite|libero|robocasa", re.IGNORECASE)
+_PACKAGES = re.compile(r"numpy|mujoco|robosuite|libero|robocasa|metaworld", re.IGNORECASE)
 Description = dict[str, str]
 """Line title -> text."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rollouts.worker_process import WorkerProcess, check_simulator
+from rollouts.worker_process import WorkerProcess, ask_once, check_simulator
 from simulators.catalogue import INSTALLATIONS
 from simulators.config import SimulatorConfig
 from simulators.errors import SimulatorError
@@ -151,3 +151,4 @@ def test_a_misspelt_suite_lists_those_there_are(python: str) -> None:
     with pytest.raises(SimulatorError, match=r"no suite 'mt11'; there are \['mt10', 'mt50'\]"):
         check_simulator(config(python, suite="mt11"))
     assert check_simulator(config(python, suite="mt10")).tasks == ["drawer-open-v3"]
+    assert ask_once(config(python), "versions")["metaworld"].startswith("3.")  # results state it
