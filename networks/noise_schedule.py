@@ -1,4 +1,4 @@
-"""Denoising in discrete steps with diffusers' schedulers: the network predicts the noise (Ho et al. 2020)."""
+"""Denoising in discrete steps with diffusers' schedulers (Ho et al. 2020)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from networks.randomness import generators
 
 SchedulerName = Literal["DDPMScheduler", "DDIMScheduler"]
 BetaSchedule = Literal["squaredcos_cap_v2", "linear", "scaled_linear"]
-PredictNoise = Callable[[Tensor, Tensor], Tensor]
-"""(noisy (B, ...), steps (B,)) -> the noise in it (B, ...)."""
+Prediction = Literal["epsilon", "sample", "v_prediction"]
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""(noisy (B, ...), steps (B,)) -> what a network says of it (B, ...), see `NoiseSchedule.target`."""
 
 
 class NoiseSchedule:
@@ -30,6 +31,9 @@ class NoiseSchedule:
         num_steps: Steps back in sampling, each a pass of the network; at most `num_train_steps`.
         beta_schedule: Noise of a step, as diffusers names it.
         clip_sample: Keep the data that each step guesses in [-1, 1].
+        prediction: What the network says: the noise (``epsilon``), the data (``sample``), or in between
+            (``v_prediction``, Salimans and Ho 2022). The error of the noise weighs steps of little noise most, where
+            neighbouring actions tell nearly all; that of the data those of much noise, where only observations do.
 
     Raises:
         UserError: A value out of range, or an unknown name.
@@ -42,12 +46,11 @@ class NoiseSchedule:
         num_steps: int = 100,
         beta_schedule: BetaSchedule = "squaredcos_cap_v2",
         clip_sample: bool = True,
+        prediction: Prediction = "epsilon",
     ) -> None:
-        if scheduler not in get_args(SchedulerName) or beta_schedule not in get_args(BetaSchedule):
-            raise UserError(
-                f"schedule: {scheduler!r} with {beta_schedule!r}; choose one of {get_args(SchedulerName)} and one of "
-                f"{get_args(BetaSchedule)}."
-            )
+        for value, names in ((scheduler, SchedulerName), (beta_schedule, BetaSchedule), (prediction, Prediction)):
+            if value not in get_args(names):
+                raise UserError(f"schedule: {value!r} is none of {', '.join(get_args(names))}; choose one of these.")
         if not 1 <= num_steps <= num_train_steps:
             raise UserError(
                 f"schedule: num_steps is {num_steps} and num_train_steps {num_train_steps}; it must be from "
@@ -58,6 +61,7 @@ class NoiseSchedule:
         self.num_steps = num_steps
         self.beta_schedule = beta_schedule
         self.clip_sample = clip_sample
+        self.prediction = prediction
 
     @property
     def config(self) -> dict[str, Any]:
@@ -69,12 +73,19 @@ class NoiseSchedule:
         result: Tensor = self._new_scheduler().add_noise(clean, noise, steps)
         return result
 
+    def target(self, clean: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+        """What a perfect network says of `noisy` data."""
+        if self.prediction == "v_prediction":
+            velocity: Tensor = self._new_scheduler().get_velocity(clean, noise, steps)
+            return velocity
+        return noise if self.prediction == "epsilon" else clean
+
     @torch.no_grad()
-    def sample(self, predict_noise: PredictNoise, start: Tensor, seeds: Sequence[int]) -> Tensor:
+    def sample(self, predict: Predict, start: Tensor, seeds: Sequence[int]) -> Tensor:
         """Go from pure noise to data.
 
         Args:
-            predict_noise: The network.
+            predict: The network.
             start: Unit noise (B, ...).
             seeds: One a sample, for what the scheduler adds.
         """
@@ -82,8 +93,8 @@ class NoiseSchedule:
         scheduler.set_timesteps(self.num_steps)
         x = start
         for step in scheduler.timesteps:
-            noise = predict_noise(x, step.expand(len(x)).to(x.device))
-            x = scheduler.step(noise, step, x, generator=own).prev_sample
+            said = predict(x, step.expand(len(x)).to(x.device))
+            x = scheduler.step(said, step, x, generator=own).prev_sample
         return x
 
     def _new_scheduler(self) -> Any:  # noqa: ANN401 - diffusers is untyped
@@ -92,7 +103,7 @@ class NoiseSchedule:
                 num_train_timesteps=self.num_train_steps,
                 beta_schedule=self.beta_schedule,
                 clip_sample=self.clip_sample,
-                prediction_type="epsilon",
+                prediction_type=self.prediction,
             )
 
 

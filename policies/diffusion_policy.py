@@ -97,15 +97,15 @@ class DiffusionPolicy(Policy):
         words = self.text_encoder(observations.instructions)
         return torch.cat([pictures, observations.proprio.flatten(1), words], dim=-1)
 
-    def predicted_noise(self, noisy: Tensor, steps: Tensor, conditioning: Tensor) -> Tensor:
-        """The noise in action chunks (B, A, D) after steps (B,), as the U-Net sees it."""
+    def predict(self, noisy: Tensor, steps: Tensor, conditioning: Tensor) -> Tensor:
+        """What the U-Net says of action chunks (B, A, D) after steps (B,), see `NoiseSchedule.target`."""
         emb = self.step_embedding(steps)
         parts = (as_weights(part, self.action_unet) for part in (noisy, emb, conditioning))
         predicted: Tensor = self.action_unet(*parts).float()
         return predicted
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Squared error of the predicted noise; in evaluation mode the mean over a few steps, see `Policy.loss`."""
+        """Squared error of what is predicted; in evaluation mode the mean over a few steps, see `Policy.loss`."""
         conditioning = self.condition(batch.observations, batch.windows.tolist())
         count = self.schedule.num_train_steps
         if self.training:
@@ -120,11 +120,12 @@ class DiffusionPolicy(Policy):
 
     def _loss_at(self, batch: Batch, steps: Tensor, noise: Tensor, conditioning: Tensor) -> Tensor:
         noisy = self.schedule.noisy(batch.actions, noise, steps)
-        rows = (self.predicted_noise(noisy, steps, conditioning) - noise).square().mean(dim=-1)
+        target = self.schedule.target(batch.actions, noise, steps)
+        rows = (self.predict(noisy, steps, conditioning) - target).square().mean(dim=-1)
         return mean_action_loss(rows, batch, self.mask_padding)
 
     @torch.no_grad()
     def sample(self, conditioning: Tensor, seeds: Sequence[int], pictured: Sequence[int] = ()) -> tuple[Tensor, None]:
         """Action chunks from noise that the seeds name, see `Policy.sample`; no video is predicted."""
         start = seeded_noise((self.data.action_horizon, self.data.action_dim), seeds, "action", self.device)
-        return self.schedule.sample(lambda x, steps: self.predicted_noise(x, steps, conditioning), start, seeds), None
+        return self.schedule.sample(lambda x, steps: self.predict(x, steps, conditioning), start, seeds), None

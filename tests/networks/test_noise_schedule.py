@@ -26,27 +26,32 @@ def test_noise_is_added_by_the_squared_cosine() -> None:
     assert torch.allclose(found, want[:, None].expand(3, 2), atol=1e-5)
 
 
-def right_noise(schedule: NoiseSchedule, clean: Tensor) -> object:
+def right_answer(schedule: NoiseSchedule, clean: Tensor) -> object:
     """What a perfect network answers."""
 
     def predict(noisy: Tensor, steps: Tensor) -> Tensor:
         share = torch.tensor([kept(int(step)) for step in steps]).view(-1, 1, 1)
-        return (noisy - share.sqrt() * clean) / (1 - share).sqrt()
+        noise = (noisy - share.sqrt() * clean) / (1 - share).sqrt()
+        if schedule.prediction == "v_prediction":  # by its formula
+            velocity = share.sqrt() * noise - (1 - share).sqrt() * clean
+            assert torch.allclose(schedule.target(clean, noise, steps), velocity, atol=1e-5)
+        return schedule.target(clean, noise, steps)
 
     return predict
 
 
-@pytest.mark.parametrize(("scheduler", "num_steps"), [("DDIMScheduler", 16), ("DDIMScheduler", 100)])
-def test_the_right_noise_leads_back_to_the_data(scheduler: str, num_steps: int) -> None:
-    schedule = NoiseSchedule(scheduler, num_steps=num_steps)  # type: ignore[arg-type]
+@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("num_steps", [16, 100])
+def test_the_right_answer_leads_back_to_the_data(prediction: str, num_steps: int) -> None:
+    schedule = NoiseSchedule("DDIMScheduler", num_steps=num_steps, prediction=prediction)  # type: ignore[arg-type]
     clean = torch.rand(2, 4, 3) * 2 - 1
-    found = schedule.sample(right_noise(schedule, clean), torch.randn(2, 4, 3), [0, 1])  # type: ignore[arg-type]
+    found = schedule.sample(right_answer(schedule, clean), torch.randn(2, 4, 3), [0, 1])  # type: ignore[arg-type]
     assert torch.allclose(found, clean, atol=1e-3)
 
 
 def test_ddpm_ends_at_the_data_and_draws_by_the_seed_of_each_sample() -> None:
     schedule, clean, start = NoiseSchedule(), torch.zeros(3, 4, 3), torch.ones(3, 4, 3)
-    exact = schedule.sample(right_noise(schedule, clean), start, [0, 1, 2])  # type: ignore[arg-type]
+    exact = schedule.sample(right_answer(schedule, clean), start, [0, 1, 2])  # type: ignore[arg-type]
     assert exact.abs().max() < 0.02  # the last step's own noise is small
     nothing = torch.zeros_like
     together = schedule.sample(lambda x, _: nothing(x), start, [5, 6, 5])
@@ -67,7 +72,7 @@ def test_a_step_is_embedded_by_the_published_waves() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"scheduler": "EulerDiscreteScheduler"}, "choose one of .'DDPMScheduler', 'DDIMScheduler'"),
+        ({"scheduler": "EulerDiscreteScheduler"}, "'EulerDiscreteScheduler' is none of DDPMScheduler, DDIMSch"),
         ({"num_steps": 101}, "num_steps is 101 and num_train_steps 100"),
     ],
 )

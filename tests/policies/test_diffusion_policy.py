@@ -49,7 +49,7 @@ def batch_of(data: RobosuiteDataModule, count: int = 4) -> Batch:
 
 def answering(policy: DiffusionPolicy, answer: Callable[[Tensor, Tensor], Tensor]) -> DiffusionPolicy:
     """A policy whose network is a formula."""
-    policy.predicted_noise = lambda noisy, steps, conditioning: answer(noisy, steps)  # type: ignore[method-assign]
+    policy.predict = lambda noisy, steps, conditioning: answer(noisy, steps)  # type: ignore[method-assign]
     return policy
 
 

@@ -51,6 +51,7 @@ def test_the_published_settings_of_diffusion_policy_are_these() -> None:
     schedule = policy["schedule"]["init_args"]
     assert (schedule["scheduler"], schedule["num_train_steps"], schedule["num_steps"]) == ("DDPMScheduler", 100, 100)
     assert (schedule["beta_schedule"], schedule["clip_sample"]) == ("squaredcos_cap_v2", True)
+    assert schedule["prediction"] == "epsilon"
     assert config["averaging"] == {"decay": 0.9999, "warmup": 0.75}
     assert model["optimizer"] == {
         "class_path": "torch.optim.AdamW",
