@@ -35,7 +35,6 @@ KINDS: dict[str, tuple[type[DemoDataModule], Make, str | None]] = {
     "one more picture": (R, lambda p: kinds.robomimic(p, kinds.resized(kinds.STEPS + 1)), None),
     "many more pictures": (R, lambda p: kinds.robomimic(p, kinds.resized(30)), "30 images of agentview but 12 actions"),
     "fewer pictures": (R, lambda p: kinds.robomimic(p, kinds.resized(5)), "5 images of agentview but 12 actions"),
-    "other cameras": (R, lambda p: kinds.robomimic(p, keys=("table_cam", "wrist_cam")), "['table_cam', 'wrist_cam']"),
     "no pictures": (R, lambda p: kinds.robomimic(p, kinds.without_pictures), NO_PICTURES),
     "libero without pictures": (L, lambda p: kinds.libero(p, kinds.without_pictures), NO_PICTURES),
     "robocasa without pictures": (C, lambda p: kinds.robocasa(p, kinds.without_pictures), NO_PICTURES),
@@ -84,6 +83,13 @@ def test_inspect_and_training_agree(kind: str, tmp_path: Path) -> None:
         module(str(path), num_frames=3).setup()
     assert refusal in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_other_cameras_are_shown_by_inspect_and_named_by_training(tmp_path: Path) -> None:
+    path = kinds.robomimic(tmp_path / "demo.hdf5", keys=("table_cam", "wrist_cam"))
+    assert not inspect_file(path).problems
+    with pytest.raises(UserError, match=r"\['table_cam', 'wrist_cam'\]"):
+        RobosuiteDataModule(str(path), num_frames=3).setup()
 
 
 def pair(path: Path, **settings: str) -> tuple[int, float]:

@@ -50,7 +50,10 @@ def test_check_names_the_kind_that_a_simulator_cannot_vary(counting: Callable[..
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "gazebo"}, r"unknown simulator 'gazebo'; there are \['libero', 'robocasa', 'robosuite'\]"),
+        (
+            {"name": "gazebo"},
+            r"unknown simulator 'gazebo'; there are \['libero', 'metaworld', 'robocasa', 'robosuite'\]",
+        ),
         ({"tasks": []}, "tasks is empty"),
         ({"tasks": ["Lift", "Lift"]}, "doubles"),
         ({"cameras": []}, "cameras is empty"),

@@ -35,10 +35,10 @@ def steps(number: int) -> tuple[str, ...]:
 
 
 def rates(folder: Path) -> dict[int, float]:
-    """Learning rate by logged step, of all event files."""
+    """Learning rate of AdamW, the second of the optimizer's groups, by logged step, of all event files."""
     events = EventAccumulator(str(folder))
     events.Reload()
-    return {event.step: event.value for event in events.Scalars("lr-AdamW")}
+    return {event.step: event.value for event in events.Scalars("lr-MuonAdamW/pg2")}
 
 
 def step_of(path: Path) -> int:
@@ -67,7 +67,7 @@ def test_a_lengthened_cosine_falls_to_the_new_end(
     by_order = [longer[step] for step in late]
     assert by_order == sorted(by_order, reverse=True)
     assert longer[late[-1]] == pytest.approx(whole[max(whole)])
-    group = torch.load(LAST, weights_only=True)["optimizer_states"][0]["param_groups"][0]
+    group = torch.load(LAST, weights_only=True)["optimizer_states"][0]["param_groups"][1]
     assert group["initial_lr"] == 1e-4
 
 

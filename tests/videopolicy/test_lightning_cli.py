@@ -31,6 +31,7 @@ FITS = {  # others fit every experiment
     "partly_denoised": TWO_STAGES,
     "several_draws": TWO_STAGES,
     "shared_levels": [path for path in EXPERIMENTS if path.stem == "lift"],
+    "small_unet": [path for path in EXPERIMENTS if path.stem == "lift"],
     "without_stage1": TWO_STAGES,
     "fused_adam": PUBLISHED,  # the others have optimizers of their own
 }
@@ -179,7 +180,7 @@ SLIPS = {
     "--last_checkpoint.every_minute 1": "did you mean 'last_checkpoint.every_minutes'?",
     "--data.batch_sise 3": "data.init_args.batch_sise: RobosuiteDataModule takes no argument 'batch_sise'; "
     "did you mean 'batch_size'?",
-    "--model.optimizer.lrr 3": "model.init_args.optimizer.init_args.lrr: AdamW takes no argument 'lrr'; "
+    "--model.optimizer.lrr 3": "model.init_args.optimizer.init_args.lrr: MuonAdamW takes no argument 'lrr'; "
     "did you mean 'lr'?",
     "--model.video.unet.in_chanels 3": "unet.init_args.in_chanels: VideoUNet takes no argument 'in_chanels'; "
     "did you mean 'in_channels'?",

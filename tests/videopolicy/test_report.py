@@ -144,8 +144,8 @@ def test_every_episode_has_the_command_that_repeats_it_as_it_was(tmp_path: Path,
 
 
 def test_a_policy_that_no_command_makes_has_no_command(tmp_path: Path, report: Callable[..., Page]) -> None:
-    """The demo's controls name the checkpoint that they were made from; it is another policy."""
-    assert not repeated(report(with_policy(evaluation(tmp_path / "a", {"Lift": "f"}), kind="replay")))
+    """A policy from Python has a kind of its own."""
+    assert not repeated(report(with_policy(evaluation(tmp_path / "a", {"Lift": "f"}), kind="mine")))
     (args,) = repeated(report(with_policy(evaluation(tmp_path / "b", {"Lift": "f"}), kind="scripted", path=None)))
     assert (args.policy, args.checkpoint) == ("scripted", None)
 
