@@ -12,7 +12,7 @@ from torch.optim import AdamW, Muon, Optimizer
 class MuonAdamW(Optimizer):
     """Orthogonalised momentum (Jordan et al. 2024, "Muon") on weights of two axes, AdamW on the others.
 
-    Both are torch's, and a schedule serves both. A network that trains for minutes gets twice as far with it.
+    Both are torch's, and a schedule serves both.
 
     Args:
         params: Weights, or groups of them with ``params``.

@@ -198,10 +198,7 @@ class JointDenoiser:
     def _require_fit(self, channels: Sequence[int] | None) -> None:
         """Fail at set-up where a size of two parts differs."""
         unet, video, adapter = self.video.unet, self.video, self.adapter
-        if unknown := sorted(set(self.taps) - set(range(unet.num_taps))):
-            raise UserError(
-                f"joint denoiser: no tap {unknown} in the video network; choose among 0 to {unet.num_taps - 1}."
-            )
+        unet.require_taps(self.taps)
         shapes = unet.tap_shapes(1)  # only the channels are looked at
         pairs = {
             "adapter.num_views": (adapter.num_views, video.num_views, "video.num_views"),

@@ -124,12 +124,7 @@ class VideoTransformer(VideoNetwork):
         self, x: Tensor, timestep: Tensor, context: Tensor, time_ids: Tensor, taps: Sequence[int] = ()
     ) -> VideoNetworkOutput:
         """Run the whole network; see `VideoNetwork.forward`. The text is that of the sample's first row."""
-        self.require_taps(taps)
-        emb = self.time_embedding(timestep)
-        found: dict[int, Tensor] = {}
-        for position, tokens in self._blocks(x, emb, context):
-            if position in taps:
-                found[position] = self._as_map(tokens, x)
+        tokens, found, emb = self._run(x, timestep, context, taps, self.num_taps - 1)
         shift, scale = (self.transformer.scale_shift_table + emb.unsqueeze(1)).chunk(2, dim=1)
         tokens = self.transformer.norm_out(tokens.float()) * (1 + scale) + shift
         patches: Tensor = self._as_map(self.transformer.proj_out(tokens.to(emb.dtype)), x)  # (B, F, p * p * c, h', w')
@@ -139,15 +134,22 @@ class VideoTransformer(VideoNetwork):
         self, x: Tensor, timestep: Tensor, context: Tensor, time_ids: Tensor, taps: Sequence[int]
     ) -> tuple[dict[int, Tensor], Tensor]:
         """Run only as far as the last wanted tap; see `VideoNetwork.features`."""
+        _, found, emb = self._run(x, timestep, context, taps, max(taps))
+        return found, emb
+
+    def _run(
+        self, x: Tensor, timestep: Tensor, context: Tensor, taps: Sequence[int], last: int
+    ) -> tuple[Tensor, dict[int, Tensor], Tensor]:
+        """Run block after block up to `last`: its tokens, the taps, and the noise-level embedding."""
         self.require_taps(taps)
         emb = self.time_embedding(timestep)
         found: dict[int, Tensor] = {}
         for position, tokens in self._blocks(x, emb, context):
             if position in taps:
                 found[position] = self._as_map(tokens, x)
-            if position == max(taps):
+            if position == last:
                 break
-        return found, emb
+        return tokens, found, emb
 
     def _blocks(self, x: Tensor, emb: Tensor, context: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Yield each block's number with its tokens (B, F * h' * w', width)."""
