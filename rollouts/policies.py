@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -87,20 +87,21 @@ def _action_dim(request: PolicyRequest) -> int:
 class ReplayPolicy:
     """Chance level: play a random demo's actions in every new episode without looking.
 
-    Which demo is drawn depends on the episode alone. After its last action the robot
-    stands still and leaves the gripper as it was.
+    A demo of the episode's own task where there are some. Which one is drawn depends on the episode alone. After its
+    last action the robot stands still and leaves the gripper as it was.
 
     Args:
-        demos: Actions (L, D) of each demo, raw environment units.
+        demos: Task -> actions (L, D) of each of its demos, raw environment units.
         chunk_steps: Actions in a reply; at least the engine's `execute_steps`.
     """
 
     needs_images = False
 
-    def __init__(self, demos: Sequence[Array], chunk_steps: int = 32) -> None:
-        if not demos or any(demo.ndim != 2 or len(demo) == 0 for demo in demos):
+    def __init__(self, demos: Mapping[str, Sequence[Array]], chunk_steps: int = 32) -> None:
+        self.demos = {task: list(found) for task, found in demos.items()}
+        self.every = [demo for found in self.demos.values() for demo in found]
+        if not self.every or any(demo.ndim != 2 or len(demo) == 0 for demo in self.every):
             raise SimulatorError("blind replay needs at least one demo, each with at least one action (L, D).")
-        self.demos = demos
         self.chunk_steps = chunk_steps
 
     def act(self, requests: Sequence[PolicyRequest]) -> list[PolicyReply]:
@@ -109,7 +110,8 @@ class ReplayPolicy:
 
     def _chunk(self, request: PolicyRequest) -> Array:
         rng = np.random.default_rng(policy_seed(request.episode, replan=0))
-        demo = self.demos[rng.integers(len(self.demos))]
+        demos = self.demos.get(request.episode.task) or self.every
+        demo = demos[rng.integers(len(demos))]
         hold = np.zeros_like(demo[-1])
         hold[_switches(demo.shape[1])] = demo[-1, _switches(demo.shape[1])]
         rows = range(request.observation.step, request.observation.step + self.chunk_steps)

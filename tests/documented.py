@@ -57,6 +57,8 @@ NOT_RUN = {
     "make sim-robosuite15": "installs packages",
     "make sim-robocasa365": "installs packages",
     "make sim-metaworld": "installs packages",
+    "make demo": "needs Meta-World; tests/videopolicy/test_demo.py runs the command on another simulator",
+    "videopolicy demo --seed 1 --run-dir runs/demo_seed1": "needs Meta-World, as make demo",
     "make sim-robocasa": "installs packages and downloads 5 GB of assets",
     "make test": "these are its tests",
     "make test-slow": "these are its tests",
@@ -95,9 +97,7 @@ SHORT = {
     "2 --trainer.max_steps 2 --trainer.val_check_interval 2 --model.lr_scheduler.warm_up_steps 1 "
     "--rollout.num_episodes 1",
     "videopolicy study": "--dry-run",
-    "videopolicy demo": "--episodes 1 -- -c tiny_demo.yaml",
     "lightning fit -c experiments/robocasa.yaml --stages.action.trainer.max_steps": "--trainer.max_steps 3",
-    "make demo": "ARGS='--episodes 1 -- -c tiny_demo.yaml'",
     "OMP_NUM_THREADS=1 python benchmarks/replan.py --size small": "--steps 2 --turns 1 --overlay tiny_lift.yaml",
     "python benchmarks/replan.py --size full": "--steps 2 --turns 1 --device cpu --overlay tiny_robocasa.yaml",
     "OMP_NUM_THREADS=1 python benchmarks/train_step.py --size small": "--steps 1 --turns 1 --batch-size 1 "
@@ -210,10 +210,6 @@ def experiments(folder: Path) -> None:
         part.write_text(yaml.safe_dump(content))
     for name in ("reference", "svd"):
         (target / "networks" / f"{name}.yaml").write_text(yaml.safe_dump(small_video(name == "reference")))
-    demo = tiny_overlay(ROOT / "experiments" / "lift.yaml", Path("unused"), 2)
-    demo["data"]["init_args"].pop("paths")
-    demo["data"]["init_args"]["image_size"] = 64  # as the demo collects them
-    (folder / "tiny_demo.yaml").write_text(yaml.safe_dump(demo))
     for name in ("lift", "robocasa"):  # for benchmarks, which read experiments of their own tree
         overlay = tiny_overlay(ROOT / "experiments" / f"{name}.yaml", Path("unused"), 2)
         (folder / f"tiny_{name}.yaml").write_text(yaml.safe_dump(overlay))
@@ -311,7 +307,6 @@ class Workplace:
         ]
         for path in evaluations:
             made[path] = lambda path=path: self._kept("results/mine", path, self._evaluate)
-        made["runs/demo/trained"] = lambda: self._kept("runs/lift", "runs/demo/trained", lambda: self._trained("lift"))
         for path in ("stage2.ckpt", "released.ckpt"):
             made[path] = lambda path=path: torch.save({"state_dict": self._published()}, self.folder / path)
         made["weights/released.ckpt"] = lambda: self._convert(self._published(), "weights/released.ckpt")

@@ -1,25 +1,34 @@
-"""`videopolicy demo`: the whole method in small, with the controls that say what its success rate means."""
+"""`videopolicy demo`: collect demos, then the study experiments/studies/demo.yaml with one training seed."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import subprocess
+import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import torch
 from rich.console import Console
+from rich.table import Table
 
 from files.errors import UserError
-from rollouts import EpisodeResult, summarize
-from videopolicy.demo_controls import Controls, ControlsPlan, last_checkpoint, roll_out, run_command
-from videopolicy.evaluation.live_table import success_table
-from videopolicy.experiment.command_line import add_overrides, parse
+from rollouts import wilson_interval
+from videopolicy.evaluation.tables import between, terminal_table
+from videopolicy.experiment.files import plain, read_part
+from videopolicy.experiment.processes import end_with_parent
+from videopolicy.studies.definition import Study, read_study
+from videopolicy.studies.execution import environments
+from videopolicy.studies.results import RunResult
+from videopolicy.studies.runs import runs_of
+from videopolicy.study import carry_out
 
-EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
-COLLECT = ("--simulator", "robosuite", "--task", "Lift", "--image-size", "64", "--workers", "2")
-NUM_DEMOS = 60
-NUM_EPISODES = 40
+STUDY = Path(__file__).resolve().parents[1] / "experiments" / "studies" / "demo.yaml"
+DEMOS_A_TASK = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,73 +37,89 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--run-dir", type=Path, help="where everything is written (default runs/demo, or runs/demo_seed<seed>)"
     )
     parser.add_argument("--seed", type=int, default=0, help="training seed")
-    parser.add_argument("--episodes", type=int, default=NUM_EPISODES, help="held-out episodes a policy")
+    parser.add_argument("--episodes", type=int, help="held-out episodes of each task in place of the study's")
     parser.add_argument(
-        "--override", nargs=argparse.REMAINDER, default=[], help="the same as --: all that follows is for the trainings"
+        "-c",
+        "--config",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="laid over every policy's experiment",
     )
-    add_overrides(parser, "--trainer.max_steps 10")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; interrupted and started again it goes on where it stopped.
 
-    Two pipelines share the cores, one thread each: the policy, and its controls.
-
     Returns:
-        130 after Ctrl-C, and 1 if none of a policy's episodes could be run.
+        130 after Ctrl-C, and 1 if a policy has no result.
     """
     console = Console(markup=False)
     start = time.monotonic()
-    if args.episodes < 1:
-        raise UserError(f"--episodes {args.episodes}: must be 1 or more.")
     run_dir: Path = args.run_dir or Path(f"runs/demo_seed{args.seed}" if args.seed else "runs/demo")
+    study = demo_study(args, run_dir / "demos")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--run-dir {run_dir}: cannot be made ({error.strerror}); choose another.") from None
     try:
-        results = _results(args, run_dir, console)
+        console.rule("1  collect demos with the scripted expert")
+        collect(study, run_dir / "demos")
+        console.rule("2  train each policy, and roll it out in held-out episodes")
+        results, failed = carry_out(study, runs_of(study), run_dir, environments(None), console)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")
         return 130
     minutes = (time.monotonic() - start) / 60
 
-    console.print(success_table({name: summarize(part) for name, part in results.items()}))
-    console.print(
-        f"videos: {run_dir}/rollouts/*/videos (executed above predicted), {run_dir}/trained/video/videos\n"
-        f"dashboards: make tensorboard ARGS='--logdir {run_dir}'",
-        markup=False,
-    )
-    numbers = {name: _count(part) for name, part in results.items()}
-    print(json.dumps({**numbers, "minutes": round(minutes, 1)}))
-    return 0 if all(part["episodes"] for part in numbers.values()) else 1
+    counts = {result.row: count(result) for result in results}
+    console.print(table(counts))
+    console.print(f"videos: {run_dir}/runs/*/*/*/evaluations/*/videos (executed above predicted)", soft_wrap=True)
+    console.print(f"tables: {run_dir}/study.md; dashboards: make tensorboard ARGS='--logdir {run_dir}'", soft_wrap=True)
+    print(json.dumps({**counts, "action_demos": study.action_demos[0], "minutes": round(minutes, 1)}))
+    return int(bool(failed) or not all(found["episodes"] for found in counts.values()))
 
 
-def _results(args: argparse.Namespace, run_dir: Path, console: Console) -> dict[str, list[EpisodeResult]]:
-    """Collect, train and roll out; policy -> its held-out episodes."""
-    demos = run_dir / "demos.hdf5"
-    fit = ("videopolicy.lightning_cli", "fit", "-c", str(EXPERIMENTS / "lift.yaml"))
-    common = (f"--data.init_args.paths={demos}", f"--seed_everything={args.seed}", *args.override, *args.overrides)
-    parse([*fit[1:], *common]).experiment()  # a slip in an override must not wait for the demos
-    console.rule("1  collect demos with the scripted expert")
-    run_command("videopolicy.main", "collect", *COLLECT, "--episodes", str(NUM_DEMOS), "--output", str(demos))
-
-    console.rule("2  train: video stage, handoff, action stage")
-    torch.set_num_threads(1)
-    without = ("-c", str(EXPERIMENTS / "controls" / "without_stage1.yaml"))
-    plan = ControlsPlan(run_dir, demos, args.episodes, (*fit, *without), common)
-    with Controls(plan) as controls:
-        console.print(
-            f"the controls are trained and rolled out beside it; their output goes to {plan.log}", markup=False
-        )
-        run_command(*fit, "--run_dir", str(run_dir / "trained"), *common)
-        console.rule(f"3  {args.episodes} held-out episodes for each policy")
-        checkpoint = last_checkpoint(run_dir / "trained")
-        trained = roll_out(checkpoint, run_dir / "rollouts" / "trained", args.episodes, console=console)
-        console.print("waiting for the controls" if controls.is_running() else "the controls are done")
-        return {"trained": trained, **controls.results()}
+def demo_study(args: argparse.Namespace, demos: Path) -> Study:
+    """The study with one training seed, its demos and what the command line changes."""
+    if args.episodes is not None and args.episodes < 1:
+        raise UserError(f"--episodes {args.episodes}: must be 1 or more.")
+    laid_over = [{"data": {"init_args": {"paths": str(demos)}}}, *map(read_part, args.config)]
+    study = read_study(STUDY, laid_over)
+    return replace(study, seeds=(args.seed,), episodes=args.episodes or study.episodes)
 
 
-def _count(results: list[EpisodeResult]) -> dict[str, int]:
-    counted = [result for result in results if result.success is not None]
-    return {"successes": sum(bool(result.success) for result in counted), "episodes": len(counted)}
+def collect(study: Study, demos: Path) -> None:
+    """Record the demos of all tasks of the study's protocol, drawn as its rollouts are.
+
+    Raises:
+        UserError: It failed.
+    """
+    simulator: dict[str, Any] = plain(study.protocol)["simulator"]
+    tasks = list(simulator["tasks"])
+    size = plain(next(iter(study.experiments.values())))["data"]["init_args"]["image_size"]
+    given = {name: simulator.get(name) for name in ("suite", "python", "max_steps")}
+    options = simulator.get("options")
+    words = ["collect", "--simulator", simulator["name"], "--task", *tasks, "--image-size", str(size)]
+    words += ["--episodes", str(DEMOS_A_TASK * len(tasks)), "--output", str(demos)]
+    words += [word for name, value in given.items() if value for word in (f"--{name.replace('_', '-')}", str(value))]
+    words += ["--options", json.dumps(options)] if options else []
+    command = [sys.executable, "-m", "videopolicy.main", *words]
+    if code := subprocess.run(command, preexec_fn=end_with_parent(), check=False).returncode:
+        raise UserError(f"`{shlex.join(['videopolicy', *words])}` failed with exit code {code}; see above.")
+
+
+def count(result: RunResult) -> dict[str, int]:
+    """Episodes that were solved, and that could be run."""
+    outcomes = [solved for task in result.levels[0].outcomes.values() for solved in task.values() if solved is not None]
+    return {"successes": sum(outcomes), "episodes": len(outcomes)}
+
+
+def table(counts: dict[str, dict[str, int]]) -> Table:
+    """A line a policy, with Wilson's interval of its episodes."""
+    rows: list[Sequence[str]] = []
+    for name, found in counts.items():
+        solved, episodes = found["successes"], found["episodes"]
+        rows.append([name, f"{solved}/{episodes}", between(*wilson_interval(solved, episodes), digits=2)])
+    return terminal_table("Held-out episodes", ["policy", "solved", "Wilson 95 %"], rows, names=("policy",))

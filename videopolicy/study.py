@@ -51,27 +51,52 @@ def run(args: argparse.Namespace) -> int:
         study = replace(study, episodes=_at_least_one("--episodes", args.episodes))
     output = args.output or Path("runs") / "studies" / study.name
     every = runs_of(study)
-    known = known_results(output, every)
-    complete = {key: result for key, result in known.items() if is_complete(result, study.levels, study.episodes)}
     chosen = _chosen(args, study, every)
-    missing = _different(run for run in chosen if run.fingerprint not in complete)
     slots = environments(None if args.jobs is None else _at_least_one("--jobs", args.jobs))
     if args.dry_run:
-        _print_plan(study, chosen, complete, len(slots), console)
+        _print_plan(study, chosen, _complete(study, output, every), len(slots), console)
         return 0
-    outcome = _Outcome(study, every, complete, output)
-    schedule = Schedule(tasks_of(study, missing, output) if missing else [], slots)
     try:
-        _run_all(schedule, outcome, console)
+        results, failed = carry_out(study, chosen, output, slots, console)
     except KeyboardInterrupt:
         console.print(f"stopped; the same command goes on with what is missing in {output}")
         return 130
+    console.print(progress_table(study, results))
+    console.print(f"tables: {output}/study.md, .json; picture: {output}/success.png", soft_wrap=True)
+    return int(bool(failed))
+
+
+def carry_out(
+    study: Study, chosen: Sequence[Run], output: Path, slots: Sequence[dict[str, str]], console: Console
+) -> tuple[list[RunResult], list[Task]]:
+    """Run what is missing of some runs; tables and pictures are written after each.
+
+    Args:
+        study: The study.
+        chosen: Those of its runs that are asked for.
+        output: The study's folder.
+        slots: What each of the jobs at a time adds to its environment.
+        console: Shows the progress, and names what failed.
+
+    Returns:
+        Every finished run's result, and the tasks that failed.
+    """
+    every = runs_of(study)
+    complete = _complete(study, output, every)
+    missing = _different(run for run in chosen if run.fingerprint not in complete)
+    outcome = _Outcome(study, every, complete, output)
+    schedule = Schedule(tasks_of(study, missing, output) if missing else [], slots)
+    _run_all(schedule, outcome, console)
     outcome.write()
-    console.print(progress_table(study, outcome.results))
     for task in schedule.failed:
         console.print(f"failed: {task.name}: {task.failure} ({task.log}); the same command tries again", soft_wrap=True)
-    console.print(f"tables: {output}/study.md, .json; picture: {output}/success.png", soft_wrap=True)
-    return int(bool(schedule.failed))
+    return outcome.results, schedule.failed
+
+
+def _complete(study: Study, output: Path, runs: Sequence[Run]) -> dict[str, RunResult]:
+    """Fingerprint -> result of the runs that have all their episodes."""
+    known = known_results(output, runs)
+    return {key: result for key, result in known.items() if is_complete(result, study.levels, study.episodes)}
 
 
 class _Outcome:
@@ -87,7 +112,10 @@ class _Outcome:
     def results(self) -> list[RunResult]:
         """Of the finished runs, in the order of the study."""
         finished = [run for run in self._runs.values() if run.fingerprint in self._complete]
-        return [replace(self._complete[run.fingerprint], row=run.row) for run in finished]
+        return [
+            replace(self._complete[run.fingerprint], row=run.row, action_demos=run.action_demos, seed=run.seed)
+            for run in finished
+        ]
 
     def add(self, task: Task, failed: Sequence[Task]) -> None:
         """Take in a task that has ended, and write the files anew.

@@ -60,7 +60,7 @@ def test_an_interpreter_without_numpy_says_so_with_the_command_that_gets_it(
 def test_a_rollout_gives_the_same_sentence(counting: Callable[..., SimulatorConfig], bare: Path) -> None:
     config = counting(python=str(bare / "bin" / "python"))
     with RolloutEngine(config) as engine, pytest.raises(SimulatorError, match="has no numpy, which every worker needs"):
-        engine.run(ReplayPolicy([np.ones((4, 2), dtype=np.float32)]), config.episodes(2), progress=False)
+        engine.run(ReplayPolicy({"": [np.ones((4, 2), dtype=np.float32)]}), config.episodes(2), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_rollout_runs_in_every_interpreter_and_gives_the_same_results(
     if not INTERPRETERS:
         pytest.skip("VIDEOPOLICY_TEST_PYTHONS names no interpreters with numpy (paths with ':' between)")
     monkeypatch.setenv("PYTHONPATH", str(HERE))
-    policy = ReplayPolicy([np.full((16, 2), 0.25, dtype=np.float32)])
+    policy = ReplayPolicy({"": [np.full((16, 2), 0.25, dtype=np.float32)]})
     outcomes = []
     for other in (None, python):
         config = check_simulator(counting(["up", "down"], python=other))

@@ -153,7 +153,9 @@ def test_a_noiseless_demo_solves_its_own_episode_when_replayed_through_the_engin
     assert episode.demo is not None
     assert episode.demo.actions is not None
     with RolloutEngine(setup, record_episodes=1, record_stride=8) as engine:
-        (result,) = engine.run(ReplayPolicy([episode.demo.actions]), setup.episodes(1, first_seed=3), progress=False)
+        (result,) = engine.run(
+            ReplayPolicy({"": [episode.demo.actions]}), setup.episodes(1, first_seed=3), progress=False
+        )
     assert result.success
     assert result.steps == episode.demo.num_steps - settings.tail_steps
     assert result.recording is not None

@@ -14,40 +14,57 @@ import pytest
 import torch
 import yaml
 
-from rollouts import EpisodeResult, ResultsFile
+from rollouts import ResultsFile
 from videopolicy import demo
 from videopolicy.main import main
+from videopolicy.studies.definition import Study
+from videopolicy.studies.results import Level, RunResult
+from videopolicy.studies.runs import Run
 
 from .conftest import ROOT, environment, tiny_overlay
 
-POLICIES = ["trained", "without_stage1", "untrained", "replay"]
-COLLECT = [
-    *("--simulator", "counting_simulator:CountingSimulator", "--suite", "counting", "--task", "up"),
-    *("--image-size", "16", "--workers", "1", "--options", '{"goal": 8, "action_dim": 7}', "--max-steps", "16"),
-]
+POLICIES = ["trained", "without_stage1", "baseline", "replay"]
+ROWS = {
+    "trained": {},
+    "without_stage1": {"overlays": [str(ROOT / "experiments" / "controls" / "without_stage1.yaml")]},
+    "replay": {"policy": "replay"},
+}
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    """What to lay over lift.yaml so that the demo takes seconds a stage."""
-    overlay = tiny_overlay(ROOT / "experiments" / "lift.yaml", tmp_path / "unused.hdf5", steps=1)
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(overlay))
+def study(tmp_path: Path) -> Path:
+    """The demo's study with tiny networks on the counting simulator, whose goal the expert alone reaches."""
+    overlay = tiny_overlay(ROOT / "experiments" / "lift.yaml", tmp_path / "unused.hdf5", steps=2)
+    protocol = {"source": "here", "episodes_per_task": 9, "first_seed": 200_000, **overlay.pop("rollout")["protocol"]}
+    protocol["simulator"] |= {"cameras": ["agentview", "robot0_eye_in_hand"], "max_steps": 16}
+    protocol["simulator"]["options"] = {"goal": 8, "action_dim": 7}
+    content = {
+        "experiment": str(ROOT / "experiments" / "lift.yaml"),
+        "overrides": {**overlay, "rollout": None, "videos": None},
+        "protocol": protocol,
+        "episodes": 2,
+        "videos": 1,
+        "seeds": [0],
+        "action_demos": [1],
+        "rows": ROWS,
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
 
 @pytest.fixture
-def command(tmp_path: Path, tiny: Path) -> Callable[..., list[str]]:
-    """The demo's command line, with its demos from the counting simulator."""
+def command(tmp_path: Path, study: Path) -> Callable[..., list[str]]:
+    """The demo's command line for that study."""
 
     def words(*options: str) -> list[str]:
         code = (
-            "import sys; from videopolicy import demo, main; demo.NUM_DEMOS = 4; "
-            f"demo.COLLECT = {COLLECT!r}; sys.exit(main.main(['demo', *sys.argv[1:]]))"
+            "import sys; from pathlib import Path; from videopolicy import demo, main; demo.DEMOS_A_TASK = 4; "
+            f"demo.STUDY = Path({str(study)!r}); sys.exit(main.main(['demo', *sys.argv[1:]]))"
         )
-        script = tmp_path / "small_demo.py"  # a file, for the controls' process imports what starts it
+        script = tmp_path / "small_demo.py"
         script.write_text(f"if __name__ == '__main__':\n    {code}\n")
-        return [sys.executable, str(script), "--run-dir", str(tmp_path / "run"), "--episodes", "2", *options]
+        return [sys.executable, str(script), "--run-dir", str(tmp_path / "run"), *options]
 
     return words
 
@@ -58,35 +75,44 @@ def finish(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]
 
 def outcomes(run: Path) -> dict[str, dict[str, object]]:
     """Policy -> episode -> what it did."""
-    files = {name: ResultsFile(run / "rollouts" / name / "results.jsonl") for name in POLICIES}
+    places = {name: run / "runs" / name / "k1" / "seed0" / "evaluations" / "standard_0" for name in ROWS}
+    files = {name: ResultsFile(place / "results.jsonl") for name, place in places.items()}
     return {
         name: {key: (result.success, result.steps, result.replans) for key, result in file.load().items()}
         for name, file in files.items()
     }
 
 
-def episodes(outcomes: str) -> list[EpisodeResult]:
+def result(row: str, outcomes: str) -> RunResult:
     """An episode a letter: s solved, f failed, - could not be run."""
     said = {"s": True, "f": False, "-": None}
-    return [EpisodeResult("robosuite", "Lift", seed, None, said[mark]) for seed, mark in enumerate(outcomes)]
+    solved = {str(seed): said[mark] for seed, mark in enumerate(outcomes)}
+    return RunResult(row, 1, 3, "f", None, [Level(0.0, {"drawer-open-v3": solved})])
 
 
 @pytest.mark.parametrize(("replay", "status"), [("sffs", 0), ("----", 1)])
 def test_the_demo_ends_with_its_table_as_one_line_of_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], replay: str, status: int
 ) -> None:
-    results = {"trained": "sss-", "without_stage1": "ssff", "untrained": "ffff", "replay": replay}
-    found = {name: episodes(outcomes) for name, outcomes in results.items()}
-    monkeypatch.setattr(demo, "_results", lambda *_: found)
-    assert main(["demo", "--run-dir", str(tmp_path)]) == status
+    marks = dict(zip(POLICIES, ("sss-", "ssff", "ffff", replay), strict=True))
+
+    def carry_out(study: Study, runs: list[Run], *_: object) -> tuple[list[RunResult], list[object]]:
+        assert [(run.row, run.seed, run.action_demos) for run in runs] == [(name, 3, 1) for name in POLICIES]
+        assert study.episodes == 4
+        return [result(name, found) for name, found in marks.items()], []
+
+    monkeypatch.setattr(demo, "collect", lambda *_: None)
+    monkeypatch.setattr(demo, "carry_out", carry_out)
+    assert main(["demo", "--run-dir", str(tmp_path), "--seed", "3", "--episodes", "4"]) == status
     lines = capsys.readouterr().out.splitlines()
     numbers = json.loads(lines[-1])
-    assert list(numbers) == [*POLICIES, "minutes"]
+    assert list(numbers) == [*POLICIES, "action_demos", "minutes"]
+    assert numbers["action_demos"] == 1
     assert numbers["trained"] == {"successes": 3, "episodes": 3}  # what could not be run is neither
     assert numbers["without_stage1"] == {"successes": 2, "episodes": 4}
-    assert numbers["untrained"] == {"successes": 0, "episodes": 4}
+    assert numbers["baseline"] == {"successes": 0, "episodes": 4}
     assert numbers["replay"] == {"successes": replay.count("s"), "episodes": 4 - replay.count("-")}
-    for name, row in (("trained", "3/3"), ("without_stage1", "2/4"), ("untrained", "0/4")):
+    for name, row in (("trained", "3/3"), ("without_stage1", "2/4"), ("baseline", "0/4")):
         assert any(re.search(rf"\b{name}\b.*\b{row}\b", line) for line in lines)
 
 
@@ -96,19 +122,21 @@ def test_ctrl_c_says_that_the_same_command_goes_on(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "_results", interrupted)
+    monkeypatch.setattr(demo, "collect", interrupted)
     assert main(["demo", "--run-dir", str(tmp_path)]) == 130
     assert capsys.readouterr().out.splitlines()[-1] == "stopped; the same command goes on"
 
 
 @pytest.mark.slow
 def test_the_demo_stopped_half_way_goes_on_to_its_table_and_a_third_run_repeats_nothing(
-    tmp_path: Path, tiny: Path, command: Callable[..., list[str]]
+    tmp_path: Path, command: Callable[..., list[str]]
 ) -> None:
     run = tmp_path / "run"
-    words = command("--override", "-c", str(tiny), "--trainer.max_steps", "2")
+    longer = tmp_path / "longer.yaml"
+    longer.write_text("stages: {video: {trainer: {max_steps: 3}}, action: {trainer: {max_steps: 3}}}")
+    words = command("-c", str(longer))
     process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    wait_for(lambda: (run / "trained" / "video" / "finished.json").is_file(), process)
+    wait_for(lambda: any(run.glob("stage1/*/video/finished.json")), process)
     process.kill()
     process.wait()
     wait_for(lambda: not living("small_demo.py", str(run)))  # nothing is left of it that holds the run directory
@@ -116,48 +144,41 @@ def test_the_demo_stopped_half_way_goes_on_to_its_table_and_a_third_run_repeats_
     done = finish(words, tmp_path)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-1500:]
     numbers = json.loads(done.stdout.splitlines()[-1])
-    assert list(numbers) == [*POLICIES, "minutes"]
-    assert all(numbers[name] == {"successes": 0, "episodes": 2} for name in POLICIES)  # the goal is out of reach
-    for name in POLICIES:
-        assert re.search(rf"\b{name}\b.*\b0/2\b", done.stdout)  # its row of the table
-        assert json.loads((run / "rollouts" / name / "protocol.json").read_text())["protocol"]["first_seed"] == 200_000
-        assert len(outcomes(run)[name]) == 2
-    for stage in ("video", "action"):  # what follows --override reached both trainings
-        for training in ("trained", "without_stage1"):
-            checkpoint = run / training / stage / "checkpoints" / "last.ckpt"
-            if checkpoint.is_file():
-                assert torch.load(checkpoint, weights_only=False)["global_step"] == 2
+    assert list(numbers) == [*ROWS, "action_demos", "minutes"]
+    assert all(numbers[name]["episodes"] == 2 for name in ROWS)
+    assert numbers["replay"] == {"successes": 2, "episodes": 2}, "what the expert did is right wherever one starts"
+    for name in ROWS:
+        solved = numbers[name]["successes"]
+        assert re.search(rf"\b{name}\b.*\b{solved}/2\b", done.stdout)  # its row of the table
+        assert all(key.endswith(("seed200000", "seed200001")) for key in outcomes(run)[name])
+        assert len(list(run.glob(f"runs/{name}/**/videos/*.mp4"))) == 1
+    found = [
+        *run.glob("stage1/*/video/checkpoints/last.ckpt"),
+        *run.glob("runs/*/k1/seed0/action/checkpoints/last.ckpt"),
+    ]
+    steps = sorted(torch.load(path, weights_only=False)["global_step"] for path in found)
+    assert steps == [3, 3, 3], "the overlay reached every training but the stage 1 that is left out"
 
     before = outcomes(run)
-    again = finish(command("--", "-c", str(tiny), "--trainer.max_steps", "2"), tmp_path)  # `--` is the same
+    again = finish(words, tmp_path)
     assert json.loads(again.stdout.splitlines()[-1])["trained"] == numbers["trained"]
-    assert "2 of 2 episodes are already in" in again.stdout
     assert outcomes(run) == before
-
-    checkpoint = run / "without_stage1" / "action" / "checkpoints" / "last.ckpt"
-    policy = json.loads((run / "rollouts" / "untrained" / "protocol.json").read_text())["policy"]
-    assert (policy["kind"], policy["path"]) == ("untrained", str(checkpoint.resolve()))
-    replayed = json.loads((run / "rollouts" / "replay" / "protocol.json").read_text())["policy"]
-    assert replayed["path"].endswith("demos.hdf5")
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_controls_roll_out_ends_the_demo_at_once(
-    tmp_path: Path, tiny: Path, command: Callable[..., list[str]]
+def test_ctrl_c_while_policies_roll_out_ends_the_demo_at_once(
+    tmp_path: Path, study: Path, command: Callable[..., list[str]]
 ) -> None:
-    overlay = yaml.safe_load(tiny.read_text())
-    simulator = overlay["rollout"]["protocol"]["simulator"]
-    simulator["options"] |= {"delay_s": 0.3}
-    simulator["max_steps"] = 60
-    tiny.write_text(yaml.safe_dump(overlay))
-    words = [*command(), "--episodes", "50", "--", "-c", str(tiny)]
+    content = yaml.safe_load(study.read_text())
+    content["protocol"]["simulator"]["options"] |= {"delay_s": 0.3}
+    content["rows"] = {"replay": {"policy": "replay"}}
+    study.write_text(yaml.safe_dump(content))
+    words = command("--episodes", "50")
     with (tmp_path / "out.txt").open("w") as stream:
         process = subprocess.Popen(
             words, cwd=tmp_path, env=environment(), stdout=stream, stderr=stream, start_new_session=True
         )
-    rollouts = tmp_path / "run" / "rollouts"
-    wait_for(lambda: {path.name for path in rollouts.glob("*")} >= {"trained", "without_stage1"}, process)
-    time.sleep(2)
+    wait_for(lambda: any((tmp_path / "run").glob("runs/replay/**/results.jsonl")), process)
     start = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it
     assert process.wait(60) == 130, (tmp_path / "out.txt").read_text()
@@ -193,10 +214,8 @@ def living(*words: str) -> list[str]:
     ("options", "sentence"),
     [
         (["--episodes", "0"], "--episodes 0: must be 1 or more"),
-        (["--", "max_steps"], "max_steps: not an option"),
-        (["--override", "--trainer.max_steps"], "--trainer.max_steps: needs a value"),
-        (["--override", "-c", "gone.yaml"], "gone.yaml"),
-        (["--", "--stages.sideways.trainer.max_steps", "3"], "sideways"),
+        (["-c", "gone.yaml"], "gone.yaml"),
+        (["-c", "wrong.yaml"], "sideways"),
         (["--run-dir", "file/run"], "--run-dir file/run: cannot be made"),
     ],
 )
@@ -206,7 +225,8 @@ def test_a_slip_is_one_sentence_before_anything_is_collected(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    monkeypatch.setattr(demo, "run_command", lambda *_, **__: pytest.fail("something was started"))
+    (tmp_path / "wrong.yaml").write_text("stages: {sideways: {trainer: {max_steps: 3}}}")
+    monkeypatch.setattr(demo, "collect", lambda *_: pytest.fail("something was started"))
     assert main(["demo", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert sentence in line

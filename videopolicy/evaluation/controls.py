@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 
 from datamodules import Preprocessing
+from datamodules.demo_files import find_files
 from datamodules.hdf5 import open_demo_file
-from datamodules.readers import demo_group, demo_names
+from datamodules.readers import RobomimicReader, demo_group, demo_names, detect_reader
 from networks.randomness import isolated_stream, stream_seed
 from policies import Policy, build_policy
 
@@ -34,11 +35,17 @@ def forget_training(policy: Policy, document: Mapping[str, Any]) -> None:
             weights[name].copy_(weight)
 
 
-def demo_actions(path: Path) -> list[npt.NDArray[Any]]:
-    """Recorded action sequences (L, D) of all demos of a file.
+def demo_actions(path: Path) -> dict[str, list[npt.NDArray[Any]]]:
+    """Task -> recorded action sequences (L, D) of all its demos, in a file or in all files of a folder.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: A file cannot be read, or there is none.
     """
-    with open_demo_file(path) as file:
-        return [np.asarray(demo_group(file, name)["actions"]) for name in demo_names(file)]
+    actions: dict[str, list[npt.NDArray[Any]]] = {}
+    for name in find_files(path):
+        with open_demo_file(name) as file:
+            task = (detect_reader(file) or RobomimicReader()).task(file)
+            actions.setdefault(task, []).extend(
+                np.asarray(demo_group(file, demo)["actions"]) for demo in demo_names(file)
+            )
+    return actions

@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
+from datamodules.demo_files import find_files
 from files.errors import UserError
-from files.hashes import file_sha256
+from files.hashes import file_sha256, json_sha256
 from networks.inference import CompileMode, Precision
 from networks.sampling import SCHEDULERS
 from videopolicy.evaluation.protocol import protocol_names
@@ -147,7 +148,7 @@ HELP = {
     "checkpoint": "a .ckpt of the action stage",
     "policy": "what acts: the checkpoint (default), its networks with what was trained drawn anew, blind replay of "
     "--demos, the simulator's scripted expert, random or zero actions",
-    "demos": "demo file whose actions --policy replay plays",
+    "demos": "demo file, or folder of such, whose actions --policy replay plays",
     "protocol": f"one of {', '.join(protocol_names())}, or a file of your own",
     "tasks": "names or indices, comma separated, or 'all'",
     "episodes": "episodes of each task",
@@ -206,8 +207,9 @@ def home_path(text: str) -> Path:
 
 
 def checkpoint_identity(path: Path, kind: str = "checkpoint") -> dict[str, Any]:
-    """What names a policy that a file makes: what it is, where the file was, and its SHA-256."""
-    return {"kind": kind, "path": str(path.resolve()), "sha256": file_sha256(path)}
+    """What names a policy that a file (or a folder of files) makes: what it is, where that was, and its SHA-256."""
+    sha256 = json_sha256([file_sha256(file) for file in find_files(path)]) if path.is_dir() else file_sha256(path)
+    return {"kind": kind, "path": str(path.resolve()), "sha256": sha256}
 
 
 def read_variation(words: Sequence[str]) -> dict[str, float]:

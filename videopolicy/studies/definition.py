@@ -13,8 +13,9 @@ from files.nearest import nearest
 from videopolicy.experiment.files import Config, compose, merge, read_part
 
 REQUIRED = ("protocol", "episodes", "seeds", "action_demos", "rows")
-OPTIONAL = ("experiment", "overlays", "overrides", "variation", "cost")
-ROW_KEYS = ("experiment", "overlays", "overrides")
+OPTIONAL = ("experiment", "overlays", "overrides", "variation", "cost", "videos")
+ROW_KEYS = ("experiment", "overlays", "overrides", "policy")
+BLIND = ("replay", "zero", "random", "scripted")  # what a row may name in place of a training
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Study:
         variation: Kind of variation (`videopolicy variation`) that the policies are rolled out under; None: none.
         levels: Its levels.
         cost: Hours.
+        videos: So many first episodes of every run are filmed.
+        blind: Row -> what acts in place of a trained policy, see `BLIND`; ``replay`` plays the demos of its experiment.
     """
 
     name: str
@@ -59,10 +62,16 @@ class Study:
     variation: str | None = None
     levels: tuple[float, ...] = (0.0,)
     cost: Cost = field(default_factory=Cost)
+    videos: int = 0
+    blind: dict[str, str] = field(default_factory=dict)
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, laid_over: Sequence[Config] = ()) -> Study:
     """Read a study file; paths in it are relative to it, as in experiments.
+
+    Args:
+        path: The file.
+        laid_over: Laid over the experiments of all rows, before what each row lays over its own.
 
     Raises:
         UserError: It cannot be read, or a key is missing, unknown or of another kind.
@@ -87,11 +96,13 @@ def read_study(path: Path) -> Study:
         raise UserError(f"{path}: seeds is {content['seeds']!r}; list training seeds, as in [0, 1, 2].")
     if not _numbers([content["episodes"]], int, least=1):
         raise UserError(f"{path}: episodes is {content['episodes']!r}; give a number of episodes a task from 1 on.")
+    if not _numbers([content.get("videos") or 0], int, least=0):
+        raise UserError(f"{path}: videos is {content['videos']!r}; give a number of episodes to film from 0 on.")
     if not isinstance(content["protocol"], Mapping):
         raise UserError(f"{path}: protocol is {content['protocol']!r}; name a file of experiments/protocols.")
     return Study(
         name=path.stem,
-        experiments={name: _experiment(path, name, content, row or {}) for name, row in rows.items()},
+        experiments={name: _experiment(path, name, content, row or {}, laid_over) for name, row in rows.items()},
         protocol={"name": path.stem, **content["protocol"]},
         episodes=content["episodes"],
         seeds=tuple(content["seeds"]),
@@ -99,22 +110,30 @@ def read_study(path: Path) -> Study:
         variation=kind,
         levels=tuple(float(level) for level in levels),
         cost=_cost(path, content.get("cost") or {}),
+        videos=content.get("videos") or 0,
+        blind={name: row["policy"] for name, row in rows.items() if row and "policy" in row},
     )
 
 
-def _experiment(path: Path, name: str, common: Mapping[str, Any], row: Any) -> Config:  # noqa: ANN401 - YAML
+def _experiment(
+    path: Path,
+    name: str,
+    common: Mapping[str, Any],
+    row: Any,  # noqa: ANN401 - YAML
+    laid_over: Sequence[Config],
+) -> Config:
     if not re.fullmatch(r"[a-z0-9_]+", str(name)):
         raise UserError(f"{path}: rows.{name}: a row's name is part of file names; use small letters, digits and _.")
     if not isinstance(row, Mapping):
         raise UserError(f"{path}: rows.{name} is {row!r}; it must be a mapping of {', '.join(ROW_KEYS)}.")
     _require_keys(path, f"rows.{name}.", row, ROW_KEYS, ())
+    if row.get("policy", BLIND[0]) not in BLIND:
+        raise UserError(f"{path}: rows.{name}.policy is {row['policy']!r}; choose one of {', '.join(BLIND)}.")
     experiment = row.get("experiment", common.get("experiment"))
     if not isinstance(experiment, Mapping):
         raise UserError(f"{path}: rows.{name}: no experiment, here or for all rows; name its file.")
-    laid_over = [
-        part for keys in (common, row) for part in (*(keys.get("overlays") or []), keys.get("overrides") or {})
-    ]
-    return compose([experiment, *laid_over], f"{path}: rows.{name}")
+    shared, own = ([*(keys.get("overlays") or []), keys.get("overrides") or {}] for keys in (common, row))
+    return compose([experiment, *shared, *laid_over, *own], f"{path}: rows.{name}")
 
 
 def _cost(path: Path, content: Any) -> Cost:  # noqa: ANN401 - YAML

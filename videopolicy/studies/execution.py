@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -90,13 +91,16 @@ def _run_task(study: Study, run: Run, output: Path, protocol: Path, stages1: Map
     last = StageDirectory(folder, run.stage).last
 
     def commands() -> list[Command]:
-        resumed = last.parent.exists()
+        resumed = last.parent.exists() or any(place.exists() for _, place in places)
+        evaluations = [_evaluation(study, run, last, protocol, place, level) for level, place in places]
+        rollouts = [Command("evaluation", call, resumed) for call in evaluations]
+        if run.blind is not None:
+            return rollouts
         path = write_composed(run.experiment, folder)
         words = [*LIGHTNING, "-c", str(path), "--stage", run.stage, "--run_dir", str(folder)]
         if run.stage1 is not None:
             words += ["--handoff", str(output / "stage1" / run.stage1.key / "handoff")]
-        evaluations = [_evaluation(study, last, protocol, place, level) for level, place in places]
-        return [Command("action", words, resumed), *(Command("evaluation", call, resumed) for call in evaluations)]
+        return [Command("action", words, resumed), *rollouts]
 
     def finish(seconds: dict[str, float]) -> str | None:
         times = {**(stage1.seconds if stage1 else {}), **seconds}
@@ -105,22 +109,28 @@ def _run_task(study: Study, run: Run, output: Path, protocol: Path, stages1: Map
             write_result(result_path(output, run), result)
         except UserError as error:
             return str(error)
-        _remove_features(run, folder)
+        if run.blind is None:
+            _remove_features(run, folder)
         return None
 
     places = [(level, folder / "evaluations" / f"{study.variation or 'standard'}_{level:g}") for level in study.levels]
     return Task(run.name, commands, folder / "log.txt", None if stage1 is None else stage1.name, finish)
 
 
-def _evaluation(study: Study, checkpoint: Path, protocol: Path, place: Path, level: float) -> list[str]:
+def _evaluation(study: Study, run: Run, checkpoint: Path, protocol: Path, place: Path, level: float) -> list[str]:
     """One process that rolls out and one that draws take turns, so an evaluation keeps about one core busy."""
+    acting: dict[str, Any] = {"checkpoint": checkpoint}
+    if run.blind is not None:
+        acting = {"policy": run.blind}
+        if run.blind == "replay":
+            acting["demos"] = Path(str(plain(run.experiment)["data"]["init_args"]["paths"]))
     request = EvaluationRequest(
-        checkpoint,
+        **acting,
         protocol=str(protocol),
         episodes=study.episodes,
         variation={study.variation: level} if study.variation and level else {},
         workers=1,
-        videos=0,
+        videos=study.videos,
         output=place,
     )
     return [*EVALUATE, *request.command()[1:]]
@@ -166,7 +176,7 @@ def hours_of(study: Study, results: Sequence[RunResult]) -> Callable[[Run, str],
         known = [result.seconds[part] for result in results if result.row == run.row and part in result.seconds]
         if known:
             return sum(known) / len(known) / 3600
-        if part == "video" and not (run.stage1 and run.stage1.is_trained):
+        if (part == "video" and not (run.stage1 and run.stage1.is_trained)) or (part == "action" and run.blind):
             return 0.0
         times = len(study.levels) if part == "evaluation" else 1
         return float(getattr(study.cost, part)) * times

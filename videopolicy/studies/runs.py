@@ -44,6 +44,7 @@ class Run:
         experiment: To train it from.
         stage1: The video stage that it reads; None for an experiment in one stage.
         fingerprint: Of all that its results depend on, episodes and code apart; runs of equal ones are one run.
+        blind: What acts in place of a trained policy; None: nothing does.
     """
 
     row: str
@@ -52,6 +53,7 @@ class Run:
     experiment: Config
     stage1: Stage1 | None
     fingerprint: str
+    blind: str | None = None
 
     @property
     def k(self) -> str:
@@ -90,13 +92,17 @@ def runs_of(study: Study) -> list[Run]:
 
 def _run(study: Study, row: str, k: int | None, seed: int) -> Run:
     experiment = with_run(study.experiments[row], k, seed)
+    protocol = {key: value for key, value in plain(study.protocol).items() if key not in FREE}
+    if blind := study.blind.get(row):
+        content = {"policy": blind, "protocol": protocol, "variation": study.variation}
+        content |= {"demos": plain(experiment)["data"]["init_args"]["paths"]} if blind == "replay" else {}
+        return Run(row, k, seed, experiment, None, json_sha256(content, 16), blind)
     try:
         stages = stages_of_experiment(experiment)
         configs = {stage: stage_config(experiment, stage, FIXED) for stage in stages}
     except UserError as error:
         raise UserError(f"study {study.name}: rows.{row}: {error}") from None
     stage1 = _stage1(experiment, configs["video"]) if stages == TWO_STAGES else None
-    protocol = {key: value for key, value in plain(study.protocol).items() if key not in FREE}
     content = {"configs": configs, "protocol": protocol, "variation": study.variation}
     return Run(row, k, seed, experiment, stage1, json_sha256(content, 16))
 

@@ -53,6 +53,8 @@ def test_a_shipped_study_says_its_command_and_cost_and_every_run_resolves(path: 
         ({"rowz": {}}, r"no key rowz; .*rows"),
         ({"rows": {"Two Stage": {}}}, r"rows\.Two Stage: a row's name is part of file names"),
         ({"rows": {"a": {"overlay": []}}}, r"no key rows\.a\.overlay; .*overlays"),
+        ({"rows": {"a": {"policy": "untrained"}}}, r"rows\.a\.policy is 'untrained'; choose one of replay, zero"),
+        ({"videos": -1}, r"videos is -1"),
         ({"rows": {}}, r"rows is \{\}"),
         ({"rows": "gone"}, r"\['rows'\] is missing"),
         ({"experiment": "gone"}, r"rows\.two_stage: no experiment"),

@@ -39,3 +39,21 @@ def test_a_run_trains_on_the_shared_stage_1_and_is_evaluated_at_every_level(tmp_
     assert "position=1.5" in varied.words
     assert [part.words[list(part.words).index("--episodes") + 1] for part in (standard, varied)] == ["2", "2"]
     assert (tmp_path / "out" / "runs" / "two_stage" / "k1" / "seed0" / "experiment.yaml").is_file()
+
+
+def test_a_blind_row_trains_nothing_and_is_one_run_whatever_the_seed(tmp_path: Path) -> None:
+    rows = {"two_stage": {}, "replay": {"policy": "replay", "overrides": {"data": {"init_args": {"paths": "d.hdf5"}}}}}
+    study = read_study(write(tmp_path, rows=rows, seeds=[0, 1], action_demos=[1, 5], videos=3))
+    runs = [run for run in runs_of(study) if run.row == "replay"]
+    assert len(runs) == 4
+    assert len({run.fingerprint for run in runs}) == 1
+    (task,) = tasks_of(study, runs[:1], tmp_path / "out")
+    assert task.needs is None
+    (evaluation,) = task.commands()
+    words = list(evaluation.words)
+    assert evaluation.part == "evaluation"
+    assert words[words.index("--policy") + 1] == "replay"
+    assert words[words.index("--demos") + 1] == "d.hdf5"
+    assert words[words.index("--videos") + 1] == "3"
+    assert "--checkpoint" not in words
+    assert execution.hours_of(study, [])(runs[0], "action") == 0
