@@ -125,12 +125,11 @@ class _Outcome:
             failed: Every task that has failed, those among them that waited for one.
         """
         self._failures = {lost.name: f"failed: {lost.failure}" for lost in failed}
-        if task.failure is None and task.name in self._runs:
-            self._complete |= known_results(self.output, [self._runs[task.name]])
         self.write()
 
     def write(self) -> None:
-        """Write tables and pictures."""
+        """Write tables and pictures, of other processes' runs in the same folder too."""
+        self._complete |= _complete(self.study, self.output, list(self._runs.values()))
         if self._complete:
             missing = [run.name for run in self._runs.values() if run.fingerprint not in self._complete]
             unfinished = {name: self._failures.get(name, "not run") for name in missing}

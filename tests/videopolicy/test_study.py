@@ -70,6 +70,19 @@ def test_a_failed_run_is_named_and_tried_again_and_finished_ones_are_not(
     assert cells[1]["against_first"]["mean"] == -1.0
 
 
+def test_the_tables_hold_what_another_process_has_run_into_the_folder(tmp_path: Path, ran: list[str]) -> None:
+    output = tmp_path / "out"
+    found = study.read_study(Path(command(tmp_path)[2]))
+    other = next(run for run in study.runs_of(found) if run.name == "two_stage_k5_seed1")
+    outcome = study._Outcome(found, study.runs_of(found), {}, output)
+    outcomes = {"Lift": {str(seed): True for seed in range(found.episodes)}}
+    write_result(
+        result_path(output, other), RunResult("two_stage", 5, 1, other.fingerprint, None, [Level(0.0, outcomes)])
+    )
+    outcome.write()
+    assert "| two_stage | - | 1.00" in (output / "study.md").read_text()
+
+
 def test_rows_that_are_the_same_run_once(tmp_path: Path, ran: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, rows={"two_stage": {}, "twin": {}}, action_demos=[1])
     words = ["study", "-c", str(path), "--output", str(tmp_path / "out")]
