@@ -23,9 +23,9 @@ from videopolicy.experiment.files import plain, read_part
 from videopolicy.experiment.processes import end_with_parent
 from videopolicy.studies.definition import Study, read_study
 from videopolicy.studies.execution import environments
+from videopolicy.studies.progress import carry_out
 from videopolicy.studies.results import RunResult
 from videopolicy.studies.runs import runs_of
-from videopolicy.study import carry_out
 
 STUDY = Path(__file__).resolve().parents[1] / "experiments" / "studies" / "demo.yaml"
 DEMOS_A_TASK = 8

@@ -9,11 +9,11 @@ import pytest
 
 from tests.videopolicy.conftest import ROOT, environment, tiny_overlay
 from tests.videopolicy.studies.test_definition import write
-from videopolicy import study
 from videopolicy.main import main
-from videopolicy.studies.definition import Study
+from videopolicy.studies import progress
+from videopolicy.studies.definition import Study, read_study
 from videopolicy.studies.results import Level, RunResult, result_path, write_result
-from videopolicy.studies.runs import Run
+from videopolicy.studies.runs import Run, runs_of
 from videopolicy.studies.schedule import Command, Task
 
 ROWS = {"two_stage": {}, "worse": {"overrides": {"stages": {"action": {"trainer": {"max_steps": 9}}}}}}
@@ -41,7 +41,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return [task(run) for run in runs]
 
-    monkeypatch.setattr(study, "tasks_of", tasks)
+    monkeypatch.setattr(progress, "tasks_of", tasks)
     return names
 
 
@@ -72,9 +72,9 @@ def test_a_failed_run_is_named_and_tried_again_and_finished_ones_are_not(
 
 def test_the_tables_hold_what_another_process_has_run_into_the_folder(tmp_path: Path, ran: list[str]) -> None:
     output = tmp_path / "out"
-    found = study.read_study(Path(command(tmp_path)[2]))
-    other = next(run for run in study.runs_of(found) if run.name == "two_stage_k5_seed1")
-    outcome = study._Outcome(found, study.runs_of(found), {}, output)
+    found = read_study(Path(command(tmp_path)[2]))
+    other = next(run for run in runs_of(found) if run.name == "two_stage_k5_seed1")
+    outcome = progress.Outcome(found, runs_of(found), {}, output)
     outcomes = {"Lift": {str(seed): True for seed in range(found.episodes)}}
     write_result(
         result_path(output, other), RunResult("two_stage", 5, 1, other.fingerprint, None, [Level(0.0, outcomes)])
