@@ -56,7 +56,7 @@ setup: $(VENV)/.installed-all ## make .venv with everything: both simulators tha
 # --- training ---------------------------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: $(VENV)/.installed-robosuite .venvs/metaworld/.installed ## collect, train with and without video learning, roll out on Meta-World: about 15 minutes on 2 cores
+demo: $(VENV)/.installed-robosuite .venvs/metaworld/.installed ## collect, train with and without video learning, roll out on Meta-World
 	@$(BIN)/videopolicy demo $(ARGS)
 
 .PHONY: collect
