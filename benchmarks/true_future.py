@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,9 @@ def windows(dataset: WindowDataset, most: int) -> Batch:
 
 
 def pictures(frames: Tensor, factor: float) -> Tensor:
-    """Bytes (B, V, T, 3, H, W) to (B, V * T * 3, H, W): the current frame, and what differs from it in the others."""
-    floats = frames.float() / 127.5 - 1
-    current = floats[:, :, :1]
-    return torch.cat([current, factor * (floats[:, :, 1:] - current)], dim=2).flatten(1, 3)
+    """Frames (B, V, T, 3, H, W) to (B, V * T * 3, H, W): the current one, and what differs from it in the others."""
+    current = frames[:, :, :1]
+    return torch.cat([current, factor * (frames[:, :, 1:] - current)], dim=2).flatten(1, 3)
 
 
 def squared_error(found: Tensor, batch: Batch) -> Tensor:
@@ -68,8 +67,10 @@ def squared_error(found: Tensor, batch: Batch) -> Tensor:
     return (found - batch.actions).square()[~batch.action_is_pad].mean()
 
 
-def unexplained(train: Batch, held_out: Batch, factor: float, steps: int, seed: int) -> float:
-    """Fit a network to `train`; its share of the variance of the held-out actions that stays unexplained."""
+def unexplained(
+    train: Batch, held_out: Batch, to_float: Callable[[Tensor], Tensor], factor: float, steps: int, seed: int
+) -> float:
+    """Fit a network to `train`; the share of the variance of the held-out actions that it leaves unexplained."""
     torch.manual_seed(seed)
     shape = train.actions.shape[1:]
     model = network(train.frames.shape[1:4].numel(), shape.numel())
@@ -78,14 +79,14 @@ def unexplained(train: Batch, held_out: Batch, factor: float, steps: int, seed: 
     shift = v2.RandomCrop(train.frames.shape[-2:], padding=SHIFT, padding_mode="edge")
     for _ in track(range(steps), f"seed {seed}", console=Console(stderr=True), transient=True):
         batch = pick(train, torch.randint(len(train), (64,)))
-        loss = squared_error(model(shift(pictures(batch.frames, factor))).unflatten(1, shape), batch)
+        loss = squared_error(model(shift(pictures(to_float(batch.frames), factor))).unflatten(1, shape), batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     model.eval()
     with torch.inference_mode():
-        parts = [model(pictures(frames, factor)) for frames in held_out.frames.split(64)]
+        parts = [model(pictures(to_float(frames), factor)) for frames in held_out.frames.split(64)]
         error = squared_error(torch.cat(parts).unflatten(1, shape), held_out)
         mean = held_out.actions[~held_out.action_is_pad].mean(dim=0)
         return float(error / squared_error(mean, held_out))
@@ -121,7 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in map(int, args.seeds.split(",")):
             data = data_of(args.config, [f"--data.action_demos={k}", f"--data.demo_seed={seed}", *args.overrides])
             train, held_out = (windows(part, args.windows) for part in (data.train_set, data.val_set))
-            found = {name: unexplained(train, held_out, factor, args.steps, seed) for name, factor in WITH.items()}
+            to_float = data.preprocessing.to_float
+            found = {
+                name: unexplained(train, held_out, to_float, factor, args.steps, seed) for name, factor in WITH.items()
+            }
             rows.append({"action_demos": k, "seed": seed, **{name: round(value, 4) for name, value in found.items()}})
     header = ("action demos", "seed", *WITH, "ratio")
     now, future = WITH

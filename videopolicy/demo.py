@@ -23,9 +23,8 @@ from videopolicy.experiment.files import plain, read_part
 from videopolicy.experiment.processes import end_with_parent
 from videopolicy.studies.definition import Study, read_study
 from videopolicy.studies.execution import environments
-from videopolicy.studies.progress import carry_out
+from videopolicy.studies.outcome import Outcome, carry_out
 from videopolicy.studies.results import RunResult
-from videopolicy.studies.runs import runs_of
 
 STUDY = Path(__file__).resolve().parents[1] / "experiments" / "studies" / "demo.yaml"
 DEMOS_A_TASK = 8
@@ -67,13 +66,14 @@ def run(args: argparse.Namespace) -> int:
         console.rule("1  collect demos with the scripted expert")
         collect(study, run_dir / "demos")
         console.rule("2  train each policy, and roll it out in held-out episodes")
-        results, failed = carry_out(study, runs_of(study), run_dir, environments(None), console)
+        outcome = Outcome(study, run_dir)
+        failed = carry_out(outcome, outcome.runs, environments(None), console)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")
         return 130
     minutes = (time.monotonic() - start) / 60
 
-    counts = {result.row: count(result) for result in results}
+    counts = {result.row: count(result) for result in outcome.results}
     console.print(table(counts))
     console.print(f"videos: {run_dir}/runs/*/*/*/evaluations/*/videos (executed above predicted)", soft_wrap=True)
     console.print(f"tables: {run_dir}/study.md; dashboards: make tensorboard ARGS='--logdir {run_dir}'", soft_wrap=True)

@@ -16,9 +16,8 @@ from videopolicy.evaluation.tables import terminal_table
 from videopolicy.studies.definition import Study, read_study
 from videopolicy.studies.execution import environments, hours_of
 from videopolicy.studies.live import progress_table
-from videopolicy.studies.progress import carry_out, complete_results, different
-from videopolicy.studies.results import RunResult
-from videopolicy.studies.runs import Run, runs_of, share, words
+from videopolicy.studies.outcome import Outcome, carry_out
+from videopolicy.studies.runs import Run, share, words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,18 +47,18 @@ def run(args: argparse.Namespace) -> int:
     if args.episodes is not None:
         study = replace(study, episodes=_at_least_one("--episodes", args.episodes))
     output = args.output or Path("runs") / "studies" / study.name
-    every = runs_of(study)
-    chosen = _chosen(args, study, every)
+    outcome = Outcome(study, output)
+    chosen = _chosen(args, study, outcome.runs)
     slots = environments(None if args.jobs is None else _at_least_one("--jobs", args.jobs))
     if args.dry_run:
-        _print_plan(study, chosen, complete_results(study, output, every), len(slots), console)
+        _print_plan(outcome, chosen, len(slots), console)
         return 0
     try:
-        results, failed = carry_out(study, chosen, output, slots, console)
+        failed = carry_out(outcome, chosen, slots, console)
     except KeyboardInterrupt:
         console.print(f"stopped; the same command goes on with what is missing in {output}")
         return 130
-    console.print(progress_table(study, results))
+    console.print(progress_table(study, outcome.results))
     console.print(f"tables: {output}/study.md, .json; picture: {output}/success.png", soft_wrap=True)
     return int(bool(failed))
 
@@ -92,13 +91,14 @@ def _at_least_one(option: str, value: int) -> int:
     return value
 
 
-def _print_plan(study: Study, runs: Sequence[Run], complete: dict[str, RunResult], jobs: int, console: Console) -> None:
+def _print_plan(outcome: Outcome, runs: Sequence[Run], jobs: int, console: Console) -> None:
     """Print every run, which stage 1 it reads, and the hours of what is missing."""
-    hours = hours_of(study, list(complete.values()))
-    missing = different(run for run in runs if run.fingerprint not in complete)
+    study = outcome.study
+    hours = hours_of(study, list(outcome.complete.values()))
+    missing = outcome.missing(runs)
     cells, total, seen = [], 0.0, set()
     for run in runs:
-        state = "done" if run.fingerprint in complete else "as before"
+        state = "done" if run.fingerprint in outcome.complete else "as before"
         if run in missing:
             own = hours(run, "action") + hours(run, "evaluation")
             if run.stage1 is not None and run.stage1.key not in seen:

@@ -17,9 +17,10 @@ import yaml
 from rollouts import ResultsFile
 from videopolicy import demo
 from videopolicy.main import main
-from videopolicy.studies.definition import Study
+from videopolicy.studies.outcome import Outcome
 from videopolicy.studies.results import Level, RunResult
 from videopolicy.studies.runs import Run
+from videopolicy.studies.schedule import Task
 
 from .conftest import ROOT, environment, tiny_overlay
 
@@ -33,7 +34,7 @@ ROWS = {
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """The demo's study with tiny networks on the counting simulator, whose goal the expert alone reaches."""
+    """The demo's study with tiny networks on the counting simulator."""
     overlay = tiny_overlay(ROOT / "experiments" / "lift.yaml", tmp_path / "unused.hdf5", steps=2)
     protocol = {"source": "here", "episodes_per_task": 9, "first_seed": 200_000, **overlay.pop("rollout")["protocol"]}
     protocol["simulator"] |= {"cameras": ["agentview", "robot0_eye_in_hand"], "max_steps": 16}
@@ -73,10 +74,14 @@ def finish(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=400)
 
 
+def place(run: Path, name: str) -> Path:
+    """Where a policy's evaluation lies."""
+    return run / "runs" / name / "k1" / "seed0" / "evaluations" / "standard_0"
+
+
 def outcomes(run: Path) -> dict[str, dict[str, object]]:
     """Policy -> episode -> what it did."""
-    places = {name: run / "runs" / name / "k1" / "seed0" / "evaluations" / "standard_0" for name in ROWS}
-    files = {name: ResultsFile(place / "results.jsonl") for name, place in places.items()}
+    files = {name: ResultsFile(place(run, name) / "results.jsonl") for name in ROWS}
     return {
         name: {key: (result.success, result.steps, result.replans) for key, result in file.load().items()}
         for name, file in files.items()
@@ -96,10 +101,11 @@ def test_the_demo_ends_with_its_table_as_one_line_of_json(
 ) -> None:
     marks = dict(zip(POLICIES, ("sss-", "ssff", "ffff", replay), strict=True))
 
-    def carry_out(study: Study, runs: list[Run], *_: object) -> tuple[list[RunResult], list[object]]:
+    def carry_out(outcome: Outcome, runs: list[Run], *_: object) -> list[Task]:
         assert [(run.row, run.seed, run.action_demos) for run in runs] == [(name, 3, 1) for name in POLICIES]
-        assert study.episodes == 4
-        return [result(name, found) for name, found in marks.items()], []
+        assert outcome.study.episodes == 4
+        outcome.complete = {run.fingerprint: result(run.row, marks[run.row]) for run in runs}
+        return []
 
     monkeypatch.setattr(demo, "collect", lambda *_: None)
     monkeypatch.setattr(demo, "carry_out", carry_out)
@@ -150,7 +156,8 @@ def test_the_demo_stopped_half_way_goes_on_to_its_table_and_a_third_run_repeats_
     for name in ROWS:
         solved = numbers[name]["successes"]
         assert re.search(rf"\b{name}\b.*\b{solved}/2\b", done.stdout)  # its row of the table
-        assert all(key.endswith(("seed200000", "seed200001")) for key in outcomes(run)[name])
+        assert [key.rpartition("/")[2] for key in outcomes(run)[name]] == ["seed200000", "seed200001"]
+        assert json.loads((place(run, name) / "protocol.json").read_text())["protocol"]["first_seed"] == 200_000
         assert len(list(run.glob(f"runs/{name}/**/videos/*.mp4"))) == 1
     found = [
         *run.glob("stage1/*/video/checkpoints/last.ckpt"),
@@ -158,6 +165,9 @@ def test_the_demo_stopped_half_way_goes_on_to_its_table_and_a_third_run_repeats_
     ]
     steps = sorted(torch.load(path, weights_only=False)["global_step"] for path in found)
     assert steps == [3, 3, 3], "the overlay reached every training but the stage 1 that is left out"
+
+    replayed = json.loads((place(run, "replay") / "protocol.json").read_text())["policy"]
+    assert (replayed["kind"], replayed["path"]) == ("replay", str((run / "demos").resolve()))
 
     before = outcomes(run)
     again = finish(words, tmp_path)

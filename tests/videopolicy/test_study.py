@@ -10,7 +10,7 @@ import pytest
 from tests.videopolicy.conftest import ROOT, environment, tiny_overlay
 from tests.videopolicy.studies.test_definition import write
 from videopolicy.main import main
-from videopolicy.studies import progress
+from videopolicy.studies import outcome
 from videopolicy.studies.definition import Study, read_study
 from videopolicy.studies.results import Level, RunResult, result_path, write_result
 from videopolicy.studies.runs import Run, runs_of
@@ -41,7 +41,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return [task(run) for run in runs]
 
-    monkeypatch.setattr(progress, "tasks_of", tasks)
+    monkeypatch.setattr(outcome, "tasks_of", tasks)
     return names
 
 
@@ -74,12 +74,12 @@ def test_the_tables_hold_what_another_process_has_run_into_the_folder(tmp_path: 
     output = tmp_path / "out"
     found = read_study(Path(command(tmp_path)[2]))
     other = next(run for run in runs_of(found) if run.name == "two_stage_k5_seed1")
-    outcome = progress.Outcome(found, runs_of(found), {}, output)
+    outcome_so_far = outcome.Outcome(found, output)
     outcomes = {"Lift": {str(seed): True for seed in range(found.episodes)}}
     write_result(
         result_path(output, other), RunResult("two_stage", 5, 1, other.fingerprint, None, [Level(0.0, outcomes)])
     )
-    outcome.write()
+    outcome_so_far.write()
     assert "| two_stage | - | 1.00" in (output / "study.md").read_text()
 
 

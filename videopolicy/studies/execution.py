@@ -23,7 +23,7 @@ from videopolicy.experiment.run_directory import StageDirectory
 from videopolicy.hardware import hardware
 from videopolicy.studies.definition import Study
 from videopolicy.studies.results import Level, Outcomes, RunResult, result_path, write_result
-from videopolicy.studies.runs import Run, Stage1, write_composed
+from videopolicy.studies.runs import Run, Stage1, demos_of, write_composed
 from videopolicy.studies.schedule import Command, Task
 from videopolicy.versions import git_commit
 
@@ -123,7 +123,7 @@ def _evaluation(study: Study, run: Run, checkpoint: Path, protocol: Path, place:
     if run.blind is not None:
         acting = {"policy": run.blind}
         if run.blind == "replay":
-            acting["demos"] = Path(str(plain(run.experiment)["data"]["init_args"]["paths"]))
+            acting["demos"] = Path(demos_of(run.experiment))
     request = EvaluationRequest(
         **acting,
         protocol=str(protocol),

@@ -95,7 +95,7 @@ def _run(study: Study, row: str, k: int | None, seed: int) -> Run:
     protocol = {key: value for key, value in plain(study.protocol).items() if key not in FREE}
     if blind := study.blind.get(row):
         content = {"policy": blind, "protocol": protocol, "variation": study.variation}
-        content |= {"demos": plain(experiment)["data"]["init_args"]["paths"]} if blind == "replay" else {}
+        content |= {"demos": demos_of(experiment)} if blind == "replay" else {}
         return Run(row, k, seed, experiment, None, json_sha256(content, 16), blind)
     try:
         stages = stages_of_experiment(experiment)
@@ -105,6 +105,11 @@ def _run(study: Study, row: str, k: int | None, seed: int) -> Run:
     stage1 = _stage1(experiment, configs["video"]) if stages == TWO_STAGES else None
     content = {"configs": configs, "protocol": protocol, "variation": study.variation}
     return Run(row, k, seed, experiment, stage1, json_sha256(content, 16))
+
+
+def demos_of(experiment: Config) -> str:
+    """The file or folder of an experiment's demos, which blind replay plays."""
+    return str(plain(experiment)["data"]["init_args"]["paths"])
 
 
 def _stage1(experiment: Config, config: Config) -> Stage1:
